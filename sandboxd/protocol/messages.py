@@ -1,0 +1,449 @@
+"""Every message of `io.sandboxd.Control`: the one definition, from which the varlink interface text is generated.
+
+Pure. `METHODS` maps a method's name to its parameters, its reply, and whether it may stream (`more`). Times are RFC 3339
+UTC strings, durations seconds, sizes bytes. Replies may grow keys; requests refuse keys they do not know.
+"""
+
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from sandboxd.spec import EnvSpec
+
+INTERFACE = "io.sandboxd.Control"
+VERSION = 1
+
+Signal = Annotated[str, Meta(description="name or number: TERM, SIGTERM, 15")]
+Size = Annotated[int, Meta(ge=0)]
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of a method."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a method answers; keys may follow in later versions."""
+
+
+class Empty(Reply):
+    """No answer but success."""
+
+
+# -- nouns ---------------------------------------------------------------------------------------------------------------
+
+
+class ServiceInfo(Reply):
+    """One service of an env. state: waiting | starting | running | ready | exited | failed. port: where it is reached."""
+
+    name: str
+    state: str
+    command: list[str] | str = []
+    pid: int | None = None
+    port: int | None = None
+    exit_code: int | None = None
+    restarts: int = 0
+    url: str | None = None
+
+
+class PortInfo(Reply):
+    """A port of an env and how it is reached: `url` for HTTP by name, `address` for a published host address."""
+
+    service: str
+    port: int
+    expose: str
+    url: str | None = None
+    address: str | None = None
+
+
+class WallInfo(Reply):
+    """One wall's three answers; `reason` says why where they differ."""
+
+    offered: bool
+    demanded: bool
+    enforced: bool
+    reason: str = ""
+
+
+class Usage(Reply):
+    """What an env uses now: bytes, tasks, percent of one CPU."""
+
+    cpu_percent: float = 0.0
+    memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    pids: int = 0
+
+
+class EnvInfo(Reply):
+    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out."""
+
+    id: str
+    name: str
+    state: str
+    created: str
+    wanted: str = "running"
+    key: str | None = None
+    health: str | None = None
+    reason: str = ""
+    exit_code: int | None = None
+    command: str = ""
+    services: list[ServiceInfo] = []
+    url: str | None = None
+    ports: list[PortInfo] = []
+    workspace: str | None = None
+    owner: int = 0
+    started: str | None = None
+    ready: str | None = None
+    finished: str | None = None
+    restarts: int = 0
+    pid: int | None = None
+    labels: dict[str, str] = {}
+    limits: dict[str, float | None] = {}
+    walls: dict[str, WallInfo] = {}
+    usage: Usage | None = None
+    spec: EnvSpec | None = None
+
+
+class Event(Reply):
+    """Something that happened. event: created, starting, started, ready, exited, restarting, stopping, stopped, failed,
+    removed, oom, ttl, exec, renamed …; detail: plain words or `key=value` data."""
+
+    time: str
+    event: str
+    id: str
+    name: str
+    detail: dict[str, str] = {}
+
+
+class LogLine(Reply):
+    """One record of a service's output. `partial`: the line goes on in the next record of that stream (no newline here)."""
+
+    time: str
+    service: str
+    stream: str
+    text: str
+    partial: bool = False
+
+
+class StatsRow(Reply):
+    """One sample of one env. net_connections: open through the router."""
+
+    id: str
+    name: str
+    cpu_percent: float
+    memory_bytes: int
+    memory_limit: int | None
+    pids: int
+    io_read: int
+    io_write: int
+    net_connections: int
+
+
+class Receipt(Reply):
+    """What was counted before and after a removal; `leaked` is what stayed and should not have."""
+
+    before: dict[str, int]
+    after: dict[str, int]
+    leaked: dict[str, int] = {}
+
+
+# -- methods -------------------------------------------------------------------------------------------------------------
+
+
+class Run(Params):
+    """Create an env and start it.
+
+    environ: the caller's environment that may be handed on (PATH, LANG, TERM, …; the daemon keeps an allow-list).
+    exists: what to do when an env of this name is there: "error", "reuse" (start it if it is stopped; error
+    if the spec differs), "replace" (recreate it if the spec differs, else as reuse).
+    directory: where the caller stands; with no workspace in the spec it is only recorded.
+    wait: "created" answers at once, "started" when every service that can start was executed (its command was found),
+    "ready" when the env is ready. timeout: of that wait, seconds. With `more`, a reply comes for each change
+    of state until then (the last one has `done`).
+    attach: also open a session on the first service's stdio before it starts (the reply has `session`, and the
+    descriptors go along when the client asked for them with `fds`).
+    """
+
+    spec: EnvSpec
+    environ: dict[str, str] = {}
+    directory: str | None = None
+    exists: Literal["error", "reuse", "replace"] = "error"
+    wait: Literal["created", "started", "ready"] = "started"
+    timeout: float | None = None
+    attach: bool = False
+    fds: bool = False
+    rows: int = 24
+    cols: int = 80
+
+
+class RunReply(Reply):
+    """The env. changed: false when an env was reused as it was. session: set with `attach`."""
+
+    env: EnvInfo
+    done: bool = True
+    changed: bool = True
+    session: str | None = None
+
+
+class List(Params):
+    """Envs, newest first. all: also those that ended. filters: "status=ready", "label=k=v", "name=x", "id=…" (same key: or,
+    different keys: and)."""
+
+    all: bool = False
+    filters: list[str] = []
+
+
+class ListReply(Reply):
+    """The envs."""
+
+    envs: list[EnvInfo]
+
+
+class Inspect(Params):
+    """One env, whole. target: id, unique id prefix, or name; or `directory`: the env whose workspace that is."""
+
+    target: str = ""
+    directory: str | None = None
+
+
+class InspectReply(Reply):
+    """The env."""
+
+    env: EnvInfo
+
+
+class Logs(Params):
+    """Output of an env's services (with `more`: many replies). since: RFC 3339 or seconds ago as "5m". tail: last N lines."""
+
+    target: str
+    service: str | None = None
+    follow: bool = False
+    tail: int | None = None
+    since: str | None = None
+
+
+class LogsReply(Reply):
+    """A batch of records, in time order."""
+
+    lines: list[LogLine]
+
+
+class Exec(Params):
+    """Run a command in an env (`more`). fds: pass pipes (or the pty's master) as descriptors with the first reply; else
+    output comes in replies, and input goes through SessionInput."""
+
+    target: str
+    argv: list[str]
+    service: str | None = None
+    env: dict[str, str] = {}
+    workdir: str | None = None
+    tty: bool = False
+    stdin: bool = False
+    rows: int = 24
+    cols: int = 80
+    fds: bool = False
+
+
+class Attach(Params):
+    """Join a running service's stdio (`more`). stdin: also write to it, where it has one. `slow`: what happens to a reader
+    that lags: "drop" ends its session, "wait" makes the service wait."""
+
+    target: str
+    service: str | None = None
+    stdin: bool = False
+    slow: Literal["drop", "wait"] = "drop"
+    rows: int = 24
+    cols: int = 80
+    fds: bool = False
+
+
+class SessionReply(Reply):
+    """First: `session` (and descriptors, named in order in `fds`: "pty", or "stdin", "stdout", "stderr", or "stdio").
+    Then, in-band only, `data` (base64) of `stream`. Last: `exit_code` (128+n for a signal), with `reason` if a limit did it."""
+
+    session: str
+    fds: list[str] = []
+    stream: str = ""
+    data: str = ""
+    exit_code: int | None = None
+    reason: str = ""
+
+
+class SessionInput(Params):
+    """Bytes (base64) for an in-band session's stdin; eof closes it. The session dies with the connection that opened it."""
+
+    session: str
+    data: str = ""
+    eof: bool = False
+
+
+class SessionResize(Params):
+    """A session's new window."""
+
+    session: str
+    rows: Annotated[int, Meta(ge=1, le=65535)]
+    cols: Annotated[int, Meta(ge=1, le=65535)]
+
+
+class SessionSignal(Params):
+    """Signal a session's foreground process group."""
+
+    session: str
+    signal: Signal
+
+
+class Stop(Params):
+    """SIGTERM (or the service's own signal), grace, then kill the whole tree. Answers when it has ended."""
+
+    target: str
+    timeout: float | None = None
+
+
+class Start(Params):
+    """Start a stopped env again, same id, same name. wait and timeout as in Run."""
+
+    target: str
+    wait: Literal["created", "started", "ready"] = "started"
+    timeout: float | None = None
+
+
+class Restart(Params):
+    """Stop, then start."""
+
+    target: str
+    timeout: float | None = None
+
+
+class Kill(Params):
+    """Signal every service's main process (KILL: the whole tree)."""
+
+    target: str
+    signal: Signal = "KILL"
+    service: str | None = None
+
+
+class Remove(Params):
+    """Remove an env and all it left. force: also a running one."""
+
+    target: str
+    force: bool = False
+
+
+class RemoveReply(Reply):
+    """The receipt."""
+
+    id: str
+    name: str
+    receipt: Receipt
+
+
+class Wait(Params):
+    """Answer when the env reached that state. until: ready, healthy, stopped, removed. timeout: seconds."""
+
+    target: str
+    until: Literal["ready", "healthy", "stopped", "removed"] = "stopped"
+    timeout: float | None = None
+
+
+class WaitReply(Reply):
+    """The env then; `exit_code` of it where it ended."""
+
+    env: EnvInfo
+    exit_code: int | None = None
+
+
+class Events(Params):
+    """Events, oldest first: those since (RFC 3339 or an age as "5m"), and with follow (`more`) those to come."""
+
+    follow: bool = False
+    since: str | None = None
+    filters: list[str] = []
+
+
+class EventsReply(Reply):
+    """A batch of events."""
+
+    events: list[Event]
+
+
+class Stats(Params):
+    """Samples of the envs (none named: all that run). With `more` and follow: one batch per interval (seconds)."""
+
+    targets: list[str] = []
+    follow: bool = False
+    interval: float = 1.0
+
+
+class StatsReply(Reply):
+    """A batch of samples."""
+
+    stats: list[StatsRow]
+
+
+class Prune(Params):
+    """Remove every env that ended. filters as in List."""
+
+    filters: list[str] = []
+
+
+class PruneReply(Reply):
+    """The ids removed."""
+
+    removed: list[str]
+
+
+class Status(Params):
+    """The daemon itself."""
+
+
+class StatusReply(Reply):
+    """pid, version, paths, addresses; uptime in seconds; envs by state."""
+
+    pid: int
+    version: str
+    socket: str
+    listen: list[str]
+    dir: str
+    uptime: float
+    envs: dict[str, int]
+    launcher_pid: int | None = None
+    router_pid: int | None = None
+    pool: int = 0
+
+
+class Shutdown(Params):
+    """End the daemon. all: end every env and the router too; else they run on."""
+
+    all: bool = False
+
+
+class Method(NamedTuple):
+    """What a method takes and gives; streams: it may be called with `more`."""
+
+    params: type[Params]
+    reply: type[Reply]
+    streams: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "Run": Method(Run, RunReply, streams=True),
+    "List": Method(List, ListReply),
+    "Inspect": Method(Inspect, InspectReply),
+    "Logs": Method(Logs, LogsReply, streams=True),
+    "Exec": Method(Exec, SessionReply, streams=True),
+    "Attach": Method(Attach, SessionReply, streams=True),
+    "SessionInput": Method(SessionInput, Empty),
+    "SessionResize": Method(SessionResize, Empty),
+    "SessionSignal": Method(SessionSignal, Empty),
+    "Stop": Method(Stop, InspectReply),
+    "Start": Method(Start, RunReply, streams=True),
+    "Restart": Method(Restart, RunReply, streams=True),
+    "Kill": Method(Kill, InspectReply),
+    "Remove": Method(Remove, RemoveReply),
+    "Wait": Method(Wait, WaitReply),
+    "Events": Method(Events, EventsReply, streams=True),
+    "Stats": Method(Stats, StatsReply, streams=True),
+    "Prune": Method(Prune, PruneReply),
+    "Status": Method(Status, StatusReply),
+    "Shutdown": Method(Shutdown, Empty),
+}

@@ -1,0 +1,118 @@
+"""What a user asks for: one tree of frozen structs, the same for `sandbox.toml`, flags, SDK and wire.
+
+Pure. Sizes are bytes, durations are seconds. Files and flags may write "512m" or "30s": `specfile` turns those into
+numbers by the `unit` marks below before anything else sees them. Rules that need more than one field stand in `check()`.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Size = Annotated[int, Meta(ge=1, extra={"unit": "size"}, description="bytes")]
+Duration = Annotated[float, Meta(gt=0, extra={"unit": "duration"}, description="seconds")]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label")]
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """What every part of a spec shares: immutable, by keyword, unknown keys are errors."""
+
+
+class Ready(Struct):
+    """When a service counts as ready. None of http and command: when it listens on its port (no port: when it runs)."""
+
+    http: Annotated[str, Meta(pattern=r"^/", description="path; any 2xx or 3xx answer")] | None = None
+    command: str | list[str] | None = None
+    timeout: Duration = 30.0
+    interval: Duration = 0.1
+
+
+class Service(Struct):
+    """One command in an env. A string is run by `sh -c`, a list is executed as it is."""
+
+    command: str | list[str]
+    port: Port | None = None
+    expose: Literal["http", "tcp", "none"] = "http"
+    depends_on: list[Name] = []
+    ready: Ready | None = None
+    env: dict[str, str] = {}
+    workdir: str | None = None
+    restart: str | None = None
+    stop_signal: str = "TERM"
+    stop_timeout: Duration = 10.0
+    tty: bool = False
+    stdin: bool = False
+
+
+class Workspace(Struct):
+    """The directory an env works in, writable inside at its own host path. None: a private empty one."""
+
+    path: str | None = None
+    mode: Literal["bind"] = "bind"
+
+
+class Limits(Struct):
+    """Ceilings of a whole env; None: no limit of ours. `nofile` and `pids` default to what a laptop can bear."""
+
+    memory: Size | None = None
+    cpus: Annotated[float, Meta(gt=0)] | None = None
+    pids: Annotated[int, Meta(ge=1)] | None = 1024
+    disk: Size | None = None
+    nofile: Annotated[int, Meta(ge=16)] | None = 4096
+
+
+class Isolation(Struct):
+    """The least isolation to start with. `home`: "private" is an empty one, "readonly" the real one with secrets masked."""
+
+    level: Literal["full", "landlock", "none"] = "full"
+    home: Literal["private", "readonly"] = "private"
+    user: Literal["self", "root"] = "self"
+
+
+class Publish(Struct):
+    """A host address that reaches a port inside as raw TCP."""
+
+    host_port: Port
+    port: Port
+    address: str = "127.0.0.1"
+
+
+class Network(Struct):
+    """private: own loopback, reached by name through the router. host: the host's. none: own loopback, no way in."""
+
+    mode: Literal["private", "host", "none"] = "private"
+    egress: Literal["open", "none"] | list[str] = "none"
+    forward: list[int | str] = []
+    publish: list[Publish] = []
+
+
+class Lifecycle(Struct):
+    """How long an env lives. restart: no | on-failure[:N] | always | unless-stopped. remove: `rm` by itself once it ended."""
+
+    ttl: Duration | None = None
+    restart: Annotated[str, Meta(pattern=r"^(no|on-failure(:[0-9]{1,4})?|always|unless-stopped)$")] = "no"
+    remove: bool = False
+
+
+class Mount(Struct):
+    """A host path shown inside at `target`."""
+
+    source: str
+    target: str
+    readonly: bool = False
+
+
+class EnvSpec(Struct):
+    """One environment as asked for."""
+
+    services: dict[Name, Service]
+    name: Name | None = None
+    workspace: Workspace = Workspace()
+    env: dict[str, str] = {}
+    limits: Limits = Limits()
+    isolation: Isolation = Isolation()
+    network: Network = Network()
+    lifecycle: Lifecycle = Lifecycle()
+    mounts: list[Mount] = []
+    labels: dict[str, str] = {}
