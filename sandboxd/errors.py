@@ -2,8 +2,11 @@
 
 An error says what failed, on what, why (`message`) and what to do about it (`hint`); `details` are plain data for programs.
 The class name is the code on the wire (`io.sandboxd.Control.NotFound`), `exit_code` is what the CLI leaves with. This file
-imports nothing, since pid 1 of every env carries it.
+imports next to nothing, since pid 1 of every env carries it.
 """
+
+import errno
+import os
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -161,9 +164,6 @@ class KernelError(SandboxdError, OSError):
     """A system call failed: `call` is the man page's name, `subject` what it was called on. It is an OSError, errno and all."""
 
     def __init__(self, number: int, call: str, subject: str = "", *, hint: str = "") -> None:
-        import errno
-        import os
-
         name = errno.errorcode.get(number, str(number))
         on = f" {subject}" if subject else ""
         SandboxdError.__init__(self, f"{call}{on}: {os.strerror(number)} ({name})", hint=hint, errno=number, call=call)

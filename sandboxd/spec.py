@@ -19,7 +19,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What every part of a spec shares: immutable, by keyword, unknown keys are errors."""
 
 
-class Ready(Struct):
+class Ready(Struct, frozen=True, kw_only=True):
     """When a service counts as ready. None of http and command: when it listens on its port (no port: when it runs)."""
 
     http: Annotated[str, Meta(pattern=r"^/", description="path; any 2xx or 3xx answer")] | None = None
@@ -28,7 +28,7 @@ class Ready(Struct):
     interval: Duration = 0.1
 
 
-class Service(Struct):
+class Service(Struct, frozen=True, kw_only=True):
     """One command in an env. A string is run by `sh -c`, a list is executed as it is."""
 
     command: str | list[str]
@@ -45,14 +45,14 @@ class Service(Struct):
     stdin: bool = False
 
 
-class Workspace(Struct):
+class Workspace(Struct, frozen=True, kw_only=True):
     """The directory an env works in, writable inside at its own host path. None: a private empty one."""
 
     path: str | None = None
     mode: Literal["bind"] = "bind"
 
 
-class Limits(Struct):
+class Limits(Struct, frozen=True, kw_only=True):
     """Ceilings of a whole env; None: no limit of ours. `nofile` and `pids` default to what a laptop can bear."""
 
     memory: Size | None = None
@@ -62,7 +62,7 @@ class Limits(Struct):
     nofile: Annotated[int, Meta(ge=16)] | None = 4096
 
 
-class Isolation(Struct):
+class Isolation(Struct, frozen=True, kw_only=True):
     """The least isolation to start with. `home`: "private" is an empty one, "readonly" the real one with secrets masked."""
 
     level: Literal["full", "landlock", "none"] = "full"
@@ -70,7 +70,7 @@ class Isolation(Struct):
     user: Literal["self", "root"] = "self"
 
 
-class Publish(Struct):
+class Publish(Struct, frozen=True, kw_only=True):
     """A host address that reaches a port inside as raw TCP."""
 
     host_port: Port
@@ -78,7 +78,7 @@ class Publish(Struct):
     address: str = "127.0.0.1"
 
 
-class Network(Struct):
+class Network(Struct, frozen=True, kw_only=True):
     """private: own loopback, reached by name through the router. host: the host's. none: own loopback, no way in."""
 
     mode: Literal["private", "host", "none"] = "private"
@@ -87,7 +87,7 @@ class Network(Struct):
     publish: list[Publish] = []
 
 
-class Lifecycle(Struct):
+class Lifecycle(Struct, frozen=True, kw_only=True):
     """How long an env lives. restart: no | on-failure[:N] | always | unless-stopped. remove: `rm` by itself once it ended."""
 
     ttl: Duration | None = None
@@ -95,7 +95,7 @@ class Lifecycle(Struct):
     remove: bool = False
 
 
-class Mount(Struct):
+class Mount(Struct, frozen=True, kw_only=True):
     """A host path shown inside at `target`."""
 
     source: str
@@ -103,7 +103,7 @@ class Mount(Struct):
     readonly: bool = False
 
 
-class EnvSpec(Struct):
+class EnvSpec(Struct, frozen=True, kw_only=True):
     """One environment as asked for."""
 
     services: dict[Name, Service]

@@ -26,14 +26,14 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What a method answers; keys may follow in later versions."""
 
 
-class Empty(Reply):
+class Empty(Reply, frozen=True, kw_only=True):
     """No answer but success."""
 
 
 # -- nouns ---------------------------------------------------------------------------------------------------------------
 
 
-class ServiceInfo(Reply):
+class ServiceInfo(Reply, frozen=True, kw_only=True):
     """One service of an env. state: waiting | starting | running | ready | exited | failed. port: where it is reached."""
 
     name: str
@@ -46,7 +46,7 @@ class ServiceInfo(Reply):
     url: str | None = None
 
 
-class PortInfo(Reply):
+class PortInfo(Reply, frozen=True, kw_only=True):
     """A port of an env and how it is reached: `url` for HTTP by name, `address` for a published host address."""
 
     service: str
@@ -56,7 +56,7 @@ class PortInfo(Reply):
     address: str | None = None
 
 
-class WallInfo(Reply):
+class WallInfo(Reply, frozen=True, kw_only=True):
     """One wall's three answers; `reason` says why where they differ."""
 
     offered: bool
@@ -65,7 +65,7 @@ class WallInfo(Reply):
     reason: str = ""
 
 
-class Usage(Reply):
+class Usage(Reply, frozen=True, kw_only=True):
     """What an env uses now: bytes, tasks, percent of one CPU."""
 
     cpu_percent: float = 0.0
@@ -74,7 +74,7 @@ class Usage(Reply):
     pids: int = 0
 
 
-class EnvInfo(Reply):
+class EnvInfo(Reply, frozen=True, kw_only=True):
     """One env as `ps` and `inspect` show it. `ps` leaves `spec` out."""
 
     id: str
@@ -104,7 +104,7 @@ class EnvInfo(Reply):
     spec: EnvSpec | None = None
 
 
-class Event(Reply):
+class Event(Reply, frozen=True, kw_only=True):
     """Something that happened. event: created, starting, started, ready, exited, restarting, stopping, stopped, failed,
     removed, oom, ttl, exec, renamed …; detail: plain words or `key=value` data."""
 
@@ -115,7 +115,7 @@ class Event(Reply):
     detail: dict[str, str] = {}
 
 
-class LogLine(Reply):
+class LogLine(Reply, frozen=True, kw_only=True):
     """One record of a service's output. `partial`: the line goes on in the next record of that stream (no newline here)."""
 
     time: str
@@ -125,7 +125,7 @@ class LogLine(Reply):
     partial: bool = False
 
 
-class StatsRow(Reply):
+class StatsRow(Reply, frozen=True, kw_only=True):
     """One sample of one env. net_connections: open through the router."""
 
     id: str
@@ -139,7 +139,7 @@ class StatsRow(Reply):
     net_connections: int
 
 
-class Receipt(Reply):
+class Receipt(Reply, frozen=True, kw_only=True):
     """What was counted before and after a removal; `leaked` is what stayed and should not have."""
 
     before: dict[str, int]
@@ -150,7 +150,7 @@ class Receipt(Reply):
 # -- methods -------------------------------------------------------------------------------------------------------------
 
 
-class Run(Params):
+class Run(Params, frozen=True, kw_only=True):
     """Create an env and start it.
 
     environ: the caller's environment that may be handed on (PATH, LANG, TERM, …; the daemon keeps an allow-list).
@@ -176,7 +176,7 @@ class Run(Params):
     cols: int = 80
 
 
-class RunReply(Reply):
+class RunReply(Reply, frozen=True, kw_only=True):
     """The env. changed: false when an env was reused as it was. session: set with `attach`."""
 
     env: EnvInfo
@@ -185,7 +185,7 @@ class RunReply(Reply):
     session: str | None = None
 
 
-class List(Params):
+class List(Params, frozen=True, kw_only=True):
     """Envs, newest first. all: also those that ended. filters: "status=ready", "label=k=v", "name=x", "id=…" (same key: or,
     different keys: and)."""
 
@@ -193,26 +193,26 @@ class List(Params):
     filters: list[str] = []
 
 
-class ListReply(Reply):
+class ListReply(Reply, frozen=True, kw_only=True):
     """The envs."""
 
     envs: list[EnvInfo]
 
 
-class Inspect(Params):
+class Inspect(Params, frozen=True, kw_only=True):
     """One env, whole. target: id, unique id prefix, or name; or `directory`: the env whose workspace that is."""
 
     target: str = ""
     directory: str | None = None
 
 
-class InspectReply(Reply):
+class InspectReply(Reply, frozen=True, kw_only=True):
     """The env."""
 
     env: EnvInfo
 
 
-class Logs(Params):
+class Logs(Params, frozen=True, kw_only=True):
     """Output of an env's services (with `more`: many replies). since: RFC 3339 or seconds ago as "5m". tail: last N lines."""
 
     target: str
@@ -222,13 +222,13 @@ class Logs(Params):
     since: str | None = None
 
 
-class LogsReply(Reply):
+class LogsReply(Reply, frozen=True, kw_only=True):
     """A batch of records, in time order."""
 
     lines: list[LogLine]
 
 
-class Exec(Params):
+class Exec(Params, frozen=True, kw_only=True):
     """Run a command in an env (`more`). fds: pass pipes (or the pty's master) as descriptors with the first reply; else
     output comes in replies, and input goes through SessionInput."""
 
@@ -244,7 +244,7 @@ class Exec(Params):
     fds: bool = False
 
 
-class Attach(Params):
+class Attach(Params, frozen=True, kw_only=True):
     """Join a running service's stdio (`more`). stdin: also write to it, where it has one. `slow`: what happens to a reader
     that lags: "drop" ends its session, "wait" makes the service wait."""
 
@@ -257,7 +257,7 @@ class Attach(Params):
     fds: bool = False
 
 
-class SessionReply(Reply):
+class SessionReply(Reply, frozen=True, kw_only=True):
     """First: `session` (and descriptors, named in order in `fds`: "pty", or "stdin", "stdout", "stderr", or "stdio").
     Then, in-band only, `data` (base64) of `stream`. Last: `exit_code` (128+n for a signal), with `reason` if a limit did it."""
 
@@ -269,7 +269,7 @@ class SessionReply(Reply):
     reason: str = ""
 
 
-class SessionInput(Params):
+class SessionInput(Params, frozen=True, kw_only=True):
     """Bytes (base64) for an in-band session's stdin; eof closes it. The session dies with the connection that opened it."""
 
     session: str
@@ -277,7 +277,7 @@ class SessionInput(Params):
     eof: bool = False
 
 
-class SessionResize(Params):
+class SessionResize(Params, frozen=True, kw_only=True):
     """A session's new window."""
 
     session: str
@@ -285,21 +285,21 @@ class SessionResize(Params):
     cols: Annotated[int, Meta(ge=1, le=65535)]
 
 
-class SessionSignal(Params):
+class SessionSignal(Params, frozen=True, kw_only=True):
     """Signal a session's foreground process group."""
 
     session: str
     signal: Signal
 
 
-class Stop(Params):
+class Stop(Params, frozen=True, kw_only=True):
     """SIGTERM (or the service's own signal), grace, then kill the whole tree. Answers when it has ended."""
 
     target: str
     timeout: float | None = None
 
 
-class Start(Params):
+class Start(Params, frozen=True, kw_only=True):
     """Start a stopped env again, same id, same name. wait and timeout as in Run."""
 
     target: str
@@ -307,14 +307,14 @@ class Start(Params):
     timeout: float | None = None
 
 
-class Restart(Params):
+class Restart(Params, frozen=True, kw_only=True):
     """Stop, then start."""
 
     target: str
     timeout: float | None = None
 
 
-class Kill(Params):
+class Kill(Params, frozen=True, kw_only=True):
     """Signal every service's main process (KILL: the whole tree)."""
 
     target: str
@@ -322,14 +322,14 @@ class Kill(Params):
     service: str | None = None
 
 
-class Remove(Params):
+class Remove(Params, frozen=True, kw_only=True):
     """Remove an env and all it left. force: also a running one."""
 
     target: str
     force: bool = False
 
 
-class RemoveReply(Reply):
+class RemoveReply(Reply, frozen=True, kw_only=True):
     """The receipt."""
 
     id: str
@@ -337,7 +337,7 @@ class RemoveReply(Reply):
     receipt: Receipt
 
 
-class Wait(Params):
+class Wait(Params, frozen=True, kw_only=True):
     """Answer when the env reached that state. until: ready, healthy, stopped, removed. timeout: seconds."""
 
     target: str
@@ -345,14 +345,14 @@ class Wait(Params):
     timeout: float | None = None
 
 
-class WaitReply(Reply):
+class WaitReply(Reply, frozen=True, kw_only=True):
     """The env then; `exit_code` of it where it ended."""
 
     env: EnvInfo
     exit_code: int | None = None
 
 
-class Events(Params):
+class Events(Params, frozen=True, kw_only=True):
     """Events, oldest first: those since (RFC 3339 or an age as "5m"), and with follow (`more`) those to come."""
 
     follow: bool = False
@@ -360,13 +360,13 @@ class Events(Params):
     filters: list[str] = []
 
 
-class EventsReply(Reply):
+class EventsReply(Reply, frozen=True, kw_only=True):
     """A batch of events."""
 
     events: list[Event]
 
 
-class Stats(Params):
+class Stats(Params, frozen=True, kw_only=True):
     """Samples of the envs (none named: all that run). With `more` and follow: one batch per interval (seconds)."""
 
     targets: list[str] = []
@@ -374,29 +374,29 @@ class Stats(Params):
     interval: float = 1.0
 
 
-class StatsReply(Reply):
+class StatsReply(Reply, frozen=True, kw_only=True):
     """A batch of samples."""
 
     stats: list[StatsRow]
 
 
-class Prune(Params):
+class Prune(Params, frozen=True, kw_only=True):
     """Remove every env that ended. filters as in List."""
 
     filters: list[str] = []
 
 
-class PruneReply(Reply):
+class PruneReply(Reply, frozen=True, kw_only=True):
     """The ids removed."""
 
     removed: list[str]
 
 
-class Status(Params):
+class Status(Params, frozen=True, kw_only=True):
     """The daemon itself."""
 
 
-class StatusReply(Reply):
+class StatusReply(Reply, frozen=True, kw_only=True):
     """pid, version, paths, addresses; uptime in seconds; envs by state."""
 
     pid: int
@@ -411,7 +411,7 @@ class StatusReply(Reply):
     pool: int = 0
 
 
-class Shutdown(Params):
+class Shutdown(Params, frozen=True, kw_only=True):
     """End the daemon. all: end every env and the router too; else they run on."""
 
     all: bool = False

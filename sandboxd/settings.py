@@ -1,0 +1,71 @@
+"""What a daemon and its clients are told: paths, addresses, ceilings. Values in, `Settings` out.
+
+Pure: the environment and the uid are arguments. `SANDBOXD_DIR=D` puts one daemon's socket, state and logs under D (tests,
+side-by-side daemons); else the XDG base directories hold. `SANDBOXD_SOCKET` points a client elsewhere, `SANDBOXD_LISTEN`
+is the router's address. No directory is made here: `store.rundir` makes and checks them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from sandboxd.errors import UsageError
+
+DEFAULT_LISTEN = "127.0.0.1:7070"
+BASE_DOMAIN = "localhost"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One daemon's places and ceilings. pool: parked children kept ready. max_envs: live envs at once."""
+
+    socket: Path
+    runtime_dir: Path
+    state_dir: Path
+    listen: list[str]
+    pool: int = 4
+    max_envs: int = 1000
+    hold: float = 30.0
+    log_limit: int = 5 << 20
+    base_domain: str = BASE_DOMAIN
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], uid: int) -> "Settings":
+        """Read the environment; raises UsageError for a value that cannot be meant."""
+        home = environ.get("HOME") or f"/tmp/sandboxd-{uid}-home"
+        own = environ.get("SANDBOXD_DIR")
+        if own:
+            runtime = state = absolute(own, "SANDBOXD_DIR")
+        else:
+            state_home = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
+            runtime_home = environ.get("XDG_RUNTIME_DIR")
+            state = Path(state_home) / "sandboxd"
+            runtime = Path(runtime_home) / "sandboxd" if runtime_home else Path(f"/tmp/sandboxd-{uid}")
+        socket = environ.get("SANDBOXD_SOCKET")
+        return cls(
+            socket=absolute(socket, "SANDBOXD_SOCKET") if socket else runtime / "control.sock",
+            runtime_dir=runtime,
+            state_dir=state,
+            listen=[address.strip() for address in environ.get("SANDBOXD_LISTEN", DEFAULT_LISTEN).split(",")],
+            pool=whole(environ, "SANDBOXD_POOL", 4, low=0, high=256),
+            max_envs=whole(environ, "SANDBOXD_MAX_ENVS", 1000, low=1, high=100_000),
+            log_limit=whole(environ, "SANDBOXD_LOG_LIMIT", 5 << 20, low=4096, high=1 << 40),
+            hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
+        )
+
+
+def absolute(text: str, variable: str) -> Path:
+    """A path that means the same wherever the process stands."""
+    if not text.startswith("/"):
+        raise UsageError(f"{variable}={text!r} is not an absolute path", hint=f"set {variable} to a path that starts with /")
+    return Path(text)
+
+
+def whole(environ: Mapping[str, str], variable: str, default: int, *, low: int, high: int) -> int:
+    """A whole number from the environment, within its bounds."""
+    text = environ.get(variable)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+        raise UsageError(f"{variable}={text!r} is no whole number from {low} to {high}", hint=f"unset it for {default}")
+    return int(text)
