@@ -1,0 +1,93 @@
+"""Fixtures for every test: leaks of descriptors and children are failures, and `daemon` is a real one of the test's own."""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.daemons import Daemon
+from tests.keeper import describe
+from tests.require import require as require_facts
+
+# No wall time decides a test, and the checkout may be read-only.
+settings.register_profile("house", deadline=None, database=None)
+settings.load_profile("house")
+
+
+def descriptors() -> dict[int, str]:
+    """This process's open descriptors and what they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the one that listed them
+            continue
+    return found
+
+
+def children() -> set[int]:
+    """Pids of this process's children, dead ones that nobody waited for included."""
+    found: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):
+        found.update(int(pid) for pid in Path(f"/proc/self/task/{thread}/children").read_text().split())
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a descriptor or a child behind."""
+    fds, pids = descriptors(), children()
+    yield
+    new = {fd: what for fd, what in descriptors().items() if fds.get(fd) != what}
+    if new:
+        gc.collect()
+        new = {fd: what for fd, what in descriptors().items() if fds.get(fd) != what}
+    left = {pid: describe(pid) for pid in children() - pids}
+    assert not new, f"descriptors left open: {new}"
+    assert not left, f"children left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _as_marked(request: pytest.FixtureRequest) -> None:
+    """Tests marked `root` run as root only."""
+    if request.node.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., None]:
+    """`require("userns")`: skip here, or fail where SANDBOXD_REQUIRE names it."""
+    return require_facts
+
+
+def mounts() -> list[str]:
+    """The host's own mounts, as this process sees them."""
+    return [line.split(" ", 1)[1] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
+def run_daemon(**environ: str) -> Iterator[Daemon]:
+    """A running daemon; at the end no process, mount or file of it may be left."""
+    require_facts("userns", "unprivileged")
+    before = mounts()
+    daemon = Daemon(**environ)
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.close()
+    assert mounts() == before
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A daemon of this test's own."""
+    yield from run_daemon()
+
+
+@pytest.fixture(scope="module")
+def shared_daemon() -> Iterator[Daemon]:
+    """One daemon for a module's tests, which must take other names each and not stop it."""
+    yield from run_daemon()
