@@ -177,12 +177,19 @@ class Run(Params, frozen=True, kw_only=True):
 
 
 class RunReply(Reply, frozen=True, kw_only=True):
-    """The env. changed: false when an env was reused as it was. session: set with `attach`."""
+    """The env. changed: false when an env was reused as it was.
+
+    With `attach` the first reply has `session` (and descriptors, named in order in `fds`), the last comes when the env has
+    ended, and `env.exit_code` and `env.reason` tell how. In-band, `data` (base64) of `stream` comes in between.
+    """
 
     env: EnvInfo
     done: bool = True
     changed: bool = True
     session: str | None = None
+    fds: list[str] = []
+    stream: str = ""
+    data: str = ""
 
 
 class List(Params, frozen=True, kw_only=True):

@@ -1,0 +1,189 @@
+"""What can happen to an env (events), and what the daemon then does about it (effects). Data only.
+
+Every event is something that was observed or asked; every effect is one call into launch, router, limits or store.
+"""
+
+import msgspec
+
+from sandboxd.lifecycle.records import Identity, Wall
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something happened."""
+
+
+class Admitted(Event, frozen=True, kw_only=True):
+    """Its turn has come."""
+
+
+class Launched(Event, frozen=True, kw_only=True):
+    """Init runs behind its walls."""
+
+    init: Identity
+    walls: dict[str, Wall]
+
+
+class LaunchFailed(Event, frozen=True, kw_only=True):
+    """Nothing runs; nothing half-made stays."""
+
+    error: tuple[str, str, str]
+
+
+class ServiceStarted(Event, frozen=True, kw_only=True):
+    """The service was executed."""
+
+    service: str
+    pid: int
+
+
+class ServiceRefused(Event, frozen=True, kw_only=True):
+    """The service could not be executed."""
+
+    service: str
+    error: tuple[str, str, str]
+
+
+class ServiceReady(Event, frozen=True, kw_only=True):
+    """Its readiness check holds; port: where it listens, if that is known."""
+
+    service: str
+    port: int | None = None
+
+
+class ServiceUnready(Event, frozen=True, kw_only=True):
+    """Its readiness check did not hold in time; why in `reason`. It runs on and may yet become ready."""
+
+    service: str
+    reason: str
+
+
+class PortFound(Event, frozen=True, kw_only=True):
+    """A service without a declared port listens."""
+
+    service: str
+    port: int
+
+
+class ServiceExited(Event, frozen=True, kw_only=True):
+    """Its main process ended."""
+
+    service: str
+    exit_code: int
+
+
+class RestartDue(Event, frozen=True, kw_only=True):
+    """The delay before a restart is over; an empty service: of the whole env."""
+
+    service: str = ""
+
+
+class StopAsked(Event, frozen=True, kw_only=True):
+    """Stop it; grace in seconds, None: the services' own. again: start it afterwards. cause: "ttl" or a limit."""
+
+    grace: float | None = None
+    again: bool = False
+    cause: str = ""
+    reason: str = ""
+
+
+class KillAsked(Event, frozen=True, kw_only=True):
+    """End it at once. cause: a limit, or empty if a user asked."""
+
+    cause: str = ""
+    reason: str = ""
+
+
+class StartAsked(Event, frozen=True, kw_only=True):
+    """Start it (again)."""
+
+
+class RemoveAsked(Event, frozen=True, kw_only=True):
+    """Remove it, and all it left."""
+
+
+class GraceOver(Event, frozen=True, kw_only=True):
+    """The grace for a stop is over."""
+
+
+class InitGone(Event, frozen=True, kw_only=True):
+    """Init and so every process of the env has ended. reason: what is known of it, where it was not asked for."""
+
+    reason: str = ""
+
+
+EVENTS: tuple[type[Event], ...] = (
+    Admitted, Launched, LaunchFailed, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound, ServiceExited,
+    RestartDue, StopAsked, KillAsked, StartAsked, RemoveAsked, GraceOver, InitGone,
+)  # fmt: skip
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to do."""
+
+
+class Launch(Effect, frozen=True, kw_only=True):
+    """Make the env: directories, sockets, plan, init. `start`: the services it executes at once."""
+
+    start: list[str]
+
+
+class StartService(Effect, frozen=True, kw_only=True):
+    """Have init execute a service."""
+
+    service: str
+
+
+class Probe(Effect, frozen=True, kw_only=True):
+    """Watch for a service's readiness, and find its port."""
+
+    service: str
+
+
+class EndProbes(Effect, frozen=True, kw_only=True):
+    """Stop watching; an empty service: all of them."""
+
+    service: str = ""
+
+
+class SignalService(Effect, frozen=True, kw_only=True):
+    """Send a service its stop signal."""
+
+    service: str
+
+
+class KillInit(Effect, frozen=True, kw_only=True):
+    """Kill the env's pid 1, and with it the whole tree."""
+
+
+class Arm(Effect, frozen=True, kw_only=True):
+    """Deliver an event after some seconds; a timer of that name replaces an earlier one."""
+
+    timer: str
+    after: float
+    event: Event
+
+
+class Disarm(Effect, frozen=True, kw_only=True):
+    """Forget a timer; an empty name: all of them."""
+
+    timer: str = ""
+
+
+class Settle(Effect, frozen=True, kw_only=True):
+    """The env has ended: close its sockets, have the router let go of it."""
+
+
+class Discard(Effect, frozen=True, kw_only=True):
+    """Remove its directory, its record and its name, and write the receipt."""
+
+
+class Announce(Effect, frozen=True, kw_only=True):
+    """Tell those who listen."""
+
+    event: str
+    detail: dict[str, str] = {}
+
+
+EFFECTS: tuple[type[Effect], ...] = (
+    Launch, StartService, Probe, EndProbes, SignalService, KillInit, Arm, Disarm, Settle, Discard, Announce,
+)  # fmt: skip

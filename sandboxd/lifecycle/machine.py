@@ -1,0 +1,260 @@
+"""The life of an env as one total table: `step(record, event, now) -> (record, effects)`.
+
+Theory. The record is what is true, the effects are what to do about it; the daemon journals the record *before* it runs the
+effects, so a crash between the two leaves a record whose effects are run again, or whose world is looked at, by the next
+daemon. Every (state, event) pair has an entry; pairs that mean nothing say `ignored`. Late events are normal: an exit that
+arrives after the kill, a timer that fires after its reason went away, a second stop.
+
+What does not work: letting `stopped` follow from the last service's exit. Only `InitGone` proves that no process of the env
+is left, so every end goes through `stopping`: kill init, wait for it to be gone, then `stopped`, `failed`, `removed`, or
+`starting` again. `cause` (ttl, memory, …) is set by whoever began the end and survives until the next start.
+"""
+
+from collections.abc import Callable
+
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.ending import begin_end, graceful_stop, kill_now, settle
+from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.running import (
+    note_port,
+    note_ready,
+    note_unready,
+    restart_service,
+    service_exited,
+    service_refused,
+    service_started,
+)
+from sandboxd.lifecycle.states import State, Wanted
+from sandboxd.lifecycle.turn import Turn, fresh_services
+
+Handler = Callable[[Turn, ev.Event], None]
+
+
+def step(record: EnvRecord, event: ev.Event, now: float) -> tuple[EnvRecord, list[ev.Effect]]:
+    """One event. now: seconds since the epoch. Never raises for any pair of state and event."""
+    turn = Turn(record, now)
+    TABLE[record.state, type(event)](turn, event)
+    return turn.record, turn.effects
+
+
+def ignored(turn: Turn, event: ev.Event) -> None:
+    """Means nothing in this state."""
+
+
+def launch(turn: Turn, event: ev.Event) -> None:
+    """From queued, or from an end: build the env."""
+    turn.set(
+        state=State.STARTING,
+        wanted=Wanted.RUNNING,
+        services=fresh_services(turn.record),
+        started=None,
+        ready=None,
+        finished=None,
+        reason="",
+        cause="",
+        error=None,
+        exit_code=None,
+        init=None,
+        again=False,
+    )
+    turn.do(ev.Announce(event="starting"))
+    turn.do(ev.Launch(start=turn.mark_startable()))
+
+
+def launched(turn: Turn, event: ev.Event) -> None:
+    """Init is there: from here on the env is a process tree with an identity."""
+    assert isinstance(event, ev.Launched)
+    turn.set(init=event.init, walls=event.walls, started=turn.now)
+    if turn.record.spec.lifecycle.ttl is not None:
+        ttl = turn.record.spec.lifecycle.ttl
+        over = ev.StopAsked(cause="ttl", reason=f"its time to live of {ttl:g} s is over")
+        turn.do(ev.Arm(timer="ttl", after=ttl, event=over))
+
+
+def launched_late(turn: Turn, event: ev.Event) -> None:
+    """A stop overtook the launch: init is there now, and must go."""
+    assert isinstance(event, ev.Launched)
+    turn.set(init=event.init, walls=event.walls, started=turn.now)
+    turn.do(ev.KillInit())
+
+
+def launch_failed(turn: Turn, event: ev.Event) -> None:
+    """Nothing was left by the launcher; the env failed with its error."""
+    assert isinstance(event, ev.LaunchFailed)
+    turn.set(error=event.error, reason=event.error[1], exit_code=125)
+    settle(turn)
+
+
+def stop_queued(turn: Turn, event: ev.Event) -> None:
+    """Nothing runs yet."""
+    turn.set(wanted=Wanted.STOPPED)
+    settle(turn)
+
+
+def remove_ended(turn: Turn, event: ev.Event) -> None:
+    """Nothing runs: discard it."""
+    turn.set(state=State.REMOVED, wanted=Wanted.REMOVED)
+    turn.do(ev.Disarm(), ev.Settle(), ev.Discard())
+
+
+def remove_alive(turn: Turn, event: ev.Event) -> None:
+    """Kill, and discard when it is gone."""
+    turn.set(wanted=Wanted.REMOVED, again=False)
+    kill_now(turn)
+
+
+def stop_again(turn: Turn, event: ev.Event) -> None:
+    """A second stop may only shorten the grace, or take back the start that was to follow."""
+    assert isinstance(event, ev.StopAsked)
+    if turn.record.wanted is not Wanted.REMOVED:
+        turn.set(again=event.again, wanted=Wanted.RUNNING if event.again else Wanted.STOPPED)
+    if event.grace is not None:
+        turn.do(ev.Arm(timer="grace", after=event.grace, event=ev.GraceOver()))
+
+
+def restart_ended(turn: Turn, event: ev.Event) -> None:
+    """`restart` of what does not run is a start; a plain stop is already true, but ends a wait for a restart."""
+    assert isinstance(event, ev.StopAsked)
+    if event.again:
+        launch(turn, event)
+    else:
+        turn.set(wanted=Wanted.STOPPED)
+        turn.do(ev.Disarm(timer="restart:"))
+
+
+def relaunch_due(turn: Turn, event: ev.Event) -> None:
+    """The delay before the whole env is started again is over."""
+    if turn.record.wanted is Wanted.RUNNING:
+        restarts = turn.record.restarts + 1
+        launch(turn, event)
+        turn.set(restarts=restarts)
+
+
+def kill_stopping(turn: Turn, event: ev.Event) -> None:
+    """No more grace."""
+    assert isinstance(event, ev.KillAsked)
+    if event.cause and not turn.record.cause:
+        turn.set(cause=event.cause, reason=event.reason)
+    kill_now(turn)
+
+
+def killed(turn: Turn, event: ev.Event) -> None:
+    """A limit or the user ended it at once."""
+    assert isinstance(event, ev.KillAsked)
+    if event.cause:
+        turn.set(cause=event.cause, reason=event.reason)
+        turn.do(ev.Announce(event="oom" if event.cause == "memory" else event.cause, detail={"reason": event.reason}))
+    else:
+        turn.set(wanted=Wanted.STOPPED)
+    kill_now(turn)
+
+
+def start_while_stopping(turn: Turn, event: ev.Event) -> None:
+    """Started again once it has ended, unless it is being removed."""
+    if turn.record.wanted is not Wanted.REMOVED:
+        turn.set(again=True, wanted=Wanted.RUNNING)
+
+
+def exited_while_stopping(turn: Turn, event: ev.Event) -> None:
+    """One less; the next ones are told to stop, or the tree is killed once none is left."""
+    assert isinstance(event, ev.ServiceExited)
+    turn.note_exit(event.service, event.exit_code)
+    begin_end(turn)
+
+
+def started_while_stopping(turn: Turn, event: ev.Event) -> None:
+    """It was executed while the stop was asked: it is told too."""
+    assert isinstance(event, ev.ServiceStarted)
+    service_started(turn, event, probe=False)
+    begin_end(turn)
+
+
+def refused_while_stopping(turn: Turn, event: ev.Event) -> None:
+    """One less."""
+    assert isinstance(event, ev.ServiceRefused)
+    turn.service(event.service, state="failed", exit_code=127)
+    begin_end(turn)
+
+
+def gone(turn: Turn, event: ev.Event) -> None:
+    """Init ended although nobody asked: a kill from outside, or the kernel's OOM killer."""
+    assert isinstance(event, ev.InitGone)
+    reason = turn.record.reason or event.reason or "its init was killed from outside"
+    turn.set(reason=reason, cause=turn.record.cause or "killed")
+    settle(turn)
+
+
+def gone_while_stopping(turn: Turn, event: ev.Event) -> None:
+    """The end that was worked towards."""
+    settle(turn)
+
+
+def _alive() -> dict[type[ev.Event], Handler]:
+    """What holds in starting and ready alike."""
+    return {
+        ev.Admitted: ignored,
+        ev.Launched: launched,
+        ev.LaunchFailed: launch_failed,
+        ev.ServiceStarted: service_started,
+        ev.ServiceRefused: service_refused,
+        ev.ServiceReady: note_ready,
+        ev.ServiceUnready: note_unready,
+        ev.PortFound: note_port,
+        ev.ServiceExited: service_exited,
+        ev.RestartDue: restart_service,
+        ev.StopAsked: graceful_stop,
+        ev.KillAsked: killed,
+        ev.StartAsked: ignored,
+        ev.RemoveAsked: remove_alive,
+        ev.GraceOver: ignored,
+        ev.InitGone: gone,
+    }
+
+
+NOTHING: dict[type[ev.Event], Handler] = dict.fromkeys(ev.EVENTS, ignored)
+
+
+def _ended() -> dict[type[ev.Event], Handler]:
+    """What holds in stopped and failed alike."""
+    return NOTHING | {
+        ev.RestartDue: relaunch_due,
+        ev.StopAsked: restart_ended,
+        ev.StartAsked: launch,
+        ev.RemoveAsked: remove_ended,
+    }
+
+
+_ROWS: dict[State, dict[type[ev.Event], Handler]] = {
+    State.QUEUED: NOTHING
+    | {
+        ev.Admitted: launch,
+        ev.LaunchFailed: launch_failed,
+        ev.StopAsked: stop_queued,
+        ev.KillAsked: stop_queued,
+        ev.RemoveAsked: remove_ended,
+    },
+    State.STARTING: _alive(),
+    State.READY: _alive(),
+    State.SUSPENDED: _alive(),
+    State.STOPPING: NOTHING
+    | {
+        ev.Launched: launched_late,
+        ev.LaunchFailed: launch_failed,
+        ev.ServiceStarted: started_while_stopping,
+        ev.ServiceRefused: refused_while_stopping,
+        ev.ServiceExited: exited_while_stopping,
+        ev.StopAsked: stop_again,
+        ev.KillAsked: kill_stopping,
+        ev.StartAsked: start_while_stopping,
+        ev.RemoveAsked: remove_alive,
+        ev.GraceOver: lambda turn, event: kill_now(turn),
+        ev.InitGone: gone_while_stopping,
+    },
+    State.STOPPED: _ended(),
+    State.FAILED: _ended(),
+    State.REMOVED: NOTHING,
+}
+
+TABLE: dict[tuple[State, type[ev.Event]], Handler] = {
+    (state, event): handler for state, row in _ROWS.items() for event, handler in row.items()
+}

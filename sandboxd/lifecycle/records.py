@@ -1,0 +1,77 @@
+"""What the daemon remembers of an env: one frozen record, journalled before every effect and enough to adopt it again.
+
+Times are seconds since the epoch, for people; deadlines that must hold are timers armed from the machine's `now`.
+"""
+
+import msgspec
+
+from sandboxd.lifecycle.states import ServiceState, State, Wanted
+from sandboxd.spec import EnvSpec
+
+RECORD_VERSION = 1
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which process is the env's pid 1. A pid alone is reused; with boot id and start time (stat field 22) it is not."""
+
+    pid: int
+    start_time: int
+    boot_id: str
+    netns_cookie: int = 0
+
+
+class Wall(msgspec.Struct, frozen=True, kw_only=True):
+    """One wall's three answers."""
+
+    offered: bool
+    demanded: bool
+    enforced: bool
+    reason: str = ""
+
+
+class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One service. pid is as seen inside. failures: ends in a row, for the delay before the next restart."""
+
+    name: str
+    state: ServiceState = ServiceState.WAITING
+    pid: int | None = None
+    port: int | None = None
+    exit_code: int | None = None
+    restarts: int = 0
+    failures: int = 0
+    started: float | None = None
+    unready: str = ""
+
+
+class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One env. error: the code, message and hint of what ended it, where sandboxd itself can tell."""
+
+    version: int = RECORD_VERSION
+    id: str
+    name: str
+    owner: int
+    group: int
+    spec: EnvSpec
+    environ: dict[str, str] = {}
+    directory: str | None = None
+    state: State = State.QUEUED
+    wanted: Wanted = Wanted.RUNNING
+    services: dict[str, ServiceRecord]
+    created: float
+    started: float | None = None
+    ready: float | None = None
+    finished: float | None = None
+    restarts: int = 0
+    reason: str = ""
+    cause: str = ""
+    error: tuple[str, str, str] | None = None
+    exit_code: int | None = None
+    init: Identity | None = None
+    walls: dict[str, Wall] = {}
+    again: bool = False
+
+
+def exit_code_of(wait_status: int) -> int:
+    """A wait status as shells tell it: the exit code, or 128 + the signal (wait(2))."""
+    signal = wait_status & 0x7F
+    return 128 + signal if signal else wait_status >> 8 & 0xFF
