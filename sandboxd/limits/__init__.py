@@ -1,0 +1,1 @@
+"""Ceilings without cgroups: sampling a process tree, and the verdict over a sample."""

@@ -1,0 +1,1 @@
+"""What envs say: reading and following the logs that their inits write."""

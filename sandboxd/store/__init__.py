@@ -1,0 +1,1 @@
+"""What outlives the daemon: its directories, its lock, its journal."""
