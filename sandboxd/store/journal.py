@@ -1,0 +1,149 @@
+"""What the daemon must remember: one record per env, the last events, a few facts; in sqlite, one transaction per call.
+
+Touches one file. WAL with synchronous=NORMAL: what a call wrote is there for whoever opens the file after this process
+dies at any moment; only a power cut may take the last calls (and then the envs are gone too), never the file's sense.
+Records are bytes to this module. Everything sqlite can say becomes StoreFailed with what to do.
+"""
+
+import sqlite3
+import time
+from pathlib import Path
+
+from sandboxd.errors import StoreFailed
+
+SCHEMA = 1
+KEPT_EVENTS = 10_000
+TRIM_EVERY = 256  # events; trimming each time would touch two more pages a call
+BUSY_MS = 2000
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS envs (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+Value = str | bytes | int | float
+
+
+class Journal:
+    """The daemon's memory. Used by one thread; raises StoreFailed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the database; a damaged one, or one of a newer sandboxd, is refused and left as it is."""
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
+        except sqlite3.Error as error:
+            raise failed(error, path) from error
+        try:
+            self._open()
+        except BaseException as error:
+            self._db.close()
+            if isinstance(error, (sqlite3.Error, UnicodeError)):
+                raise failed(error, path) from error
+            raise
+
+    def put(self, env_id: str, record: bytes) -> None:
+        """Write an env's record, new or anew; committed on return."""
+        self._run("INSERT INTO envs VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record", env_id, record)
+
+    def remove(self, env_id: str) -> None:
+        """Forget an env; one that is not there is forgotten already."""
+        self._run("DELETE FROM envs WHERE id = ?", env_id)
+
+    def all(self) -> list[tuple[str, bytes]]:
+        """Every env's record, by id."""
+        return [(str(env_id), as_bytes(record)) for env_id, record in self._run("SELECT id, record FROM envs ORDER BY id")]
+
+    def add_event(self, body: bytes, *, at: float | None = None) -> int:
+        """Append an event (at: seconds since the epoch, else now); returns its number. The oldest give way."""
+        when = time.time() if at is None else at
+        rows = self._run("INSERT INTO events (time, body) VALUES (?, ?) RETURNING seq", when, body)
+        seq = int(rows[0][0])
+        if seq % TRIM_EVERY == 0:
+            self._run("DELETE FROM events WHERE seq <= ?", seq - KEPT_EVENTS)
+        return seq
+
+    def events(self, since: float = 0.0) -> list[bytes]:
+        """Events since a time (seconds since the epoch), oldest first; the last 10,000 at most."""
+        sql = "SELECT body FROM (SELECT seq, body FROM events WHERE time >= ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
+        return [as_bytes(body) for (body,) in self._run(sql, since, KEPT_EVENTS)]
+
+    def get_meta(self, key: str) -> str | None:
+        """A fact, or None."""
+        rows = self._run("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0][0]) if rows else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Write a fact down; committed on return."""
+        self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
+
+    def close(self) -> None:
+        """Close the database; the write-ahead log goes into it."""
+        self._db.close()
+
+    def _open(self) -> None:
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        found = self._db.execute("PRAGMA quick_check(1)").fetchone()  # now, not in the middle of a transition
+        if found != ("ok",):
+            raise StoreFailed(f"{self.path} is damaged: {found[0] if found else 'unreadable'}", hint=aside(self.path))
+        mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != ("wal",):
+            raise StoreFailed(f"{self.path} cannot keep a write-ahead log on this file system", hint=ELSEWHERE)
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA journal_size_limit = 4194304")
+        self._db.execute("BEGIN IMMEDIATE")  # one at a time makes the tables
+        try:
+            for statement in filter(str.strip, TABLES.split(";")):
+                self._db.execute(statement)
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
+            (schema,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+        if schema != str(SCHEMA):
+            raise StoreFailed(
+                f"{self.path} is of another sandboxd (schema {schema}, this one reads {SCHEMA})",
+                hint="use the sandboxd that wrote it, or SANDBOXD_DIR for a directory of its own",
+            )
+
+    def _run(self, sql: str, *values: Value) -> list[tuple[Value, ...]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeError) as error:
+            raise failed(error, self.path) from error
+
+
+ELSEWHERE = "keep the state on a local disk: set SANDBOXD_DIR"
+
+
+def as_bytes(value: Value) -> bytes:
+    """A column that we only ever wrote bytes to; a damaged file may hold anything."""
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def aside(path: Path) -> str:
+    """What to do with a database that cannot be read."""
+    return f"move it aside and start again: mv {path} {path}.bad (envs that run are then unknown, and end with their processes)"
+
+
+def failed(error: sqlite3.Error | UnicodeError, path: Path) -> StoreFailed:
+    """What sqlite said (sqlite.org/rescode.html, primary codes), with what to do."""
+    if isinstance(error, UnicodeError):  # Python decodes names out of a damaged file, even inside sqlite's own messages
+        return StoreFailed(f"cannot use {path}: it is damaged", hint=aside(path), sqlite="SQLITE_CORRUPT")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    hints = {
+        sqlite3.SQLITE_FULL: f"free some space on the disk of {path.parent}",
+        sqlite3.SQLITE_IOERR: f"see whether the disk of {path.parent} is full or failing (df, dmesg)",
+        sqlite3.SQLITE_BUSY: f"another process has it locked; see which: fuser {path}",
+        sqlite3.SQLITE_LOCKED: f"another process has it locked; see which: fuser {path}",
+        sqlite3.SQLITE_CORRUPT: aside(path),
+        sqlite3.SQLITE_NOTADB: aside(path),
+        sqlite3.SQLITE_CANTOPEN: f"see whether {path.parent} exists and is yours",
+        sqlite3.SQLITE_READONLY: f"make {path} and its directory writable, or {ELSEWHERE}",
+        sqlite3.SQLITE_PERM: f"make {path} readable and writable for you",
+    }
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return StoreFailed(f"cannot use {path}: {error} ({name})", hint=hints.get(code, ""), sqlite=name)

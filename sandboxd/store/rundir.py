@@ -1,0 +1,254 @@
+"""The daemon's directories: made, checked to be ours, locked, and swept; and its control socket, bound without a gap.
+
+Touches the world; decides only what may be trusted. Invariants: every directory is ours and 0700 before anything in it is
+opened (a fallback under /tmp can be squatted); one daemon per directory, by flock, which dies with its holder; a stale
+socket is probed and then replaced by rename, so that a client never finds the name missing while a daemon runs; paths are
+reached through a kept descriptor, since sun_path holds 108 bytes (unix(7)) and the descriptor cannot be swapped.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from sandboxd.errors import DaemonRunning, NotFound, StoreFailed
+from sandboxd.settings import Settings
+from sandboxd.store import removal
+
+ENV_ID = re.compile(r"[0-9a-f]{32}")
+BACKLOG = 128
+
+
+class RunDir:
+    """What `prepare` took: the locks, the bound control socket, and the place of every env. Owns its descriptors."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take it all, or nothing; raises StoreFailed or DaemonRunning."""
+        self.state_dir = settings.state_dir
+        self.socket_path = settings.socket
+        self._fds: list[int] = []
+        self.socket: socket.socket | None = None
+        try:
+            state_fd = self._own(settings.state_dir)
+            self._lock(state_fd)
+            socket_fd = state_fd
+            if settings.socket.parent != settings.state_dir:
+                # Two daemons with two state directories may still mean one socket: its directory is a lock of its own.
+                socket_fd = self._own(settings.socket.parent, shared=settings.socket.parent != settings.runtime_dir)
+            self._envs_fd = self._own(settings.state_dir / "envs")
+            self.socket = self._bind(socket_fd, settings.socket)
+            self._socket_fd = socket_fd
+            for name in os.listdir(self._envs_fd):
+                if name.startswith(removal.DOOMED):  # a removal that a daemon's death cut short
+                    removal.remove_tree(self._envs_fd, name)
+        except OSError as error:
+            self.close()
+            raise failed(error, settings.state_dir) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def envs_dir(self) -> Path:
+        """S/envs."""
+        return self.state_dir / "envs"
+
+    def env_dir(self, env_id: str) -> Path:
+        """S/envs/ID, whether it exists or not."""
+        if not ENV_ID.fullmatch(env_id):
+            raise NotFound(f"{env_id!r} is no env id")
+        return self.envs_dir / env_id
+
+    def create_env_dir(self, env_id: str) -> Path:
+        """Make S/envs/ID with `logs` and `home`, all 0700; raises StoreFailed, and then nothing half-made stays."""
+        path = self.env_dir(env_id)
+        try:
+            os.mkdir(env_id, 0o700, dir_fd=self._envs_fd)
+            for part in ("logs", "home"):
+                os.mkdir(f"{env_id}/{part}", 0o700, dir_fd=self._envs_fd)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                removal.remove_tree(self._envs_fd, env_id)
+            raise failed(error, path) from error
+        return path
+
+    def listen_in(self, env_id: str, name: str, kind: socket.SocketKind) -> socket.socket:
+        """A listening Unix socket S/envs/ID/name, 0600, in place of an old one; raises StoreFailed. The caller closes it."""
+        path = self.env_dir(env_id)
+        listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            directory = os.open(env_id, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._envs_fd)
+            try:
+                listen_at(listener, directory, name)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            listener.close()
+            raise failed(error, path / name) from error
+        return listener
+
+    def env_ids(self) -> list[str]:
+        """Every env that has a directory."""
+        return sorted(name for name in os.listdir(self._envs_fd) if ENV_ID.fullmatch(name))
+
+    def remove_env_dir(self, env_id: str) -> int:
+        """Remove all of S/envs/ID, whatever the env made there; returns how many entries went; raises StoreFailed.
+
+        It is renamed first, so it is gone at once for everyone else, and a removal cut short is ended by the next daemon.
+        Blocking, and long for a large home: call it in a thread.
+        """
+        path = self.env_dir(env_id)
+        doomed = removal.DOOMED + env_id
+        try:
+            removal.remove_tree(self._envs_fd, doomed)  # what an earlier attempt could not end
+            try:
+                os.rename(env_id, doomed, src_dir_fd=self._envs_fd, dst_dir_fd=self._envs_fd)
+            except FileNotFoundError:
+                return 0
+            return removal.remove_tree(self._envs_fd, doomed)
+        except OSError as error:
+            raise failed(error, path) from error
+
+    def close(self, *, unlink: bool = False) -> None:
+        """Let go of lock and socket; unlink: also remove the socket's name (an orderly stop)."""
+        if self.socket is not None:
+            if unlink:
+                with contextlib.suppress(OSError):  # what stays is stale, and the next daemon probes it
+                    os.unlink(self.socket_path.name, dir_fd=self._socket_fd)
+            self.socket.close()
+            self.socket = None
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _own(self, path: Path, *, shared: bool = False) -> int:
+        """Make a directory if need be, see that it is ours, and keep it open."""
+        if not shared:
+            os.makedirs(path.parent, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+        self._fds.append(checked(path, shared=shared))
+        return self._fds[-1]
+
+    def _lock(self, state_fd: int) -> None:
+        """Take S/lock and write our pid in it; raises DaemonRunning."""
+        lock = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=state_fd)
+        self._fds.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(lock, 20, 0).strip()
+            raise running(int(text) if text.isdigit() else 0, self.state_dir) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+    def _bind(self, directory: int, path: Path) -> socket.socket:
+        """Bind the control socket, 0600, in place of a stale one; raises DaemonRunning when one answers there."""
+        fresh = f".{path.name}.{os.getpid()}"
+        if os.fstat(directory).st_uid == os.geteuid():  # else anybody could hold the lock, and us with it
+            fcntl.flock(directory, fcntl.LOCK_EX)  # held while we look and replace; later the socket itself says that we live
+        try:
+            probe(f"/proc/self/fd/{directory}/{path.name}", path)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+            try:
+                listen_at(listener, directory, fresh)
+                os.rename(fresh, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                listener.close()
+                raise
+            return listener
+        finally:
+            fcntl.flock(directory, fcntl.LOCK_UN)
+
+
+def prepare(settings: Settings) -> RunDir:
+    """Make and check the directories, take the lock, bind the control socket; raises StoreFailed or DaemonRunning."""
+    return RunDir(settings)
+
+
+def checked(path: Path, *, shared: bool = False) -> int:
+    """Open a directory that nobody else can have prepared for us; raises StoreFailed. The caller closes it.
+
+    shared: one that is not ours alone (a socket path somebody chose): root's or ours, and others may not replace entries.
+    """
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StoreFailed(f"{path} is no directory of ours: it is a link or a file", hint=elsewhere(path)) from error
+        raise
+    found = os.fstat(directory)
+    uid = os.geteuid()
+    wrong = ""
+    if found.st_uid != uid and not (shared and found.st_uid == 0):
+        wrong = f"it belongs to uid {found.st_uid}, not to us (uid {uid})"
+    elif found.st_mode & 0o022 and not (shared and found.st_mode & stat.S_ISVTX):
+        wrong = f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
+    if wrong:
+        os.close(directory)
+        raise StoreFailed(f"{path} cannot be trusted: {wrong}", hint=elsewhere(path))
+    if found.st_mode & 0o077 and not shared:
+        os.fchmod(directory, 0o700)  # nobody could have written; now nobody reads either
+    return directory
+
+
+def listen_at(listener: socket.socket, directory: int, name: str) -> None:
+    """Bind a socket to a name in an open directory, 0600, in place of whatever had it; and listen."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+    mask = os.umask(0o177)  # bind takes the mode from it: no moment in which others may connect
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{name}")
+    finally:
+        os.umask(mask)
+    listener.listen(BACKLOG)
+
+
+def probe(route: str, path: Path) -> None:
+    """Return when nothing lives at a socket path; raises DaemonRunning or, for what is no socket, StoreFailed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(2)
+        try:
+            if not stat.S_ISSOCK(os.lstat(route).st_mode):
+                raise StoreFailed(f"{path} is in the way: it is no socket", hint=f"see what it is, then remove it: rm {path}")
+            sock.connect(route)
+            pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except (FileNotFoundError, ConnectionRefusedError):
+            return
+        except (BlockingIOError, TimeoutError):
+            pid = 0  # its backlog is full: it lives, but is stuck
+    raise running(pid, path)
+
+
+def running(pid: int, where: Path) -> DaemonRunning:
+    """The error for a place that another daemon has."""
+    who = f"pid {pid}" if pid else "of unknown pid"
+    return DaemonRunning(
+        f"another sandboxd ({who}) holds {where}",
+        hint="`sandbox daemon stop` ends it; SANDBOXD_DIR=DIR starts one of its own beside it",
+        pid=pid,
+    )
+
+
+def failed(error: OSError, path: Path) -> StoreFailed:
+    """A system call's failure in words."""
+    hints = {
+        errno.ENOSPC: f"free some space on the disk of {path}",
+        errno.EDQUOT: f"your disk quota at {path} is used up: free some space",
+        errno.EROFS: elsewhere(path),
+        errno.EACCES: elsewhere(path),
+        errno.EPERM: elsewhere(path),
+    }
+    name = error.filename if isinstance(error.filename, str) and error.filename.startswith("/") else path
+    return StoreFailed(f"cannot use {name}: {error.strerror}", hint=hints.get(error.errno or 0, ""), errno=error.errno)
+
+
+def elsewhere(path: Path) -> str:
+    """How to use another directory."""
+    if str(path).startswith("/tmp/"):
+        return "set XDG_RUNTIME_DIR, or SANDBOXD_DIR to a directory of your own"
+    return "remove it, or set SANDBOXD_DIR to a directory of your own"
