@@ -1,0 +1,1 @@
+export const greeting = "Edit src/greeting.js and watch this line change";
