@@ -1,0 +1,1 @@
+"""One thin function per system call: no policy, the man page's names, failures as KernelError. Imports `errors` only."""

@@ -1,0 +1,69 @@
+"""Descriptors: passing them over Unix sockets (the one place that receives them) and closing all but a few.
+
+Imports `errors` and `kernel.libc`. Invariant: a received descriptor is close-on-exec from its first moment, and none is left
+open by a failure. `socket.recv_fds` is not used: on 3.11 it ignores its flags, so what it returns is inherited by every exec.
+"""
+
+import array
+import ctypes
+import os
+import socket
+
+from sandboxd.errors import ProtocolViolation
+from sandboxd.kernel.libc import check, syscall
+
+SCM_MAX_FD = 253  # include/net/scm.h: the most descriptors one message can carry
+LAST = 0xFFFFFFFF
+
+_close_range = syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+
+
+def recv(sock: socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Up to `size` bytes and the descriptors that came along; b"" is the end. Over `max_fds`: ProtocolViolation, all closed.
+
+    Blocks, or raises BlockingIOError, as the socket is set; `flags` are added (MSG_DONTWAIT).
+    """
+    data, ancillary, message_flags, _ = sock.recvmsg(
+        size, socket.CMSG_SPACE(4 * max_fds) if max_fds else 0, socket.MSG_CMSG_CLOEXEC | flags
+    )
+    fds: list[int] = []
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received = array.array("i")
+            received.frombytes(content[: len(content) - len(content) % received.itemsize])
+            fds.extend(received)
+    # CMSG_SPACE rounds up to 8 bytes, so one descriptor over an odd count fits without MSG_CTRUNC.
+    if message_flags & socket.MSG_CTRUNC or len(fds) > max_fds:
+        close_all(fds)
+        raise ProtocolViolation(f"the peer sent more than {max_fds} descriptors in one message, or this process has none left")
+    return data, fds
+
+
+def send(sock: socket.socket, data: bytes | memoryview, fds: list[int] | tuple[int, ...] = (), *, flags: int = 0) -> int:
+    """Send with the descriptors on the first byte; returns how many bytes went. SIGPIPE never comes of it."""
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    return sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | flags)
+
+
+def close_all(fds: list[int]) -> None:
+    """Close each, whatever happens to the others."""
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            continue  # close(2) frees the descriptor even where it reports an error; it must not be tried again
+
+
+def close_range(first: int, last: int = LAST) -> None:
+    """close_range(2): close every descriptor from first to last, whoever opened it."""
+    check(_close_range(first, last, 0), "close_range")
+
+
+def keep_only(keep: list[int]) -> None:
+    """Close every descriptor that is not listed; a forked child that never execs is not helped by close-on-exec."""
+    first = 0
+    for fd in sorted(set(keep)):
+        if fd > first:
+            close_range(first, fd - 1)
+        first = fd + 1
+    close_range(first)

@@ -1,0 +1,61 @@
+"""Who a process is, for good: pidfds, and the identity (boot id, pid, start time) that survives a restart of ours.
+
+Imports `errors`. A pid alone may belong to another process tomorrow; start time is stat field 22, in clock ticks since boot,
+and is compared *after* pidfd_open, so that no reuse slips in between. A zombie counts as dead.
+"""
+
+import os
+import select
+import signal
+
+from sandboxd.errors import NotFound
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def start_time(pid: int) -> int | None:
+    """When that process started, in clock ticks since boot; None: there is none, or it is a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name may hold spaces and parentheses, so fields are counted after the last one (proc(5)).
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields[0] in {b"Z", b"X"}:
+        return None
+    return int(fields[19])
+
+
+def adopt(pid: int, started: int, boot: str) -> int:
+    """A pidfd of exactly that process; raises NotFound when it is gone or the pid is someone else's now."""
+    gone = NotFound(f"process {pid} is gone", pid=pid)
+    if boot != boot_id():
+        raise gone
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise gone from None
+    if start_time(pid) != started:
+        os.close(fd)
+        raise gone
+    return fd
+
+
+def send_signal(fd: int, number: int) -> bool:
+    """Signal that process; False: it is gone already."""
+    try:
+        signal.pidfd_send_signal(fd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def is_alive(fd: int) -> bool:
+    """Whether the process of that pidfd still runs (a pidfd is readable once it ended)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return not poll.poll(0)
