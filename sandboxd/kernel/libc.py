@@ -35,7 +35,7 @@ def function(name: str, *argtypes: type, restype: type = ctypes.c_int) -> Protot
 
 def syscall(number: int, *argtypes: type) -> Prototype:
     """A system call by its number, under its own prototype."""
-    call = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, *argtypes, use_errno=True)(("syscall", libc))
+    call: Prototype = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, *argtypes, use_errno=True)(("syscall", libc))
 
     def numbered(*arguments: object) -> int:
         return call(number, *arguments)
