@@ -5,7 +5,6 @@ no_new_privs set, nothing that is executed later gains any (capabilities(7)).
 """
 
 import ctypes
-from typing import NamedTuple
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel.libc import check, function, prctl
@@ -33,26 +32,20 @@ class Data(ctypes.Structure):
     _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
 
 
-class Held(NamedTuple):
-    """The three sets of this thread as masks."""
-
-    effective: int
-    permitted: int
-    inheritable: int
-
-
 _capset = function("capset", ctypes.POINTER(Header), ctypes.POINTER(Data))
 _capget = function("capget", ctypes.POINTER(Header), ctypes.POINTER(Data))
 _nothing = (Header(VERSION_3, 0), (Data * 2)())
 
 
-def held() -> Held:
-    """What this thread holds."""
+def held() -> tuple[int, int, int]:
+    """The effective, permitted and inheritable set of this thread, as masks."""
     header, data = Header(VERSION_3, 0), (Data * 2)()
     check(_capget(ctypes.byref(header), data), "capget")
     low, high = data[0], data[1]
-    return Held(
-        low.effective | high.effective << 32, low.permitted | high.permitted << 32, low.inheritable | high.inheritable << 32
+    return (
+        low.effective | high.effective << 32,
+        low.permitted | high.permitted << 32,
+        low.inheritable | high.inheritable << 32,
     )
 
 
