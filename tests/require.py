@@ -1,7 +1,7 @@
 """What a test needs of the host: a skip that says the fact, or a failure where `SANDBOXD_REQUIRE` demands it.
 
 `SANDBOXD_REQUIRE=userns,redis-server` in CI turns skips for want of these into failures, so that it cannot go quietly blind.
-A fact is `userns`, `unprivileged`, `ipv6`, or the name of a program.
+A fact is `userns`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, or the name of a program.
 """
 
 import functools
@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -46,10 +47,14 @@ def missing(fact: str) -> str:
 
 def require(*facts: str) -> None:
     """Skip the test unless the host has every fact; fail it where SANDBOXD_REQUIRE names the one that is missing."""
-    demanded = os.environ.get("SANDBOXD_REQUIRE", "").split(",")
     for fact in facts:
         why = missing(fact)
-        if why and fact in demanded:
-            pytest.fail(f"SANDBOXD_REQUIRE={fact}, but {why}")
         if why:
-            pytest.skip(why)
+            unmet(fact, why)
+
+
+def unmet(fact: str, why: str) -> NoReturn:
+    """The test cannot run for want of a fact: skip, or fail where SANDBOXD_REQUIRE names it."""
+    if fact in os.environ.get("SANDBOXD_REQUIRE", "").split(","):
+        pytest.fail(f"SANDBOXD_REQUIRE={fact}, but {why}")
+    pytest.skip(why)

@@ -1,0 +1,50 @@
+"""Who we are held against, as a person would start them: bwrap behind the same walls, sandlock where pip has put it.
+
+`bwrap` gets the walls of an env's default plan: every namespace, system directories read-only, fresh /proc, /dev and /tmp,
+the workspace writable at its own path, no capabilities. sandlock has no namespaces: Landlock, seccomp and a supervisor
+in our own process, its library being the only thing that PyPI ships.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt")
+ENVIRON = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}
+
+
+def has_bwrap() -> bool:
+    """Whether bubblewrap is installed."""
+    return shutil.which("bwrap") is not None
+
+
+def has_sandlock() -> bool:
+    """Whether sandlock's library is installed."""
+    return importlib.util.find_spec("sandlock") is not None
+
+
+def bwrap(workspace: Path, command: Sequence[str], *, share_net: bool = False) -> list[str]:
+    """The argv that runs command behind bwrap's walls; share_net keeps the host's network, since bwrap routes nothing in."""
+    argv = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "bench"]
+    if share_net:
+        argv.append("--share-net")
+    for directory in SYSTEM:
+        argv += ["--ro-bind-try", directory, directory]
+    argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", ENVIRON["HOME"]]
+    argv += ["--bind", str(workspace), str(workspace), "--chdir", str(workspace), "--clearenv"]
+    for name, value in ENVIRON.items():
+        argv += ["--setenv", name, value]
+    return [*argv, "--", *command]
+
+
+def sandlock(workspace: Path, command: Sequence[str]) -> bytes:
+    """Run command to its end in sandlock; its output."""
+    from sandlock import Sandbox  # type: ignore[import-not-found]
+
+    readable = [directory for directory in (*SYSTEM, "/proc", "/dev") if os.path.exists(directory)]
+    done = Sandbox(fs_readable=readable, fs_writable=[str(workspace)]).run(list(command))
+    assert done.exit_code == 0, done
+    output: bytes = done.stdout
+    return output
