@@ -1,0 +1,86 @@
+"""The table the daemon pushes to the router: which host name leads to which endpoint. Snapshots, never edited.
+
+Pure: imports msgspec and framing errors only. A snapshot replaces the one before it as a whole, so that no request ever sees
+half of a change. Invariant: `Routes.find` answers only for names that are in the table; what is not there is unknown, and
+the caller's page must not list what is.
+"""
+
+import re
+from typing import Literal
+
+import msgspec
+
+from sandboxd.routing.framing import FramingError
+
+# RFC 3986 3.2.2 host and port, in the spellings that can be ours; an underscore is no DNS name, yet seen in the wild.
+HOST = re.compile(rb"([0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
+MOST_SPELLINGS = 4096
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One service of an env that can be reached.
+
+    dial: path of its dial.sock, "" for the host's own network. netns_cookie: what sockets born there must show (0: not known).
+    owner: the uid whose loopback connections may come in. reason: why it is stopped or failed. init_pid: pid 1 of an env on
+    the host's network (0: not known), whose processes may reach no other env.
+    """
+
+    env_id: str
+    name: str
+    service: str
+    state: Literal["ready", "starting", "stopped", "failed"]
+    dial: str
+    port: int | None
+    netns_cookie: int
+    owner: int
+    reason: str = ""
+    init_pid: int = 0
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """host: lower case, no port, "shop.localhost". endpoint: its index in the table."""
+
+    host: str
+    endpoint: int
+
+
+class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
+    """One snapshot. hold: seconds a request for a "starting" endpoint waits before it gets a 503."""
+
+    version: int
+    endpoints: list[Endpoint]
+    routes: list[Route]
+    hold: float = 30.0
+
+
+class Routes:
+    """A snapshot made ready for look-ups by the raw value of a Host field."""
+
+    def __init__(self, table: RouteTable) -> None:
+        """Routes whose index is out of range are left out: they lead nowhere."""
+        self.table = table
+        self._names = {
+            route.host.lower().encode("ascii", "replace"): route.endpoint
+            for route in table.routes
+            if 0 <= route.endpoint < len(table.endpoints)
+        }
+        self._seen: dict[bytes, int] = {}
+
+    def find(self, host: bytes) -> int | None:
+        """The endpoint's index for a Host field's value, None when unknown; raises FramingError for what is no host at all."""
+        known = self._seen.get(host)
+        if known is not None:
+            return known
+        index = self._names.get(bare(host))
+        # Only names of ours are remembered, so the memory is bounded by the table and not by what clients make up.
+        if index is not None and len(self._seen) < MOST_SPELLINGS:
+            self._seen[host] = index
+        return index
+
+
+def bare(host: bytes) -> bytes:
+    """A Host value without its port and trailing dot, in lower case; raises FramingError for what is no host."""
+    match = HOST.fullmatch(host)
+    if match is None:
+        raise FramingError(400, "the Host field is no host name")
+    return match[1].lower().removesuffix(b".")
