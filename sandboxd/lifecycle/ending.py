@@ -90,10 +90,11 @@ def settle(turn: Turn) -> None:
     if turn.record.reason:
         detail["reason"] = turn.record.reason
     turn.do(ev.Announce(event="failed" if failed else "stopped", detail=detail))
-    _what_next(turn)
+    what_next(turn)
 
 
-def _what_next(turn: Turn) -> None:
+def what_next(turn: Turn) -> None:
+    """After an end: remove it, start it again, or leave it."""
     record = turn.record
     if record.wanted is Wanted.REMOVED or (record.spec.lifecycle.remove and not record.again):
         turn.set(state=State.REMOVED, wanted=Wanted.REMOVED)

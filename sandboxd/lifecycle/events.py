@@ -6,6 +6,7 @@ Every event is something that was observed or asked; every effect is one call in
 import msgspec
 
 from sandboxd.lifecycle.records import Identity, Wall
+from sandboxd.spec import EnvSpec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,9 +66,10 @@ class PortFound(Event, frozen=True, kw_only=True):
 
 
 class ServiceExited(Event, frozen=True, kw_only=True):
-    """Its main process ended."""
+    """Its main process ended. pid: as in ServiceStarted, so that a report that comes twice counts once."""
 
     service: str
+    pid: int
     exit_code: int
 
 
@@ -97,12 +99,23 @@ class StartAsked(Event, frozen=True, kw_only=True):
     """Start it (again)."""
 
 
+class SpecChanged(Event, frozen=True, kw_only=True):
+    """The next start is to be with this spec; only an ended env takes it."""
+
+    spec: EnvSpec
+    environ: dict[str, str]
+
+
 class RemoveAsked(Event, frozen=True, kw_only=True):
     """Remove it, and all it left."""
 
 
 class GraceOver(Event, frozen=True, kw_only=True):
     """The grace for a stop is over."""
+
+
+class Adopted(Event, frozen=True, kw_only=True):
+    """A new daemon has found it as its record says: what was waited for is waited for again."""
 
 
 class InitGone(Event, frozen=True, kw_only=True):
@@ -113,7 +126,8 @@ class InitGone(Event, frozen=True, kw_only=True):
 
 EVENTS: tuple[type[Event], ...] = (
     Admitted, Launched, LaunchFailed, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound, ServiceExited,
-    RestartDue, StopAsked, KillAsked, StartAsked, RemoveAsked, GraceOver, InitGone,
+    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, RemoveAsked, GraceOver,
+    Adopted, InitGone,
 )  # fmt: skip
 
 

@@ -13,13 +13,15 @@ is left, so every end goes through `stopping`: kill init, wait for it to be gone
 from collections.abc import Callable
 
 from sandboxd.lifecycle import events as ev
-from sandboxd.lifecycle.ending import begin_end, graceful_stop, kill_now, settle
+from sandboxd.lifecycle.ending import begin_end, graceful_stop, kill_now, settle, what_next
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.running import (
+    arm_ttl,
     note_port,
     note_ready,
     note_unready,
     restart_service,
+    resume_running,
     service_exited,
     service_refused,
     service_started,
@@ -65,10 +67,7 @@ def launched(turn: Turn, event: ev.Event) -> None:
     """Init is there: from here on the env is a process tree with an identity."""
     assert isinstance(event, ev.Launched)
     turn.set(init=event.init, walls=event.walls, started=turn.now)
-    if turn.record.spec.lifecycle.ttl is not None:
-        ttl = turn.record.spec.lifecycle.ttl
-        over = ev.StopAsked(cause="ttl", reason=f"its time to live of {ttl:g} s is over")
-        turn.do(ev.Arm(timer="ttl", after=ttl, event=over))
+    arm_ttl(turn)
 
 
 def launched_late(turn: Turn, event: ev.Event) -> None:
@@ -122,6 +121,13 @@ def restart_ended(turn: Turn, event: ev.Event) -> None:
         turn.do(ev.Disarm(timer="restart:"))
 
 
+def change_spec(turn: Turn, event: ev.Event) -> None:
+    """`up` with an edited file: the same env, its home and its id, from here on as the new spec says."""
+    assert isinstance(event, ev.SpecChanged)
+    turn.set(spec=event.spec, environ=event.environ)
+    turn.set(services=fresh_services(turn.record))
+
+
 def relaunch_due(turn: Turn, event: ev.Event) -> None:
     """The delay before the whole env is started again is over."""
     if turn.record.wanted is Wanted.RUNNING:
@@ -158,8 +164,9 @@ def start_while_stopping(turn: Turn, event: ev.Event) -> None:
 def exited_while_stopping(turn: Turn, event: ev.Event) -> None:
     """One less; the next ones are told to stop, or the tree is killed once none is left."""
     assert isinstance(event, ev.ServiceExited)
-    turn.note_exit(event.service, event.exit_code)
-    begin_end(turn)
+    if turn.record.services[event.service].pid == event.pid:
+        turn.note_exit(event.service, event.exit_code)
+        begin_end(turn)
 
 
 def started_while_stopping(turn: Turn, event: ev.Event) -> None:
@@ -174,6 +181,18 @@ def refused_while_stopping(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.ServiceRefused)
     turn.service(event.service, state="failed", exit_code=127)
     begin_end(turn)
+
+
+def resume_stopping(turn: Turn, event: ev.Event) -> None:
+    """The stop goes on, with its whole grace."""
+    grace = max(spec.stop_timeout for spec in turn.record.spec.services.values())
+    turn.do(ev.Arm(timer="grace", after=grace, event=ev.GraceOver()))
+    begin_end(turn)
+
+
+def resume_ended(turn: Turn, event: ev.Event) -> None:
+    """It was to be removed or started again."""
+    what_next(turn)
 
 
 def gone(turn: Turn, event: ev.Event) -> None:
@@ -205,8 +224,10 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.StopAsked: graceful_stop,
         ev.KillAsked: killed,
         ev.StartAsked: ignored,
+        ev.SpecChanged: ignored,
         ev.RemoveAsked: remove_alive,
         ev.GraceOver: ignored,
+        ev.Adopted: resume_running,
         ev.InitGone: gone,
     }
 
@@ -220,7 +241,9 @@ def _ended() -> dict[type[ev.Event], Handler]:
         ev.RestartDue: relaunch_due,
         ev.StopAsked: restart_ended,
         ev.StartAsked: launch,
+        ev.SpecChanged: change_spec,
         ev.RemoveAsked: remove_ended,
+        ev.Adopted: resume_ended,
     }
 
 
@@ -232,6 +255,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.StopAsked: stop_queued,
         ev.KillAsked: stop_queued,
         ev.RemoveAsked: remove_ended,
+        ev.Adopted: launch,
     },
     State.STARTING: _alive(),
     State.READY: _alive(),
@@ -248,6 +272,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.StartAsked: start_while_stopping,
         ev.RemoveAsked: remove_alive,
         ev.GraceOver: lambda turn, event: kill_now(turn),
+        ev.Adopted: resume_stopping,
         ev.InitGone: gone_while_stopping,
     },
     State.STOPPED: _ended(),

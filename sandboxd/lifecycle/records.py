@@ -44,7 +44,11 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One env. error: the code, message and hint of what ended it, where sandboxd itself can tell."""
+    """One env.
+
+    given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
+    what ended it, where sandboxd itself can tell.
+    """
 
     version: int = RECORD_VERSION
     id: str
@@ -52,6 +56,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: int
     group: int
     spec: EnvSpec
+    given_port: int | None = None
     environ: dict[str, str] = {}
     directory: str | None = None
     state: State = State.QUEUED

@@ -4,7 +4,7 @@ from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.ending import end_failed, end_of_services
 from sandboxd.lifecycle.order import blocked_by
 from sandboxd.lifecycle.restart import delay, failures_after, parse_policy, wants_restart
-from sandboxd.lifecycle.states import OVER, ServiceState, State
+from sandboxd.lifecycle.states import OVER, UP, ServiceState, State
 from sandboxd.lifecycle.turn import Turn, start_next
 
 
@@ -70,6 +70,8 @@ def service_exited(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.ServiceExited)
     name = event.service
     before = turn.record.services[name]
+    if before.state not in UP or before.pid != event.pid:
+        return  # told before
     uptime = turn.now - before.started if before.started is not None else 0.0
     turn.do(ev.EndProbes(service=name))
     turn.note_exit(name, event.exit_code)
@@ -108,6 +110,27 @@ def service_refused(turn: Turn, event: ev.Event) -> None:
     turn.service(event.service, state=ServiceState.FAILED, exit_code=code, pid=None)
     turn.set(error=event.error)
     end_failed(turn, event.error[1], code)
+
+
+def arm_ttl(turn: Turn) -> None:
+    """The rest of its time to live, counted from its start."""
+    ttl = turn.record.spec.lifecycle.ttl
+    if ttl is not None and turn.record.started is not None:
+        over = ev.StopAsked(cause="ttl", reason=f"its time to live of {ttl:g} s is over")
+        turn.do(ev.Arm(timer="ttl", after=max(0.0, turn.record.started + ttl - turn.now), event=over))
+
+
+def resume_running(turn: Turn, event: ev.Event) -> None:
+    """Another daemon's timers and probes are gone: arm and begin them again, and start what was about to start."""
+    arm_ttl(turn)
+    for name, service in turn.record.services.items():
+        if service.state is ServiceState.WAITING and service.failures:
+            turn.do(ev.Arm(timer=f"restart:{name}", after=delay(service.failures - 1), event=ev.RestartDue(service=name)))
+        elif service.state is ServiceState.STARTING:
+            turn.do(ev.StartService(service=name))
+        elif service.state is ServiceState.RUNNING or (service.state is ServiceState.READY and service.port is None):
+            turn.do(ev.Probe(service=name))
+    start_next(turn)
 
 
 def restart_service(turn: Turn, event: ev.Event) -> None:

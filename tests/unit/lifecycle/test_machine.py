@@ -1,0 +1,283 @@
+"""The life of an env: the table is total, ends are truthful, and no order of events breaks an invariant."""
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.machine import TABLE, step
+from sandboxd.lifecycle.records import EnvRecord, Identity, ServiceRecord
+from sandboxd.lifecycle.states import ENDED, OVER, UP, ServiceState, State, Wanted
+from sandboxd.spec import EnvSpec, Lifecycle, Ready, Service
+
+INIT = Identity(pid=77, start_time=5, boot_id="b")
+WEB = {"web": Service(command="serve", port=3000)}
+TWO = {"web": Service(command="serve", port=3000, depends_on=["db"]), "db": Service(command="db", port=5432)}
+JOB = {"job": Service(command=["true"])}
+
+
+def fresh(services, **spec):
+    return EnvRecord(
+        id="0" * 32,
+        name="shop",
+        owner=1000,
+        group=1000,
+        spec=EnvSpec(services=services, **spec),
+        services={name: ServiceRecord(name=name, port=s.port) for name, s in services.items()},
+        created=1.0,
+    )
+
+
+def run(record, *events, now=100.0):
+    """Feed events; -> the record, and the effects of the last one."""
+    effects = []
+    for event in events:
+        record, effects = step(record, event, now)
+    return record, effects
+
+
+LAUNCHED = ev.Launched(init=INIT, walls={})
+
+
+def started(name, pid=2):
+    return ev.ServiceStarted(service=name, pid=pid)
+
+
+def exited(name, code, pid=2):
+    return ev.ServiceExited(service=name, pid=pid, exit_code=code)
+
+
+def of_kind(effects, kind):
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def events_told(effects):
+    return [effect.event for effect in of_kind(effects, ev.Announce)]
+
+
+def test_every_state_and_event_has_an_entry():
+    assert set(TABLE) == set(itertools.product(State, ev.EVENTS))
+
+
+def test_events_and_effects_are_all_listed():
+    assert set(ev.EVENTS) == set(ev.Event.__subclasses__())
+    assert set(ev.EFFECTS) == set(ev.Effect.__subclasses__())
+
+
+def test_it_turns_ready_when_its_service_listens():
+    record, effects = run(fresh(WEB), ev.Admitted())
+    assert record.state is State.STARTING
+    assert of_kind(effects, ev.Launch) == [ev.Launch(start=["web"])]
+    record, effects = run(record, LAUNCHED, started("web"))
+    assert (record.state, record.services["web"].state) == (State.STARTING, ServiceState.RUNNING)
+    assert of_kind(effects, ev.Probe) == [ev.Probe(service="web")]
+    record, effects = run(record, ev.ServiceReady(service="web", port=3000), now=101.5)
+    assert (record.state, record.ready) == (State.READY, 101.5)
+    assert events_told(effects) == ["ready"]
+
+
+def test_a_dependent_starts_once_what_it_needs_is_ready():
+    record, effects = run(fresh(TWO), ev.Admitted())
+    assert of_kind(effects, ev.Launch) == [ev.Launch(start=["db"])]
+    record, effects = run(record, LAUNCHED, started("db"))
+    assert not of_kind(effects, ev.StartService)
+    record, effects = run(record, ev.ServiceReady(service="db"))
+    assert of_kind(effects, ev.StartService) == [ev.StartService(service="web")]
+    assert record.state is State.STARTING
+
+
+def test_a_job_that_ended_well_satisfies_its_dependents():
+    services = {"migrate": Service(command="m"), "web": Service(command="w", port=80, depends_on=["migrate"])}
+    services["migrate"] = Service(command="m", ready=Ready(command="false"))
+    record, effects = run(fresh(services), ev.Admitted(), LAUNCHED, started("migrate"), exited("migrate", 0))
+    assert of_kind(effects, ev.StartService) == [ev.StartService(service="web")]
+
+
+def test_a_dependency_that_ended_badly_ends_the_env_with_the_reason():
+    record, effects = run(fresh(TWO), ev.Admitted(), LAUNCHED, started("db"), exited("db", 3))
+    assert record.state is State.STOPPING
+    assert of_kind(effects, ev.KillInit)
+    record, _ = run(record, ev.InitGone())
+    assert (record.state, record.exit_code) == (State.FAILED, 3)
+    assert record.reason == "web needs db, which exited (3)"
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, State.STOPPED), (3, State.FAILED)])
+def test_it_ends_with_its_last_service_and_its_code(code, state):
+    record, effects = run(fresh(JOB), ev.Admitted(), LAUNCHED, started("job"), exited("job", code))
+    assert record.state is State.STOPPING
+    assert of_kind(effects, ev.KillInit)
+    record, effects = run(record, ev.InitGone(), now=200.0)
+    assert (record.state, record.exit_code, record.finished, record.init) == (state, code, 200.0, None)
+    assert of_kind(effects, ev.Settle)
+
+
+def test_rm_removes_it_once_it_ended():
+    record = fresh(JOB, lifecycle=Lifecycle(remove=True))
+    record, effects = run(record, ev.Admitted(), LAUNCHED, started("job"), exited("job", 0), ev.InitGone())
+    assert record.state is State.REMOVED
+    assert of_kind(effects, ev.Discard)
+
+
+def test_stop_goes_dependents_first_and_kills_after_the_grace():
+    record, _ = run(fresh(TWO), ev.Admitted(), LAUNCHED, started("db"), ev.ServiceReady(service="db"), started("web", 3))
+    record, effects = run(record, ev.StopAsked(grace=4.0))
+    assert of_kind(effects, ev.SignalService) == [ev.SignalService(service="web")]
+    assert of_kind(effects, ev.Arm) == [ev.Arm(timer="grace", after=4.0, event=ev.GraceOver())]
+    record, effects = run(record, exited("web", 143, pid=3))
+    assert of_kind(effects, ev.SignalService) == [ev.SignalService(service="db")]
+    killed, effects = run(record, ev.GraceOver())
+    assert of_kind(effects, ev.KillInit)
+    killed, _ = run(killed, ev.InitGone())
+    assert (killed.state, killed.wanted, killed.exit_code) == (State.STOPPED, Wanted.STOPPED, 143)
+
+
+def test_a_stop_that_overtakes_the_launch_kills_what_the_launch_brings():
+    record, effects = run(fresh(WEB), ev.Admitted(), ev.RemoveAsked())
+    assert not of_kind(effects, ev.KillInit)
+    record, effects = run(record, LAUNCHED)
+    assert of_kind(effects, ev.KillInit)
+    record, effects = run(record, ev.InitGone())
+    assert record.state is State.REMOVED
+
+
+def test_a_service_that_cannot_be_executed_ends_the_env_with_that_error():
+    error = ("CommandNotFound", "no such command: nope", "install it")
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, ev.ServiceRefused(service="web", error=error), ev.InitGone())
+    assert (record.state, record.error, record.exit_code) == (State.FAILED, error, 127)
+
+
+def test_a_restart_policy_brings_a_service_back_after_a_growing_delay():
+    record = fresh(WEB, lifecycle=Lifecycle(restart="on-failure:2"))
+    record, _ = run(record, ev.Admitted(), LAUNCHED, started("web"), ev.ServiceReady(service="web"))
+    delays = []
+    for pid in (2, 3):
+        record, effects = run(record, exited("web", 1, pid=pid))
+        assert record.state is State.STARTING
+        delays += [arm.after for arm in of_kind(effects, ev.Arm)]
+        record, effects = run(record, ev.RestartDue(service="web"))
+        assert of_kind(effects, ev.StartService)
+        record, _ = run(record, started("web", pid + 1))
+    assert delays == [0.1, 0.2]
+    record, effects = run(record, exited("web", 1, pid=4))
+    assert record.state is State.STOPPING
+
+
+def test_an_exit_told_twice_counts_once():
+    record = fresh(WEB, lifecycle=Lifecycle(restart="always"))
+    record, _ = run(record, ev.Admitted(), LAUNCHED, started("web"), exited("web", 1))
+    again, effects = run(record, exited("web", 1))
+    assert (again, effects) == (record, [])
+
+
+def test_a_limit_names_its_cause_and_exits_137():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"))
+    record, effects = run(record, ev.KillAsked(cause="memory", reason="used 70 MiB of 64 MiB"))
+    assert "oom" in events_told(effects)
+    record, _ = run(record, ev.InitGone())
+    assert (record.state, record.exit_code, record.cause) == (State.FAILED, 137, "memory")
+
+
+def test_ttl_stops_it_and_says_so():
+    record, effects = run(fresh(WEB, lifecycle=Lifecycle(ttl=60.0)), ev.Admitted(), LAUNCHED)
+    (armed,) = of_kind(effects, ev.Arm)
+    assert armed.after == 60.0
+    record, _ = run(record, started("web"), armed.event, exited("web", 143), ev.InitGone())
+    assert (record.cause, record.exit_code, record.state) == ("ttl", 137, State.FAILED)
+
+
+def test_a_kill_from_outside_is_a_failure_and_restarts_by_policy():
+    record, _ = run(fresh(WEB, lifecycle=Lifecycle(restart="always")), ev.Admitted(), LAUNCHED, started("web"))
+    record, effects = run(record, ev.InitGone())
+    assert (record.state, record.cause) == (State.FAILED, "killed")
+    (armed,) = of_kind(effects, ev.Arm)
+    record, effects = run(record, armed.event)
+    assert record.state is State.STARTING
+    assert of_kind(effects, ev.Launch)
+    assert record.restarts == 1
+
+
+def test_unready_in_time_is_said_and_not_punished():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"))
+    record, effects = run(record, ev.ServiceUnready(service="web", reason="nothing listens"))
+    assert record.state is State.STARTING
+    assert events_told(effects) == ["unhealthy"]
+    record, _ = run(record, ev.ServiceReady(service="web", port=3000))
+    assert (record.state, record.services["web"].unready, record.reason) == (State.READY, "", "")
+
+
+def test_restart_starts_it_again_once_it_has_ended():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"), ev.StopAsked(again=True))
+    record, effects = run(record, exited("web", 143), ev.InitGone())
+    assert record.state is State.STOPPED
+    assert of_kind(effects, ev.Arm) == [ev.Arm(timer="restart:", after=0.0, event=ev.StartAsked())]
+
+
+def test_only_an_ended_env_takes_another_spec():
+    other = EnvSpec(services={"api": Service(command="api")})
+    change = ev.SpecChanged(spec=other, environ={})
+    running, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED)
+    assert run(running, change)[0] == running
+    ended, _ = run(running, ev.KillAsked(), ev.InitGone())
+    assert list(run(ended, change)[0].services) == ["api"]
+
+
+# -- any order at all ------------------------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["web", "db"])
+EVENT = st.one_of(
+    st.builds(ev.Admitted),
+    st.just(LAUNCHED),
+    st.just(ev.LaunchFailed(error=("LaunchFailed", "m", "h"))),
+    st.builds(ev.ServiceStarted, service=NAMES, pid=st.integers(2, 4)),
+    st.builds(ev.ServiceRefused, service=NAMES, error=st.just(("CommandNotFound", "m", "h"))),
+    st.builds(ev.ServiceReady, service=NAMES),
+    st.builds(ev.ServiceUnready, service=NAMES, reason=st.just("why")),
+    st.builds(ev.PortFound, service=NAMES, port=st.just(80)),
+    st.builds(ev.ServiceExited, service=NAMES, pid=st.integers(2, 4), exit_code=st.sampled_from([0, 1, 137])),
+    st.builds(ev.RestartDue, service=st.sampled_from(["", "web", "db"])),
+    st.builds(ev.StopAsked, again=st.booleans(), cause=st.sampled_from(["", "ttl"])),
+    st.builds(ev.KillAsked, cause=st.sampled_from(["", "memory"])),
+    st.builds(ev.StartAsked),
+    st.builds(ev.RemoveAsked),
+    st.builds(ev.GraceOver),
+    st.builds(ev.Adopted),
+    st.builds(ev.InitGone),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(EVENT, max_size=40), st.sampled_from(["no", "always", "on-failure:1"]), st.booleans())
+def test_no_order_of_events_breaks_an_invariant(events, restart, remove):
+    record = fresh(TWO, lifecycle=Lifecycle(restart=restart, remove=remove))
+    for number, event in enumerate(events):
+        before = record
+        record, effects = step(record, event, 100.0 + number)
+        assert msgspec.json.decode(msgspec.json.encode(record), type=EnvRecord) == record
+        if before.state is State.REMOVED:
+            assert (record, effects) == (before, [])
+        if record.state in ENDED:
+            assert record.init is None or before.state in ENDED
+            assert not [s for s in record.services.values() if s.state in UP]
+        if of_kind(effects, ev.Launch):
+            assert before.state in {State.QUEUED, State.STOPPED, State.FAILED}
+        if of_kind(effects, ev.Discard):
+            assert record.state is State.REMOVED
+        if record.state is State.READY:
+            assert all(s.state in OVER or s.state is ServiceState.READY for s in record.services.values())
+        for effect in of_kind(effects, ev.SignalService):
+            assert record.services[effect.service].pid is not None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(EVENT, max_size=30))
+def test_from_anywhere_a_removal_ends_in_removed(events):
+    record = fresh(TWO)
+    for event in events:
+        record, _ = step(record, event, 100.0)
+    for event in (ev.RemoveAsked(), LAUNCHED, ev.InitGone()):
+        record, _ = step(record, event, 101.0)
+    assert record.state is State.REMOVED
