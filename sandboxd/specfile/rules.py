@@ -1,0 +1,261 @@
+"""The rules that need more than one field, or more than a type: names, ports, cycles, caps, things that cannot be meant.
+
+Pure; imports spec and units. The daemon holds every incoming spec to them, whoever sent it: a struct made in Python was never
+checked, and msgspec's patterns let a trailing newline pass (`$` matches before it). The first broken rule is raised.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sandboxd.errors import NameInvalid, SpecInvalid
+from sandboxd.spec import EnvSpec, Service
+from sandboxd.specfile.lines import Path
+from sandboxd.specfile.words import SIGNALS, parse_address, signal_number
+from sandboxd.units import shown
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+RESTART = re.compile(r"no|on-failure(:[0-9]{1,4})?|always|unless-stopped")
+NAME_HINT = 'a name is a DNS label: 1 to 63 of a-z, 0-9 and inner hyphens, as "shop-2"'
+RESTART_HINT = 'use "no", "on-failure", "on-failure:5", "always" or "unless-stopped"'
+
+MAX_SERVICES = 64
+MAX_ENTRIES = 256  # of each other list or table
+MAX_VARIABLES = 4096
+MAX_ARGUMENTS = 4096
+MAX_TEXT = 128 << 10  # what execve(2) takes as one argument (MAX_ARG_STRLEN)
+MIN_MEMORY = 1 << 20  # below it nothing starts; whoever writes 512 means 512m
+
+
+class Problem(NamedTuple):
+    """A broken rule: where, what is wrong, what to do."""
+
+    path: Path
+    message: str
+    hint: str = ""
+    kind: type[SpecInvalid] = SpecInvalid
+
+
+def check(spec: EnvSpec) -> None:
+    """Raise SpecInvalid (details: `key`) for the first rule that a spec breaks."""
+    for problem in problems(spec):
+        raise problem.kind(f"{dotted(problem.path)}: {problem.message}", hint=problem.hint, key=dotted(problem.path))
+
+
+def problems(spec: EnvSpec) -> Iterator[Problem]:
+    """Every broken rule, in the order of a reader; caps first, so that the rest looks at bounded data."""
+    yield from caps(spec)
+    if spec.name is not None:
+        yield from name(("name",), spec.name)
+    if not spec.services:
+        yield Problem(("services",), "there is no service", 'add one: [services.web] with a command = "…"')
+    for service_name, service in spec.services.items():
+        yield from name(("services", service_name), service_name)
+        yield from of_service(("services", service_name), service)
+    yield from dependencies(spec)
+    yield from ports(spec)
+    yield from network(spec)
+    yield from limits(spec)
+    yield from variables(("env",), spec.env)
+    if not RESTART.fullmatch(spec.lifecycle.restart):
+        yield Problem(("lifecycle", "restart"), f"{shown(spec.lifecycle.restart)} is no restart policy", RESTART_HINT)
+    yield from paths(spec)
+    for key, value in spec.labels.items():
+        yield from text(("labels", key), key)
+        yield from text(("labels", key), value)
+        if not key or "=" in key:
+            yield Problem(("labels", key), f"{shown(key)} is no label's name", "a label is KEY=VALUE; the key has no =")
+
+
+def caps(spec: EnvSpec) -> Iterator[Problem]:
+    """Counts."""
+    counted: list[tuple[Path, int, int]] = [
+        (("services",), len(spec.services), MAX_SERVICES),
+        (("env",), len(spec.env), MAX_VARIABLES),
+        (("labels",), len(spec.labels), MAX_ENTRIES),
+        (("mounts",), len(spec.mounts), MAX_ENTRIES),
+        (("network", "publish"), len(spec.network.publish), MAX_ENTRIES),
+        (("network", "forward"), len(spec.network.forward), MAX_ENTRIES),
+        (("network", "egress"), len(spec.network.egress), MAX_ENTRIES),
+    ]
+    for key, service in spec.services.items():
+        counted.append((("services", key, "env"), len(service.env), MAX_VARIABLES))
+        counted.append((("services", key, "depends_on"), len(service.depends_on), MAX_SERVICES))
+    for path, count, most in counted:
+        if count > most:
+            yield Problem(path, f"{count} are too many: {most} at most")
+
+
+def name(path: Path, value: str) -> Iterator[Problem]:
+    """A DNS label."""
+    if not NAME.fullmatch(value):
+        yield Problem(path, f"{shown(value)} is no name", NAME_HINT, NameInvalid)
+
+
+def text(path: Path, value: str, *, empty: bool = True) -> Iterator[Problem]:
+    """What the kernel and our own files can carry: no NUL, no lone surrogates, not endless."""
+    if "\0" in value:
+        yield Problem(path, "it has a NUL character in it, which no program can be given")
+    elif len(value) > MAX_TEXT:
+        yield Problem(path, f"it is longer than {MAX_TEXT} characters")
+    elif not empty and not value:
+        yield Problem(path, "it is empty")
+    elif any("\ud800" <= character <= "\udfff" for character in value):
+        yield Problem(path, "it is no valid text (a lone surrogate)")
+
+
+def of_service(path: Path, service: Service) -> Iterator[Problem]:
+    """One service by itself."""
+    yield from command((*path, "command"), service.command)
+    yield from variables((*path, "env"), service.env)
+    if service.port is not None and not 1 <= service.port <= 65535:
+        yield Problem((*path, "port"), f"{service.port} is no port", "a port is a number from 1 to 65535")
+    if service.restart is not None and not RESTART.fullmatch(service.restart):
+        yield Problem((*path, "restart"), f"{shown(service.restart)} is no restart policy", RESTART_HINT)
+    if signal_number(service.stop_signal) is None:
+        known = ", ".join(SIGNALS)
+        yield Problem((*path, "stop_signal"), f"{shown(service.stop_signal)} is no signal", f"a name or number: {known}")
+    if service.workdir is not None:
+        yield from text((*path, "workdir"), service.workdir, empty=False)
+    ready = service.ready
+    if ready is None:
+        return
+    if ready.http is not None and ready.command is not None:
+        yield Problem((*path, "ready"), "http and command are two checks", "keep one of them")
+    if ready.http is not None:
+        yield from text((*path, "ready", "http"), ready.http)
+        if not ready.http.startswith("/") or re.search(r"[\x00-\x20\x7f]", ready.http) or not ready.http.isascii():
+            yield Problem((*path, "ready", "http"), f"{shown(ready.http)} is no path", 'a path starts with /, as "/healthz"')
+    if ready.command is not None:
+        yield from command((*path, "ready", "command"), ready.command)
+
+
+def command(path: Path, value: str | list[str]) -> Iterator[Problem]:
+    """What is executed: a line for sh, or arguments."""
+    if isinstance(value, str):
+        yield from text(path, value)
+        if not value.strip():
+            yield Problem(path, "it is empty", 'write what to run: command = "npm run dev"')
+        return
+    if not value or not value[0]:
+        yield Problem(path, "it is empty", 'write what to run: command = ["npm", "run", "dev"]')
+    if len(value) > MAX_ARGUMENTS:
+        yield Problem(path, f"{len(value)} arguments are too many: {MAX_ARGUMENTS} at most")
+        return
+    for index, argument in enumerate(value):
+        yield from text((*path, index), argument)
+
+
+def variables(path: Path, env: dict[str, str]) -> Iterator[Problem]:
+    """Environment variables."""
+    for key, value in env.items():
+        yield from text((*path, key), key)
+        yield from text((*path, key), value)
+        if not key or "=" in key:
+            yield Problem((*path, key), f"{shown(key)} is no variable's name", "a name is not empty and has no =")
+
+
+def dependencies(spec: EnvSpec) -> Iterator[Problem]:
+    """Every dependency exists, and none goes round."""
+    for key, service in spec.services.items():
+        for index, other in enumerate(service.depends_on):
+            if other not in spec.services:
+                known = ", ".join(spec.services)
+                yield Problem(
+                    ("services", key, "depends_on", index), f"there is no service {shown(other)}", f"services are: {known}"
+                )
+                return
+    left = {key: set(service.depends_on) for key, service in spec.services.items()}
+    while free := [key for key, needs in left.items() if not needs]:
+        for key in free:
+            del left[key]
+        for needs in left.values():
+            needs.difference_update(free)
+    if left:  # each of these waits for one of these: walking on from any of them comes round
+        walk = [next(iter(left))]
+        while walk[-1] not in walk[:-1]:
+            walk.append(min(left[walk[-1]]))
+        ring = walk[walk.index(walk[-1]) :]
+        yield Problem(
+            ("services", ring[0], "depends_on"),
+            "the dependencies go round: " + " -> ".join(ring),
+            "take one of these depends_on away",
+        )
+
+
+def ports(spec: EnvSpec) -> Iterator[Problem]:
+    """Services share one network: no two on one port."""
+    taken: dict[int, str] = {}
+    for key, service in spec.services.items():
+        if service.port is not None and taken.setdefault(service.port, key) != key:
+            yield Problem(
+                ("services", key, "port"),
+                f"{service.port} is the port of {taken[service.port]} too",
+                "services of one env share its network: give them different ports, or make two envs",
+            )
+
+
+def network(spec: EnvSpec) -> Iterator[Problem]:
+    """Published addresses."""
+    taken: set[tuple[str, int]] = set()
+    for index, publish in enumerate(spec.network.publish):
+        path: Path = ("network", "publish", index)
+        if not (1 <= publish.host_port <= 65535 and 1 <= publish.port <= 65535):
+            yield Problem(path, "it has a port out of range", "a port is a number from 1 to 65535")
+            continue
+        try:
+            address = parse_address(publish.address)
+        except SpecInvalid as error:
+            yield Problem(path, error.message, error.hint)
+            continue
+        if (address, publish.host_port) in taken:
+            yield Problem(path, f"{address}:{publish.host_port} is published twice", "each host address reaches one port")
+        taken.add((address, publish.host_port))
+    if spec.network.publish and spec.network.mode != "private":
+        why = "has no way in" if spec.network.mode == "none" else "is the host's own: what listens is published already"
+        yield Problem(("network", "publish"), f"network mode {spec.network.mode} {why}", 'publish needs mode = "private"')
+    for index, forward in enumerate(spec.network.forward):
+        if isinstance(forward, int) and not 1 <= forward <= 65535:
+            yield Problem(("network", "forward", index), f"{forward} is no port", "a port is a number from 1 to 65535")
+
+
+def limits(spec: EnvSpec) -> Iterator[Problem]:
+    """Ceilings that something can live under."""
+    for key, size in (("memory", spec.limits.memory), ("disk", spec.limits.disk)):
+        if size is not None and size < MIN_MEMORY:
+            yield Problem(("limits", key), f"{size} bytes are too few for anything to start", f'with a unit: {key} = "{size}m"')
+    if spec.limits.cpus is not None and not (math.isfinite(spec.limits.cpus) and 0 < spec.limits.cpus <= 65536):
+        yield Problem(("limits", "cpus"), f"{spec.limits.cpus} is no number of CPUs", "as cpus = 1.5")
+
+
+def paths(spec: EnvSpec) -> Iterator[Problem]:
+    """Paths that mean the same wherever the daemon stands."""
+    if spec.workspace.path is not None:
+        yield from text(("workspace", "path"), spec.workspace.path)
+        if not spec.workspace.path.startswith("/"):
+            yield Problem(("workspace", "path"), f"{shown(spec.workspace.path)} is no absolute path", "start it with /")
+    targets: set[str] = set()
+    for index, mount in enumerate(spec.mounts):
+        for key, path in (("source", mount.source), ("target", mount.target)):
+            yield from text(("mounts", index, key), path)
+            if not path.startswith("/"):
+                yield Problem(("mounts", index, key), f"{shown(path)} is no absolute path", "start it with /")
+            elif key == "target" and ".." in path.split("/"):
+                yield Problem(("mounts", index, key), f"{shown(path)} goes up by ..", "write the path it comes to")
+        target = mount.target.rstrip("/")
+        if target in targets:
+            yield Problem(("mounts", index, "target"), f"{shown(mount.target)} is mounted on twice", "keep one of them")
+        targets.add(target)
+
+
+def dotted(path: Path) -> str:
+    """A path as one writes it: services.web.depends_on[0]."""
+    found = ""
+    for part in path:
+        if isinstance(part, int):
+            found += f"[{part}]"
+        else:
+            plain = re.fullmatch(r"[A-Za-z0-9_-]+", part) and len(part) <= 63
+            found += ("." if found else "") + (part if plain else shown(part))
+    return found
