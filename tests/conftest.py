@@ -1,5 +1,6 @@
 """Fixtures for every test: leaks of descriptors and children are failures, and `daemon` is a real one of the test's own."""
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
@@ -32,7 +33,8 @@ def children() -> set[int]:
     """Pids of this process's children, dead ones that nobody waited for included."""
     found: set[int] = set()
     for thread in os.listdir("/proc/self/task"):
-        found.update(int(pid) for pid in Path(f"/proc/self/task/{thread}/children").read_text().split())
+        with contextlib.suppress(FileNotFoundError):  # pytest's own watchdog thread comes and goes
+            found.update(int(pid) for pid in Path(f"/proc/self/task/{thread}/children").read_text().split())
     return found
 
 
