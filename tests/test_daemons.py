@@ -12,11 +12,12 @@ from tests.require import missing
 
 # A grandchild in a session of its own whose parent ends at once: what a daemon's detached processes look like.
 ORPHAN = """
-import os, sys, time
-if os.fork() == 0:
+import os, time
+pid = os.fork()
+if pid:
+    print(pid)
+else:
     os.setsid()
-    print(os.getpid(), flush=True)
-    os.close(1)
     time.sleep(600)
 """
 
