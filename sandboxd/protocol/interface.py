@@ -14,7 +14,7 @@ from msgspec import inspect
 
 from sandboxd.errors import by_code
 from sandboxd.protocol.envelopes import SERVICE, bare, takes_null
-from sandboxd.protocol.messages import INTERFACE, METHODS, Empty, Reply
+from sandboxd.protocol.messages import INTERFACE, METHODS, Empty, Params, Reply
 
 # Inside an enum PyPI's varlink takes only these; of one word alone it makes a syntax error.
 _WORD = re.compile(r"[A-Za-z](_?[A-Za-z0-9])*")
@@ -55,10 +55,30 @@ error ExpectedMore ()
 """
 
 
-class GetInterfaceDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of org.varlink.service's only method that has any."""
+class GetInfo(Params, frozen=True, kw_only=True):
+    """Parameters of org.varlink.service.GetInfo."""
+
+
+class Info(Reply, frozen=True, kw_only=True):
+    """Who serves here, and which interfaces."""
+
+    vendor: str
+    product: str
+    version: str
+    url: str
+    interfaces: list[str]
+
+
+class GetInterfaceDescription(Params, frozen=True, kw_only=True):
+    """Parameters of org.varlink.service.GetInterfaceDescription."""
 
     interface: str
+
+
+class Description(Reply, frozen=True, kw_only=True):
+    """The text of an interface."""
+
+    description: str
 
 
 @functools.cache
