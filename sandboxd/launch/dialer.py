@@ -1,0 +1,141 @@
+"""Sockets born in the env's network namespace, handed to whoever holds dial.sock: the router, from outside.
+
+Runs inside pid 1. Request: 2 bytes, family (4 or 6) and count (1 to 16). Reply: 2 bytes, count given and errno (0), with that
+many unconnected, non-blocking TCP sockets. Nothing else can be asked for here, and descriptors that come with a request are
+dropped by the kernel, since no room is given for them (recvmsg(2)). A peer that does not read its replies is cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from sandboxd.kernel import fds
+from sandboxd.launch.loop import READ, Loop
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+COUNT_LIMIT = 16
+PEERS_LIMIT = 64
+BATCH = 16  # requests of one peer served at a time
+PAUSE = 1.0  # seconds without accepting after the descriptors ran out
+KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+NETLINK_SOCK_DIAG = 4
+
+
+class Listener:
+    """Accepts connections on an inherited listening socket; never spins when descriptors run out."""
+
+    __slots__ = ("limit", "loop", "open", "sock", "take")
+
+    def __init__(self, loop: Loop, fd: int, limit: int, take: Callable[[socket.socket], None]) -> None:
+        self.loop = loop
+        self.sock = socket.socket(fileno=fd)
+        self.sock.setblocking(False)
+        self.limit = limit
+        self.take = take
+        self.open = 0
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear of connections."""
+        self.loop.watch(self.sock.fileno(), READ, self.accept)
+
+    def accept(self, _events: int) -> None:
+        """Take those that wait; over the limit they are closed at once."""
+        for _ in range(BATCH):
+            try:
+                peer, _ = self.sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self.loop.forget(self.sock.fileno())  # it stays readable, and would be reported over and over
+                    self.loop.after(PAUSE, self.listen)
+                    return
+                continue
+            if self.open >= self.limit:
+                peer.close()
+                continue
+            peer.setblocking(False)
+            self.open += 1
+            self.take(peer)
+
+
+class Dialer:
+    """Serves dial.sock."""
+
+    __slots__ = ("listener", "loop")
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self.loop = loop
+        self.listener = Listener(loop, fd, PEERS_LIMIT, self.join)
+
+    def join(self, peer: socket.socket) -> None:
+        """A new peer."""
+        self.loop.watch(peer.fileno(), READ, lambda _events: self.serve(peer))
+
+    def leave(self, peer: socket.socket) -> None:
+        """A peer went, or broke the rules."""
+        self.loop.forget(peer.fileno())
+        peer.close()
+        self.listener.open -= 1
+
+    def serve(self, peer: socket.socket) -> None:
+        """Answer what waits, a few at a time."""
+        for _ in range(BATCH):
+            try:
+                asked = peer.recv(3)  # a byte more than a request, to see one that is too long
+            except BlockingIOError:
+                return
+            except OSError:
+                asked = b""
+            if not give(peer, asked):
+                self.leave(peer)
+                return
+
+
+def give(peer: socket.socket, asked: bytes) -> bool:
+    """Answer one request; False when it was none, or the peer takes no answer."""
+    if len(asked) != 2 or asked[0] not in FAMILIES or not 1 <= asked[1] <= COUNT_LIMIT:
+        return False
+    sockets, refused = born_here(FAMILIES[asked[0]], asked[1])
+    try:
+        send(peer, sockets, refused)
+    except OSError as error:
+        if (
+            error.errno != errno.ETOOMANYREFS
+        ):  # a uid may have RLIMIT_NOFILE descriptors in flight (unix(7)); not the peer's fault
+            return False
+        try:
+            send(peer, [], error.errno)
+        except OSError:
+            return False
+    finally:
+        for sock in sockets:
+            sock.close()
+    return True
+
+
+def send(peer: socket.socket, sockets: list[socket.socket], refused: int) -> None:
+    """One reply, without waiting; raises OSError."""
+    fds.send(peer, bytes((len(sockets), refused)), [sock.fileno() for sock in sockets], flags=socket.MSG_DONTWAIT)
+
+
+def born_here(family: socket.AddressFamily, count: int) -> tuple[list[socket.socket], int]:
+    """That many sockets of this namespace, or as many as could be had and the errno."""
+    sockets: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            sockets.append(socket.socket(family, KIND))
+    except OSError as error:
+        return sockets, min(error.errno or errno.EIO, 255)
+    return sockets, 0
+
+
+def open_diag() -> socket.socket:
+    """A NETLINK_SOCK_DIAG socket of this namespace: who holds it sees what listens here (sock_diag(7)). Raises OSError."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG)

@@ -1,0 +1,125 @@
+"""Exit statuses on disk: pid 1 of an env writes one JSON line for each service that ended, a daemon reads them later.
+
+The status of a process that is not our child is lost to us once it is reaped (waitid says ECHILD), so a daemon that was away
+learns it from here. Imports json and os. Invariants: one whole line per exit or none; the file stays under FILE_LIMIT, where
+the last exit of each service is kept; a full disk delays a record and loses none while pid 1 lives. The reader trusts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+
+FILE_LIMIT = 1 << 18
+PENDING_LIMIT = 256
+
+
+class Exit:
+    """A main process ended. wait_status: as of waitpid(2); time: seconds since the epoch; n: counts from 1 in each init."""
+
+    __slots__ = ("n", "pid", "service", "time", "wait_status")
+
+    def __init__(self, service: str, pid: int, wait_status: int, time: float, n: int) -> None:
+        self.service = service
+        self.pid = pid
+        self.wait_status = wait_status
+        self.time = time
+        self.n = n
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Exit) and self.line() == other.line()
+
+    def __hash__(self) -> int:
+        return hash((self.service, self.pid, self.n))
+
+    def __repr__(self) -> str:
+        return f"Exit({self.service!r}, pid={self.pid}, wait_status={self.wait_status}, time={self.time}, n={self.n})"
+
+    def line(self) -> bytes:
+        """As it stands in the file."""
+        fields = {
+            "service": self.service, "pid": self.pid, "wait_status": self.wait_status, "time": self.time, "n": self.n,
+        }  # fmt: skip
+        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+class ExitFile:
+    """The writing side, on a descriptor; -1: nowhere."""
+
+    __slots__ = ("count", "fd", "last", "lead", "pending", "size")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.size = 0
+        self.lead = b""
+        if fd >= 0:
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+            self.size = os.fstat(fd).st_size
+            self.lead = b"\n" if self.size else b""  # an earlier init may have died within a line
+        self.count = 0
+        self.pending: list[Exit] = []
+        self.last: dict[str, Exit] = {}
+
+    def record(self, service: str, pid: int, wait_status: int, time: float) -> bool:
+        """Append; False when the disk refused and `retry` is wanted."""
+        self.count += 1
+        self.last[service] = Exit(service, pid, wait_status, time, self.count)
+        self.pending.append(self.last[service])
+        return self.retry()
+
+    def retry(self) -> bool:
+        """Write what is not written yet; False when some is left."""
+        if self.fd < 0:
+            self.pending.clear()
+        if len(self.pending) > PENDING_LIMIT:
+            self.pending = list(self.last.values())
+        lines = self.lead + b"".join(exit.line() for exit in self.pending) if self.pending else b""
+        if self.size + len(lines) > FILE_LIMIT:
+            os.ftruncate(self.fd, 0)
+            self.size = 0
+            lines = b"".join(exit.line() for exit in self.last.values())
+        if lines and not self.append(lines):
+            return False
+        if lines:
+            self.lead = b""
+        self.pending.clear()
+        return True
+
+    def append(self, lines: bytes) -> bool:
+        """Write all or nothing."""
+        done = 0
+        with contextlib.suppress(OSError):
+            while done < len(lines):
+                done += os.write(self.fd, lines[done:])
+        if done < len(lines):
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, self.size)
+            return False
+        self.size += done
+        return True
+
+
+def read_exits(path: str | os.PathLike[str]) -> list[Exit]:
+    """What the file holds, oldest first; nothing when there is none. Lines that are no record are passed over."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return []
+    with open(fd, "rb") as file:
+        lines = file.read(2 * FILE_LIMIT).splitlines()
+    found = [read_line(line) for line in lines]
+    return [exit for exit in found if exit is not None]
+
+
+def read_line(line: bytes) -> Exit | None:
+    """One line as a record."""
+    try:
+        fields = json.loads(line)
+        whole = {key: fields[key] for key in ("pid", "wait_status", "n")}
+        if not isinstance(fields["service"], str) or any(type(value) is not int for value in whole.values()):
+            return None
+        return Exit(fields["service"], whole["pid"], whole["wait_status"], float(fields["time"]), whole["n"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

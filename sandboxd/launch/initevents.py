@@ -1,0 +1,124 @@
+"""What an env's init tells the daemon, as typed data: events, the status of its services, sessions it opened.
+
+Pure but for closing descriptors that came with a broken answer. Init lives inside the env: each field is checked, and what is
+not as it should be is a ProtocolViolation.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sandboxd.errors import ProtocolViolation, SandboxdError
+from sandboxd.kernel.fds import close_all
+from sandboxd.launch.frames import error_from
+
+
+class Started(NamedTuple):
+    """A service's command was executed. time: seconds since the epoch."""
+
+    service: str
+    pid: int
+    time: float
+
+
+class ExecFailed(NamedTuple):
+    """A service's command could not be executed."""
+
+    service: str
+    error: SandboxdError
+
+
+class ServiceExited(NamedTuple):
+    """A service's main process ended; its log is complete. wait_status: as of waitpid(2)."""
+
+    service: str
+    pid: int
+    wait_status: int
+    time: float
+
+
+class SessionExited(NamedTuple):
+    """A session ended. wait_status: of its command or service; None when it was let go before: reason gone, lagging, closed."""
+
+    session: str
+    wait_status: int | None
+    time: float
+    reason: str = "ended"
+
+
+class Closed(NamedTuple):
+    """The link is gone; nothing follows."""
+
+    reason: str
+
+
+InitEvent = Started | ExecFailed | ServiceExited | SessionExited | Closed
+
+
+class ServiceStatus(NamedTuple):
+    """A service as init knows it. pid: inner, of the last start; wait_status: None while that one runs."""
+
+    pid: int | None
+    wait_status: int | None
+    started: float | None
+    ended: float | None
+    tty: bool = False
+    stdin: bool = False
+
+
+class InitStatus(NamedTuple):
+    """All that init knows. failed: services whose last start did not come to exec. sessions: session, kind, pid, service."""
+
+    services: dict[str, ServiceStatus]
+    failed: dict[str, SandboxdError]
+    sessions: list[dict[str, Any]]
+
+
+class Opened(NamedTuple):
+    """A session; `fds` are the outer ends, close-on-exec, the caller's to close."""
+
+    session: str
+    pid: int
+    fds: dict[str, int]
+
+
+def as_int(value: object) -> int:
+    """A number that a peer sent; raises ProtocolViolation."""
+    if type(value) is not int:
+        raise ProtocolViolation(f"init sent {value!r} for a number")
+    return value
+
+
+def as_status(data: dict[str, Any]) -> ServiceStatus:
+    """A service's status as init sent it."""
+    pid, wait_status = (None if data[key] is None else as_int(data[key]) for key in ("pid", "wait_status"))
+    started, ended = (None if data[key] is None else float(data[key]) for key in ("started", "ended"))
+    return ServiceStatus(pid, wait_status, started, ended, bool(data.get("tty")), bool(data.get("stdin")))
+
+
+def as_event(message: dict[str, Any]) -> InitEvent | None:
+    """An event as init sent it; None for a kind this version does not know."""
+    match message["event"]:
+        case "started":
+            return Started(str(message["service"]), as_int(message["pid"]), float(message["time"]))
+        case "exec_failed":
+            return ExecFailed(str(message["service"]), error_from(message["error"]))
+        case "service_exited":
+            status = as_int(message["wait_status"])
+            return ServiceExited(str(message["service"]), as_int(message["pid"]), status, float(message["time"]))
+        case "session_exited":
+            given = message["wait_status"]
+            ended = None if given is None else as_int(given)
+            return SessionExited(str(message["session"]), ended, float(message["time"]), str(message.get("reason", "ended")))
+    return None
+
+
+def as_opened(found: dict[str, Any], fds: dict[str, int], wanted: set[str]) -> Opened:
+    """A session as init sent it; raises ProtocolViolation, and closes what came, when a descriptor is missing or odd."""
+    try:
+        if not wanted <= fds.keys() <= wanted | {"stdin"}:
+            raise ProtocolViolation(f"init sent descriptors {sorted(fds)} for a session")
+        return Opened(str(found["session"]), as_int(found["pid"]), fds)
+    except (KeyError, SandboxdError):
+        close_all(list(fds.values()))
+        raise ProtocolViolation("init's answer is no session") from None

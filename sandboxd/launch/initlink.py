@@ -1,0 +1,348 @@
+"""The daemon's end of init.sock: calls to an env's pid 1 and its events.
+
+Asyncio by add_reader and recvmsg, since streams of uvloop drop descriptors; works on both loops. The peer lives inside the env
+and may be hostile: frames are capped, each wait is bounded, whatever breaks the rules closes the link, and a descriptor that
+no call waits for is closed. Every way to end a link (ours, the peer's, an error) goes through `close`, which fails what waits
+and says `Closed` once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sandboxd.errors import NotFound, ProtocolViolation, SandboxdError, TimedOut
+from sandboxd.kernel.fds import close_all
+from sandboxd.launch.frames import VERSION, Inbox, Outbox, encode, error_from
+from sandboxd.launch.initevents import (
+    Closed,
+    ExecFailed,
+    InitEvent,
+    InitStatus,
+    Opened,
+    ServiceExited,
+    ServiceStatus,
+    SessionExited,
+    Started,
+    as_event,
+    as_int,
+    as_opened,
+    as_status,
+)
+
+__all__ = [
+    "Closed",
+    "ExecFailed",
+    "InitEvent",
+    "InitLink",
+    "InitSockets",
+    "InitStatus",
+    "Opened",
+    "ServiceExited",
+    "ServiceStatus",
+    "SessionExited",
+    "Started",
+    "bind_sockets",
+]
+
+CALL_TIMEOUT = 30.0
+OUTBOX_LIMIT = 4 << 20
+DRAIN_TURNS = 64  # frames' worth received in one go before others have a turn
+
+
+class InitSockets(NamedTuple):
+    """Listening sockets for init to inherit; the daemon closes its copies once init has them."""
+
+    control: socket.socket
+    dial: socket.socket
+
+    def close(self) -> None:
+        """Close both."""
+        self.control.close()
+        self.dial.close()
+
+
+def bind_sockets(env_dir: Path) -> InitSockets:
+    """Listen on env_dir/init.sock and env_dir/dial.sock, replacing what an earlier init left; raises OSError."""
+    control = listen(env_dir, "init.sock", socket.SOCK_STREAM)
+    try:
+        return InitSockets(control, listen(env_dir, "dial.sock", socket.SOCK_SEQPACKET))
+    except BaseException:
+        control.close()
+        raise
+
+
+def listen(directory: Path, name: str, kind: socket.SocketKind) -> socket.socket:
+    """A listening socket; its path may be longer than sun_path's 108 bytes, so it goes by the directory's descriptor."""
+    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        (directory / name).unlink(missing_ok=True)
+        sock.bind(f"/proc/self/fd/{folder}/{name}")
+        sock.listen(64)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(folder)
+    return sock
+
+
+def connect_to(directory: Path, name: str) -> socket.socket:
+    """A connected stream socket; raises NotFound when nobody listens, BlockingIOError while its queue is full."""
+    gone = NotFound(f"init does not answer on {directory / name}", hint="the env has ended")
+    try:
+        folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise gone from None
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/{name}")
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        raise gone from None
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(folder)
+    return sock
+
+
+Answer = asyncio.Future[tuple[dict[str, Any], dict[str, int]]]
+
+
+class InitLink:
+    """One connection to an env's init. Calls raise the error init met, NotFound when it is gone, TimedOut when it is stuck."""
+
+    def __init__(self, sock: socket.socket, on_event: Callable[[InitEvent], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.on_event = on_event
+        self.inbox = Inbox(sock)
+        self.outbox = Outbox(sock)
+        self.waiting: dict[int, Answer] = {}
+        self.hello: asyncio.Future[dict[str, Any]] = self.loop.create_future()
+        self.count = 0
+        self.is_open = True
+        self.loop.add_reader(self.fd, self._readable)
+
+    @classmethod
+    async def connect(cls, env_dir: Path, on_event: Callable[[InitEvent], None], *, timeout: float = 5) -> InitLink:
+        """Connect to env_dir/init.sock and wait for init's greeting, at most `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                sock = None
+                while sock is None:
+                    try:
+                        sock = connect_to(env_dir, "init.sock")
+                    except BlockingIOError:  # the queue is full, and unix(7) tells nobody when it is not
+                        await asyncio.sleep(0.02)
+                link = cls(sock, on_event)
+                try:
+                    await link.hello
+                except BaseException:
+                    link.on_event = lambda _event: None  # it never was a link
+                    link.close()
+                    raise
+                return link
+        except TimeoutError:
+            raise TimedOut(f"init does not answer on {env_dir / 'init.sock'} within {timeout:g} s") from None
+
+    # -- calls -----------------------------------------------------------------------------------------------------------
+
+    async def status(self) -> InitStatus:
+        """All services, failures and sessions."""
+        found, fds = await self._call("status", {})
+        close_all(list(fds.values()))
+        try:
+            return InitStatus(
+                {str(name): as_status(data) for name, data in found["services"].items()},
+                {str(name): error_from(data) for name, data in found["failed"].items()},
+                [dict(data) for data in found["sessions"]],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProtocolViolation(f"init's status is none: {error!r}") from None
+
+    async def start(
+        self,
+        service: dict[str, Any],
+        *,
+        logs: tuple[int, int],
+        attach: Mapping[str, int] | None = None,
+        slow: str = "drop",
+    ) -> int:
+        """Start a service (a ServicePlan as a dict); its inner pid once it is executed. `attach` opens session `attach:NAME`.
+
+        Raises CommandNotFound, CommandNotExecutable, LaunchFailed, InvalidState. Descriptors stay the caller's.
+        """
+        named = {"log.0": logs[0], "log.1": logs[1], **{f"attach.{name}": fd for name, fd in (attach or {}).items()}}
+        found, fds = await self._call("start", {"service": service, "slow": slow}, named)
+        close_all(list(fds.values()))
+        return as_int(found.get("pid"))
+
+    async def signal(self, target: str, signum: int, *, group: bool = False) -> None:
+        """Signal `service:NAME`, `session:ID` (group: a terminal's foreground group) or `all` (every process but init)."""
+        await self._call("signal", {"target": target, "signum": signum, "group": group})
+
+    async def exec(self, request: dict[str, Any]) -> Opened:
+        """Execute a command inside, its stdio ours; raises as `start`."""
+        found, fds = await self._call("exec", {"request": request})
+        return as_opened(found, fds, {"pty"} if request.get("tty") else {"stdout", "stderr"})
+
+    async def attach(self, service: str, *, stdin: bool, slow: str) -> Opened:
+        """Join a running service's stdio by pipes (stdin only where it has one); slow: "wait" or "drop"."""
+        found, fds = await self._call("attach", {"service": service, "stdin": stdin, "slow": slow})
+        return as_opened(found, fds, {"stdout", "stderr"})
+
+    async def resize(self, target: str, rows: int, cols: int) -> None:
+        """Set the window of `service:NAME` or `session:ID`."""
+        await self._call("resize", {"target": target, "rows": rows, "cols": cols})
+
+    async def close_session(self, session: str, *, grace: float = 2.0) -> None:
+        """End a session: a command's group gets SIGHUP and, `grace` seconds later, SIGKILL. One that is over is fine."""
+        await self._call("close_session", {"session": session, "grace": grace})
+
+    async def diag(self) -> socket.socket:
+        """A NETLINK_SOCK_DIAG socket born in the env's network namespace."""
+        _, fds = await self._call("diag", {})
+        try:
+            return socket.socket(fileno=fds.pop("diag"))
+        except KeyError:
+            raise ProtocolViolation("init's answer to diag has no descriptor") from None
+        finally:
+            close_all(list(fds.values()))
+
+    async def _call(
+        self, op: str, asked: dict[str, Any], fds: Mapping[str, int] | None = None
+    ) -> tuple[dict[str, Any], dict[str, int]]:
+        """Ask and wait, at most CALL_TIMEOUT seconds; the answer's descriptors are the caller's."""
+        if not self.is_open:
+            raise NotFound("the env's init is gone", hint="the env has ended, or its init was lost")
+        if self.outbox.size > OUTBOX_LIMIT:
+            raise TimedOut("the env's init reads nothing", hint="kill the env")
+        self.count += 1
+        number = self.count
+        frame = encode({**asked, "id": number, "op": op, "fds": list(fds or {})})
+        future: Answer = self.loop.create_future()
+        self.waiting[number] = future
+        self.outbox.put(frame, [os.dup(fd) for fd in (fds or {}).values()])
+        self._flush()
+        taken = False
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                answer = await future
+                taken = True
+                return answer
+        except TimeoutError:
+            raise TimedOut(f"the env's init did not answer {op} within {CALL_TIMEOUT:g} s", hint="kill the env") from None
+        finally:
+            self.waiting.pop(number, None)
+            if not taken and future.done() and not future.cancelled() and future.exception() is None:
+                close_all(list(future.result()[1].values()))  # it came, and the caller was cancelled
+
+    # -- the connection --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the link; init and the env go on."""
+        self._end("closed by us")
+
+    def _end(self, reason: str) -> None:
+        """Fail what waits, say Closed, release everything; once."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.loop.remove_reader(self.fd)
+        self.loop.remove_writer(self.fd)
+        self.sock.close()
+        self.inbox.close()
+        self.outbox.close()
+        waiting: list[asyncio.Future[Any]] = [self.hello, *self.waiting.values()]
+        self.waiting = {}
+        for future in waiting:
+            if not future.done():
+                future.set_exception(
+                    NotFound(f"the env's init is gone ({reason})", hint="the env has ended, or its init was lost")
+                )
+                future.exception()  # read once: a caller that was cancelled leaves nobody to
+        self.on_event(Closed(reason))
+
+    def _readable(self) -> None:
+        """Receive until nothing is left: uv_poll reports an error once, so stopping early could be for good."""
+        try:
+            for _ in range(DRAIN_TURNS):
+                if not self.inbox.pull():
+                    self._take()
+                    self._end("init closed the connection")
+                    return
+                self._take()
+                if not self.is_open:
+                    return
+            self.loop.call_soon(self._again)
+        except BlockingIOError:
+            return
+        except (OSError, SandboxdError) as error:
+            self._end(str(error))
+
+    def _again(self) -> None:
+        """The rest of a long burst."""
+        if self.is_open:
+            self._readable()
+
+    def _take(self) -> None:
+        """Every whole frame."""
+        for message, fds in self.inbox.frames():
+            try:
+                if "event" in message:
+                    self._event(message)
+                else:
+                    self._reply(message, fds)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ProtocolViolation(f"init sent a frame that is none: {error!r}") from None
+            finally:
+                close_all(list(fds.values()))
+            if not self.is_open:
+                return
+
+    def _event(self, message: dict[str, Any]) -> None:
+        """Hand on what happened; events of a later version are passed over."""
+        if message["event"] == "hello":
+            if as_int(message["version"]) not in (VERSION,):
+                raise ProtocolViolation(f"init speaks version {message['version']}, this daemon {VERSION}")
+            if not self.hello.done():
+                self.hello.set_result(message)
+            return
+        event = as_event(message)
+        if event is not None:
+            self.on_event(event)
+
+    def _reply(self, message: dict[str, Any], fds: dict[str, int]) -> None:
+        """Hand an answer to its caller, if it still waits."""
+        error = error_from(message["error"]) if "error" in message else None
+        if message["id"] is None and error is not None:
+            raise error  # init could not read what we sent
+        future = self.waiting.pop(as_int(message["id"]), None)
+        if future is None or future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result((dict(message["ok"]), dict(fds)))
+            fds.clear()
+
+    def _flush(self) -> None:
+        """Send what the kernel takes; hear when it takes more."""
+        try:
+            done = self.outbox.flush()
+        except OSError as error:
+            self._end(str(error))
+            return
+        if done:
+            self.loop.remove_writer(self.fd)
+        else:
+            self.loop.add_writer(self.fd, self._flush)
