@@ -1,0 +1,99 @@
+"""What every verb is given: the client, made on first use, and where the user stands.
+
+The only place of the CLI that makes a `Client`; tests hand in another one. Imports the client late: `--help` needs none.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from sandboxd.errors import UsageError
+
+if TYPE_CHECKING:
+    from sandboxd.client import Client
+
+
+COMPLETE = "_SANDBOX_COMPLETE"
+"""The variable by which the script of `sandbox completion` asks."""
+
+
+class Cli:
+    """One run of `sandbox`. autostart: a daemon is started when none answers."""
+
+    def __init__(self, client: "Client | None" = None) -> None:
+        self._client = client
+        self._given = client
+
+    @property
+    def client(self) -> "Client":
+        """The connection to the daemon, started by itself when there is none."""
+        if self._client is None:
+            self._client = self.another()
+        return self._client
+
+    def another(self, *, autostart: bool = True) -> "Client":
+        """A second connection: calls on one are answered in order, so a signal must not queue behind a stream."""
+        if self._given is not None:
+            return self._given
+        from sandboxd.client import Client  # noqa: PLC0415 - `--help`, `completion` and usage errors need no client
+
+        return Client(autostart=autostart)
+
+    @property
+    def directory(self) -> str:
+        """Where the user stands, absolute; raises UsageError when that directory is gone."""
+        try:
+            return os.getcwd()
+        except FileNotFoundError as error:
+            raise UsageError("the current directory does not exist any more", hint="cd somewhere that does") from error
+
+    @property
+    def home(self) -> str:
+        """The user's home."""
+        return os.path.expanduser("~")
+
+
+class Flags(msgspec.Struct, frozen=True, kw_only=True):
+    """A verb's flags and arguments under click's names; each verb has its own kind."""
+
+
+F = TypeVar("F", bound=Flags)
+
+
+def takes(kind: type[F]) -> Callable[[Callable[[Cli, F], int | None]], Callable[..., int | None]]:
+    """Call a verb with the `Cli` and its flags as a struct, so that types are checked where click has only names.
+
+    What the verb returns is the exit code; None is 0.
+    """
+
+    def decorate(verb: Callable[[Cli, F], int | None]) -> Callable[..., int | None]:
+        @wraps(verb)
+        def call(**given: Any) -> int | None:
+            return verb(click.get_current_context().ensure_object(Cli), kind(**given))
+
+        return call
+
+    return decorate
+
+
+class Chosen(Flags, frozen=True, kw_only=True):
+    """Flags of a verb about several envs (`options.targets`)."""
+
+    names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    yes: bool = False
+
+
+def is_terminal(stream: int) -> bool:
+    """Whether that descriptor is a terminal."""
+    return os.isatty(stream)
+
+
+def may_prompt() -> bool:
+    """Whether somebody is there to answer: a terminal on both ends, and no CI."""
+    return sys.stdin.isatty() and sys.stderr.isatty() and not os.environ.get("CI")

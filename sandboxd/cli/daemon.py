@@ -1,0 +1,122 @@
+"""`sandbox daemon start|stop|status|run`: the daemon itself, for those who want to see it.
+
+Nothing here is needed for daily use: every verb starts a daemon when none answers.
+"""
+
+import os
+import select
+import sys
+
+import click
+
+from sandboxd.cli import options
+from sandboxd.cli.context import Cli, Flags, takes
+from sandboxd.cli.progress import Progress
+from sandboxd.cli.render import items, note, out
+from sandboxd.cli.template import Columns
+from sandboxd.errors import DaemonUnreachable, TimedOut
+from sandboxd.protocol.messages import Shutdown, Status, StatusReply
+from sandboxd.units import format_duration
+
+STOP_SECONDS = 60.0
+
+COLUMNS: Columns = {
+    "PID": lambda status: str(status.pid),
+    "VERSION": lambda status: status.version,
+    "LISTEN": lambda status: ", ".join(status.listen),
+    "UPTIME": lambda status: format_duration(status.uptime),
+    "ENVS": lambda status: ", ".join(f"{count} {state}" for state, count in status.envs.items() if count) or "none",
+    "DIR": lambda status: status.dir,
+}
+
+
+class FormatFlags(Flags, frozen=True, kw_only=True):
+    """Flags of `daemon start` and `daemon status`."""
+
+    how: str | None
+
+
+class StopFlags(Flags, frozen=True, kw_only=True):
+    """Flags of `daemon stop`."""
+
+    everything: bool
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def daemon() -> None:
+    """Start, stop or look at the daemon."""
+
+
+@daemon.command("start")
+@options.format_option
+@takes(FormatFlags)
+def start_daemon(cli: Cli, flags: FormatFlags) -> None:
+    """Start the daemon, unless it runs already."""
+    with Progress("starting the daemon"):
+        status = cli.client.call(Status())
+    if flags.how is not None:
+        items([status], COLUMNS, how=flags.how)
+    else:
+        note(f"the daemon runs: pid {status.pid}, router on {', '.join(status.listen)}")
+
+
+@daemon.command("status")
+@options.format_option
+@takes(FormatFlags)
+def show_status(cli: Cli, flags: FormatFlags) -> None:
+    """Show the daemon's pid, addresses and envs; an error when none runs."""
+    status = cli.another(autostart=False).call(Status())
+    if flags.how is not None:
+        items([status], COLUMNS, how=flags.how)
+        return
+    for header, cell in COLUMNS.items():
+        out(f"{header.lower():<8} {cell(status)}")
+    out(f"socket   {status.socket}")
+    out(f"parts    launcher {status.launcher_pid or '-'}, router {status.router_pid or '-'}, {status.pool} parked children")
+
+
+@daemon.command("stop")
+@click.option("--all", "everything", is_flag=True, help="Also end every env and the router.")
+@takes(StopFlags)
+def stop_daemon(cli: Cli, flags: StopFlags) -> None:
+    """Stop the daemon. Envs and the router run on, and the next daemon finds them, unless --all is given."""
+    client = cli.client if flags.everything else cli.another(autostart=False)  # envs may live on without a daemon
+    try:
+        status = client.call(Status())
+    except DaemonUnreachable:
+        note("no daemon runs")
+        return
+    pidfd = open_pidfd(status)
+    try:
+        with Progress("stopping everything" if flags.everything else "stopping the daemon"):
+            client.call(Shutdown(all=flags.everything))
+            wait_gone(pidfd, status)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    note("stopped, with every env" if flags.everything else "stopped; envs run on")
+
+
+def open_pidfd(status: StatusReply) -> int | None:
+    """The daemon's pidfd; None when it has gone, or is in another pid namespace."""
+    try:
+        return os.pidfd_open(status.pid)
+    except OSError:
+        return None
+
+
+def wait_gone(pidfd: int | None, status: StatusReply) -> None:
+    """Until the process itself has ended: whoever starts the next daemon must not meet this one's lock."""
+    if pidfd is None:
+        return
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(STOP_SECONDS * 1000):
+        raise TimedOut(f"the daemon (pid {status.pid}) did not end in {STOP_SECONDS:.0f} s", hint=f"its log is in {status.dir}")
+
+
+@daemon.command("run")
+def run_daemon() -> None:
+    """Run the daemon in the foreground (for a service manager)."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "sandboxd"])

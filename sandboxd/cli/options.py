@@ -1,0 +1,78 @@
+"""Flags and arguments that several verbs share, spelled once.
+
+Imports click and the template parser; the daemon is asked only by shell completion, and never started by it.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sandboxd.cli.context import Cli
+from sandboxd.cli.template import Template
+from sandboxd.errors import SandboxdError, UsageError
+from sandboxd.units import parse_duration
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
+
+
+def env_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+    """Names of envs, for the shell; nothing when no daemon answers."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only the shell's completion needs it
+
+    from sandboxd.protocol.messages import List  # noqa: PLC0415
+
+    try:
+        found = Cli().another(autostart=False).call(List(all=True)).envs
+    except (SandboxdError, OSError):
+        return []
+    return [CompletionItem(info.name, help=info.state) for info in found if info.name.startswith(incomplete)]
+
+
+def checked_format(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A `--format` that can be rendered: mistakes are found before the daemon is asked."""
+    if value not in {None, "json", "table"} and value is not None:
+        Template(value)
+    return value
+
+
+def checked_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Seconds from `90s`, with the flag's name in the error."""
+    if value is None:
+        return None
+    try:
+        return parse_duration(value)
+    except SandboxdError as error:
+        raise UsageError(f"{param.opts[-1]} {value}: {error.message}", hint=error.hint) from error
+
+
+def format_option(command: Wrapped) -> Wrapped:
+    """`--format json|TEMPLATE`."""
+    text = "json (one object a line), or a template such as '{{.Name}}\\t{{.Status}}'."
+    return click.option("--format", "how", metavar="FORMAT", callback=checked_format, help=text)(command)
+
+
+def targets(command: Wrapped) -> Wrapped:
+    """`[ENV]... [-l K=V]`: names, ids, unique beginnings of ids; none: the env of this directory."""
+    command = click.option("-l", "--label", "labels", multiple=True, metavar="K[=V]", help="Every env with that label.")(
+        command
+    )
+    return click.argument("names", nargs=-1, metavar="[ENV]...", shell_complete=env_names)(command)
+
+
+def yes_option(command: Wrapped) -> Wrapped:
+    """`--yes`, that `all` demands of verbs that destroy."""
+    return click.option("--yes", is_flag=True, help="Needed for `all`.")(command)
+
+
+def duration_option(*names: str, text: str) -> Callable[[Wrapped], Wrapped]:
+    """A flag that takes a duration; bare numbers are seconds."""
+    return click.option(*names, metavar="DURATION", callback=checked_duration, help=text)
+
+
+def reference(command: Wrapped) -> Wrapped:
+    """`[ENV[/SERVICE]]`."""
+    return click.argument("reference", required=False, metavar="[ENV[/SERVICE]]", shell_complete=env_names)(command)

@@ -1,0 +1,162 @@
+"""`sandbox run`: one command in an env of its own, attached to your terminal or not.
+
+Flags become a spec in `translate`; bytes are `relay`'s. Attached, it leaves with the command's exit code; detached, it
+prints the id and nothing else on stdout.
+"""
+
+import os
+import signal
+
+import click
+
+from sandboxd.cli import keys, options
+from sandboxd.cli.command_line import WithCommand, whole_command
+from sandboxd.cli.context import Cli, Flags, takes
+from sandboxd.cli.exec import connect
+from sandboxd.cli.phrases import cause
+from sandboxd.cli.progress import Progress
+from sandboxd.cli.relay import Ended, Plug
+from sandboxd.cli.render import env_columns, items, note, out
+from sandboxd.cli.terminal import check_input, size_of
+from sandboxd.cli.translate import Caller, RunFlags, handed_on, is_too_wide, spec_of
+from sandboxd.errors import SandboxdError, UsageError
+from sandboxd.protocol.messages import EnvInfo, Kill, Run, RunReply
+from sandboxd.spec import EnvSpec
+
+ENV_FILE_CAP = 1 << 20
+
+
+def caller(cli: Cli, env_files: tuple[str, ...]) -> Caller:
+    """Where `run` was typed; reads the env files, and raises UsageError for one that cannot be read."""
+    texts = []
+    for path in env_files:
+        try:
+            with open(path, "rb") as file:
+                text = file.read(ENV_FILE_CAP + 1)
+        except OSError as error:
+            raise UsageError(f"--env-file {path}: {error.strerror}", hint="name a file with one NAME=VALUE a line") from error
+        if len(text) > ENV_FILE_CAP:
+            raise UsageError(f"--env-file {path}: longer than 1 MiB", hint="is this the right file?")
+        texts.append((path, text))
+    return Caller(directory=cli.directory, home=cli.home, environ=os.environ, env_files=tuple(texts))
+
+
+class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
+    """Flags of `run`: what the env is, and how it is started."""
+
+    detach: bool
+    env_files: tuple[str, ...]
+    detach_keys: str
+    ready: bool
+    timeout: float | None
+    how: str | None
+    words: tuple[str, ...]
+
+
+@click.command("run", cls=WithCommand)
+@click.option("-d", "--detach", is_flag=True, help="Do not stay: print the id and return.")
+@click.option("--rm", is_flag=True, help="Remove it once it has ended.")
+@click.option("--name", metavar="NAME", help="Becomes http://NAME.localhost (default: two words).")
+@click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOSTPORT:]PORT", help="The routed port; or a host port besides.")
+@click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable (K alone: your own value).")
+@click.option("--env-file", "env_files", multiple=True, metavar="FILE", help="Variables, one K=V a line.")
+@click.option("-w", "--workdir", "--cwd", "workdir", metavar="DIR", help="The workspace (default: this directory).")
+@click.option(
+    "--workspace", type=click.Choice(["bind", "cow", "copy"]), default="bind", help="Default: bind, the live directory."
+)
+@click.option("-v", "--volume", multiple=True, metavar="SRC:DST[:ro]", help="A host path shown inside.")
+@click.option("-m", "--memory", metavar="SIZE", help="Memory of the whole env, such as 512m.")
+@click.option("--cpus", type=float, metavar="N", help="CPUs, such as 1.5.")
+@click.option("--pids-limit", type=int, metavar="N", help="Tasks (default: 1024; -1: no limit).")
+@click.option("--ulimit", multiple=True, metavar="nofile=N", help="Open files of a process.")
+@click.option(
+    "--network", "--net", "network", type=click.Choice(["private", "host", "none"]), default="private", help="Default: private."
+)
+@click.option("--egress", multiple=True, metavar="open|none|HOST,...", help="What it may reach outside (default: none).")
+@click.option("--forward", multiple=True, metavar="PORT", help="A port of this host's loopback, reachable inside.")
+@click.option("--isolation", type=click.Choice(["full", "landlock", "none"]), default="full", help="The least to start with.")
+@click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")
+@click.option("--ttl", metavar="DURATION", help="Stop it after that, such as 2h.")
+@click.option("--idle", metavar="DURATION", hidden=True)
+@click.option("-l", "--label", multiple=True, metavar="K=V", help="A label, to select by.")
+@click.option("-i", "--interactive", is_flag=True, help="Pass stdin on.")
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")
+@click.option("-u", "--user", metavar="self|root", help="`root`: root inside, when you are root.")
+@click.option("--stop-signal", default="TERM", metavar="SIGNAL", help="Default: TERM.")
+@click.option("--stop-timeout", metavar="DURATION", help="Grace before the kill (default: 10s).")
+@click.option("--detach-keys", default=keys.DEFAULT, metavar="KEYS", help=f"Leave and let it run (default: {keys.DEFAULT}).")
+@click.option("--wait", "ready", is_flag=True, help="Detached: return once it is ready.")
+@options.duration_option("--timeout", text="With --wait: give up after that, with exit code 124.")
+@options.format_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD...")
+@takes(AllFlags)
+def run(cli: Cli, flags: AllFlags) -> int:
+    """Run a command in an env of its own: run -- npm run dev; run -d --name shop -p 3000 -- npm start."""
+    detached = flags.detach or flags.ready
+    if flags.how is not None and not detached:
+        raise UsageError("--format is for detached envs: attached, stdout is the command's", hint="add -d")
+    sequence = keys.parse_keys(flags.detach_keys)
+    here = caller(cli, flags.env_files)
+    spec = spec_of(flags, whole_command(click.get_current_context(), flags.words), here)
+    if not detached:
+        check_input(interactive=flags.interactive, terminal=flags.tty)
+    if flags.workdir is None and is_too_wide(here.directory, here.home):
+        note(f"sandbox: {here.directory} is not shared with the env, its workspace is empty; -w DIR names one")
+    params = request(spec, here, ready=flags.ready, timeout=flags.timeout)
+    if not detached:
+        return attached(cli, params, keys.DetachKeys(sequence))
+    with Progress(f"starting {spec.name or 'an env'}"):
+        info = cli.client.call(params).env
+    if flags.how is not None:
+        items([info], env_columns(whole=True), how=flags.how, hide=["LABELS"])
+    else:
+        out(info.id)
+    return 0
+
+
+def request(spec: EnvSpec, here: Caller, *, ready: bool, timeout: float | None) -> Run:
+    """The Run of a spec."""
+    return Run(
+        spec=spec,
+        environ=handed_on(here.environ),
+        directory=here.directory,
+        wait="ready" if ready else "started",
+        timeout=timeout,
+    )
+
+
+def attached(cli: Cli, params: Run, sequence: keys.DetachKeys) -> int:
+    """Stay with the command: its stdio is ours, and so is its exit code."""
+    service = next(iter(params.spec.services.values()))
+    rows, cols = size_of(0, 1, 2)
+    params = Run(
+        spec=params.spec, environ=params.environ, directory=params.directory, attach=True, fds=True, rows=rows, cols=cols
+    )
+    with Progress(f"starting {params.spec.name or 'an env'}"):
+        session = cli.another().open(params)
+    with session:
+        first = session.first
+        assert isinstance(first, RunReply)
+        plug = Plug(stdin=0 if service.stdin else None, stdout=1, stderr=2, keys=sequence)
+        try:
+            ended = connect(cli, session, session.id, terminal=service.tty, plug=plug)
+        except BrokenPipeError:
+            # whoever read our stdout has left: the command gets what it would have got from the kernel
+            cli.another().call(Kill(target=first.env.id, signal=str(int(signal.SIGPIPE))))
+            raise
+        return exit_code_of(ended, first.env)
+
+
+def exit_code_of(ended: Ended, info: EnvInfo) -> int:
+    """The command's exit code; what limit or command ended it is named on stderr."""
+    if ended.detached:
+        note(f"\r\ndetached; {info.name} runs on: sandbox attach {info.name}")
+        return 0
+    if not isinstance(ended.reply, RunReply):
+        raise SandboxdError(f"{info.name} ended without a last word", hint=f"`sandbox inspect {info.name}` shows its state")
+    last = ended.reply.env
+    if cause(last):
+        note(f"sandbox: {last.name} ended: {last.reason}")
+    if last.exit_code is None:
+        raise SandboxdError(f"{last.name} is {last.state}, without an exit code: {last.reason or 'nobody knows why'}")
+    return last.exit_code
