@@ -1,0 +1,83 @@
+"""What was seen: of this host (`HostFacts`), and of the paths that one spec names (`PlaceFacts`).
+
+Pure data; `launch.probes` looks. An `Offer` says of one wall whether the host gives it, and if not why, and the exact fix.
+Paths are absolute, free of symbolic links where they are sources, and valid UTF-8.
+"""
+
+from typing import Literal
+
+import msgspec
+
+# The walls of this version, in the order in which people meet them, and those that have their place kept.
+WALLS = ("user", "mount", "pid", "net", "ipc", "uts", "proc", "capabilities", "no_new_privs")
+LATER = ("cgroup", "landlock", "seccomp")
+
+
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """One wall on this host; `reason` why not, `fix` what to type so that it is."""
+
+    offered: bool
+    reason: str = ""
+    fix: str = ""
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """The host's tree as far as envs see it.
+
+    directories: (path, where it really lies). links: (path, text) of symbolic links at the root. system: parts of /sys.
+    nodes: harmless devices. resolv_conf, hosts: where these files end inside, once links are followed ("": the host has none).
+    memory: bytes of RAM.
+    """
+
+    directories: list[tuple[str, str]]
+    links: list[tuple[str, str]]
+    system: list[str]
+    nodes: list[str]
+    resolv_conf: str = ""
+    hosts: str = ""
+    memory: int = 1 << 30
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What this host offers. proc: which procfs can be mounted. groups: names of groups that give power over the host."""
+
+    walls: dict[str, Offer]
+    proc: Literal["full", "subset", "none"]
+    layout: Layout
+    kernel: str = ""
+    groups: list[str] = []
+
+
+class MountFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A mount asked for, its source resolved."""
+
+    source: str
+    target: str
+    readonly: bool
+    file: bool
+
+
+class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of one spec's paths.
+
+    workspace: resolved, or None. home: the env's $HOME as a path inside; env_home: the directory that is shown there, or with
+    `real_home` the real one read-only. tools: toolchain directories to show. path: PATH inside. mounts: those asked for.
+    protect: what lies in a writable mount and must not be written from inside, as (path, is it a file); pins: directories on
+    the way to it, which must not be renamed. hide: directories that must stay invisible wherever a mount would show them.
+    secrets: of the real home, where that is shown. resolv_conf, hosts: the host's own, for `--network host`.
+    """
+
+    home: str
+    env_home: str
+    user: str
+    workspace: str | None = None
+    real_home: str | None = None
+    tools: list[str] = []
+    path: str = "/usr/local/bin:/usr/bin:/bin"
+    mounts: list[MountFact] = []
+    protect: list[tuple[str, bool]] = []
+    pins: list[str] = []
+    hide: list[str] = []
+    secrets: list[tuple[str, bool]] = []
+    resolv_conf: str = ""
+    hosts: str = ""

@@ -1,0 +1,65 @@
+"""Why a namespace was refused, and the exact fix: errno and the host's settings in, an Offer out.
+
+Pure. What kernels and distributions do: Debian's old kernels have kernel.unprivileged_userns_clone, Ubuntu >= 23.10 has
+kernel.apparmor_restrict_unprivileged_userns (the clone succeeds, the capabilities in it are denied), every kernel has the
+quotas user.max_*_namespaces (ENOSPC, user_namespaces(7)), and container runtimes forbid by seccomp (EPERM) and mask /proc
+(EPERM at mount).
+"""
+
+import errno
+from collections.abc import Mapping
+
+from sandboxd.isolation.facts import Offer
+
+QUOTAS = {
+    "user": "user.max_user_namespaces",
+    "mount": "user.max_mnt_namespaces",
+    "pid": "user.max_pid_namespaces",
+    "net": "user.max_net_namespaces",
+    "ipc": "user.max_ipc_namespaces",
+    "uts": "user.max_uts_namespaces",
+}
+CLONE_SWITCH = "kernel.unprivileged_userns_clone"
+APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
+SETTINGS = (*QUOTAS.values(), CLONE_SWITCH, APPARMOR)
+ENOUGH = 10000
+NESTED = "the host masks parts of /proc, as containers do, and the kernel then refuses a fresh one"
+
+
+def explain(wall: str, number: int, settings: Mapping[str, str]) -> Offer:
+    """An Offer that says why `wall` failed with that errno, given the values of SETTINGS ("" or missing: no such setting)."""
+    name = errno.errorcode.get(number, str(number))
+    quota = QUOTAS.get(wall, "")
+    if settings.get(CLONE_SWITCH) == "0":
+        return refused(f"{CLONE_SWITCH} is 0: ordinary users may not make user namespaces", f"sudo sysctl -w {CLONE_SWITCH}=1")
+    for key in dict.fromkeys([quota, QUOTAS["user"]]):
+        if settings.get(key) == "0":
+            return refused(f"{key} is 0", f"sudo sysctl -w {key}={ENOUGH}")
+    if settings.get(APPARMOR) == "1" and number in (errno.EPERM, errno.EACCES):
+        return refused(
+            f"{APPARMOR} is 1: AppArmor takes the capabilities away from user namespaces of programs without a profile",
+            f"sudo sysctl -w {APPARMOR}=0",
+        )
+    if number == errno.ENOSPC and quota:
+        return refused(
+            f"the quota {quota}={settings.get(quota, '?')} is used up, or namespaces are nested more than 32 deep",
+            f"sudo sysctl -w {quota}={ENOUGH}",
+        )
+    if wall == "proc":
+        return refused(
+            f"{NESTED} ({name})",
+            "run sandboxd outside the container, or unmask its /proc (docker: --security-opt systempaths=unconfined)",
+        )
+    if number == errno.EPERM:
+        return refused(
+            f"this host forbids it ({name}), as the seccomp filters of containers do",
+            "run sandboxd outside the container, or give it --security-opt seccomp=unconfined",
+        )
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return refused(f"this kernel does not have it ({name})", "run a kernel of 5.12 or later with namespaces built in")
+    return refused(f"it failed with {name}", "")
+
+
+def refused(reason: str, fix: str) -> Offer:
+    """An Offer of nothing."""
+    return Offer(offered=False, reason=reason, fix=fix)

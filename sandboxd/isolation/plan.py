@@ -1,0 +1,162 @@
+"""(spec, facts) -> LaunchPlan, or the refusal that names wall, reason and fix. The order of setup is the list in `steps_of`.
+
+Pure. A plan has two halves. `base` depends on the host alone, so a parked child has applied it before anybody asks; `steps`
+are this env's own, and short, because they are what `run` waits for. Both are in the order of their phases
+(`steps.in_order`). A wall is *demanded* by the spec, *offered* by the host, and *enforced* once launched: the child's last
+step asks the kernel, and an env whose walls do not hold is not launched at all. Nothing here is weaker by silence.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
+from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
+from sandboxd.isolation.services import InitConfig, roots, service_plans
+from sandboxd.isolation.steps import AnyStep, Capabilities, File, Hostname, Leave, Prove, Resize, Seal, in_order
+from sandboxd.isolation.view import HOSTS, RESOLV_CONF, base_steps, hosts_file, tmp_size, view_steps
+from sandboxd.protocol.messages import WallInfo
+from sandboxd.spec import EnvSpec
+
+PLAN_LIMIT = 4 << 20
+NOBODY = 65534
+NEVER_LOOKED = Offer(offered=False, reason="it was never probed")
+ONLY_HOST = "only --network host reaches out in this version"
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """Who an env runs as, (inside, outside), and whether it has a network of its own. root: outside uid 0 was asked for."""
+
+    uid: tuple[int, int]
+    gid: tuple[int, int]
+    network: bool = True
+    root: bool = False
+
+
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the launcher's child and init need, as data. handed: directories that are handed over as mount descriptors."""
+
+    id: str
+    name: str
+    profile: Profile
+    base: list[AnyStep]
+    steps: list[AnyStep]
+    init: InitConfig
+    network: str
+    walls: dict[str, WallInfo]
+    handed: list[str] = []
+
+    def to_json(self) -> bytes:
+        """The plan as JSON; raises SpecInvalid over the cap of 4 MiB."""
+        body = msgspec.json.encode(self)
+        if len(body) > PLAN_LIMIT:
+            raise SpecInvalid(
+                f"the plan of env {self.name} is {len(body)} bytes, over the cap of {PLAN_LIMIT}",
+                hint="its commands and environment variables are too long",
+            )
+        return body
+
+    def describe(self) -> list[str]:
+        """Every step in words, in order."""
+        return [step.describe() for step in [*self.base, *self.steps]]
+
+
+def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is no hidden input
+    spec: EnvSpec,
+    *,
+    id: str,
+    name: str,
+    host: HostFacts,
+    place: PlaceFacts,
+    environ: Mapping[str, str],
+    uid: int,
+    gid: int,
+    url: str = "",
+) -> LaunchPlan:
+    """The plan, or WallUnavailable, LimitUnenforceable, NotOffered. environ: the caller's; uid, gid: the daemon's own."""
+    refuse(spec)
+    walls = walls_of(spec, host)
+    profile = profile_of(spec, uid, gid)
+    # A daemon's directories are not its envs' to walk where they run as someone else.
+    handed = place.real_home is None and profile.uid[1] != uid
+    made = LaunchPlan(
+        id=id,
+        name=name,
+        profile=profile,
+        base=base_steps(host.layout, host.proc, network=profile.network),
+        steps=steps_of(spec, name, host.layout, place, handed=handed),
+        init=InitConfig(id=id, name=name, services=service_plans(spec, name, place, environ, url), start=roots(spec)),
+        network=spec.network.mode,
+        walls=walls,
+        handed=[place.env_home] if handed else [],
+    )
+    made.to_json()
+    return made
+
+
+def steps_of(spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, handed: bool) -> list[AnyStep]:
+    """The env's own steps, in the one order that works."""
+    steps: list[AnyStep] = []
+    size = tmp_size(layout.memory, spec.limits.memory)
+    if size != tmp_size(layout.memory, None):
+        steps += [Resize("/tmp", size), Resize("/dev/shm", size)]
+    steps += [File(HOSTS, hosts_file([name, *spec.services], place.hosts)), Hostname(name)]
+    if spec.network.mode == "host":
+        steps.append(File(RESOLV_CONF, place.resolv_conf))
+    steps += view_steps(place, handed=handed)
+    steps += [Seal(), Leave()]
+    # Between here and the capabilities: cgroup namespace, sysctls, nft. After them: Landlock, seccomp.
+    steps += [Capabilities(), Prove()]
+    assert in_order(steps), "a step stands after one of a later phase"
+    return steps
+
+
+def profile_of(spec: EnvSpec, uid: int, gid: int) -> Profile:
+    """Who the env runs as. Root's envs are nobody's unless root is asked for; anybody else's are their own."""
+    as_root = spec.isolation.user == "root"
+    network = spec.network.mode != "host"
+    if uid == 0 and not as_root:
+        return Profile(uid=(NOBODY, NOBODY), gid=(NOBODY, NOBODY), network=network)
+    inside = (0, 0) if as_root else (uid, gid)
+    return Profile(uid=(inside[0], uid), gid=(inside[1], gid), network=network, root=uid == 0)
+
+
+def default_profile(uid: int, gid: int) -> Profile:
+    """Whom the pool is kept for: an env with nothing special asked for."""
+    return profile_of(EnvSpec(services={}), uid, gid)
+
+
+def refuse(spec: EnvSpec) -> None:
+    """What this version does not have, and limits that need what it does not use yet."""
+    if spec.isolation.level != "full":
+        raise NotOffered(f"isolation level {spec.isolation.level!r} is not in this version", hint='only "full" is')
+    if spec.network.forward:
+        raise NotOffered("`forward` is not in this version", hint=ONLY_HOST)
+    if spec.network.mode == "host" and isinstance(spec.network.egress, list):
+        raise NotOffered("egress cannot be narrowed with --network host", hint="leave `egress` out")
+    if spec.network.mode != "host" and spec.network.egress != "none":
+        raise NotOffered(f"egress from network mode {spec.network.mode!r} is not in this version", hint=ONLY_HOST)
+    for limit in ("cpus", "disk"):
+        if getattr(spec.limits, limit) is not None:
+            raise LimitUnenforceable(
+                f"the limit {limit!r} cannot be enforced: it needs cgroups, which this version does not use",
+                hint=f"leave {limit} out",
+                limit=limit,
+            )
+
+
+def walls_of(spec: EnvSpec, host: HostFacts) -> dict[str, WallInfo]:
+    """The three answers of each wall; raises WallUnavailable for one that is demanded and not offered."""
+    found: dict[str, WallInfo] = {}
+    for wall in WALLS:
+        offer = host.walls.get(wall, NEVER_LOOKED)
+        demanded = not (wall == "net" and spec.network.mode == "host")
+        if demanded and not offer.offered:
+            raise WallUnavailable(
+                f"this host does not offer the {wall} wall: {offer.reason}", hint=offer.fix, wall=wall, reason=offer.reason
+            )
+        reason = offer.reason if demanded else "--network host shares the host's network"
+        found[wall] = WallInfo(offered=offer.offered, demanded=demanded, enforced=demanded, reason=reason)
+    for wall in LATER:
+        found[wall] = WallInfo(offered=False, demanded=False, enforced=False, reason="not in this version")
+    return found

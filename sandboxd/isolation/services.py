@@ -1,0 +1,118 @@
+"""What init is told: each service's command, environment, directory and rlimits, as plain data.
+
+Pure. An env's variables are built from nothing: of the caller's environment only language, terminal and time zone go along,
+since everything else (tokens, agents' sockets, proxies) is the host's business. rlimits are those of `limits` that need no
+cgroup.
+"""
+
+import posixpath
+from collections.abc import Mapping
+
+import msgspec
+
+from sandboxd.errors import SpecInvalid
+from sandboxd.isolation.facts import PlaceFacts
+from sandboxd.spec import EnvSpec, Limits, Service
+
+DEFAULT_PORT = 8080
+HANDED_ON = ("LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ")
+LOG_LIMIT = 5 << 20
+
+
+class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One service as init starts it. rlimits: name without RLIMIT_ -> (soft, hard)."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str]
+    workdir: str
+    tty: bool = False
+    stdin: bool = False
+    rlimits: dict[str, tuple[int, int]] = {}
+    umask: int = 0o022
+    rows: int = 24
+    cols: int = 80
+
+
+class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What init starts with. start: services executed at once; slow: what happens to a lagging reader, by service."""
+
+    id: str
+    name: str
+    services: dict[str, ServicePlan]
+    start: list[str] = []
+    log_limit: int = LOG_LIMIT
+    slow: dict[str, str] = {}
+    version: int = 1
+
+
+def service_plans(spec: EnvSpec, name: str, place: PlaceFacts, environ: Mapping[str, str], url: str) -> dict[str, ServicePlan]:
+    """Every service of the spec; raises SpecInvalid for what no exec can carry."""
+    shared = environment(spec, name, place, environ, url)
+    limits = rlimits(spec.limits)
+    return {label: service_plan(label, service, shared, limits, place) for label, service in spec.services.items()}
+
+
+def service_plan(
+    label: str, service: Service, shared: dict[str, str], limits: dict[str, tuple[int, int]], place: PlaceFacts
+) -> ServicePlan:
+    """One service."""
+    argv = ["/bin/sh", "-c", service.command] if isinstance(service.command, str) else list(service.command)
+    env = {"PORT": str(service.port or DEFAULT_PORT), **shared, **service.env}
+    home = place.workspace or place.home
+    workdir = posixpath.normpath(posixpath.join(home, service.workdir or "."))
+    if not argv or not argv[0]:
+        raise SpecInvalid(
+            f"service {label} has an empty command", hint="give the program to run", key=f"services.{label}.command"
+        )
+    for text in [*argv, *env, *env.values(), workdir]:
+        if "\0" in text:
+            raise SpecInvalid(f"service {label} has a NUL byte in its command, environment or workdir", key=f"services.{label}")
+    for key in env:
+        if not key or "=" in key:
+            raise SpecInvalid(
+                f"service {label}: {key!r} cannot be the name of an environment variable", key=f"services.{label}.env"
+            )
+    return ServicePlan(
+        name=label, argv=argv, env=env, workdir=workdir, tty=service.tty, stdin=service.stdin or service.tty, rlimits=limits
+    )
+
+
+def environment(spec: EnvSpec, name: str, place: PlaceFacts, environ: Mapping[str, str], url: str) -> dict[str, str]:
+    """The variables that all services share."""
+    own = {
+        "PATH": place.path,
+        "HOME": place.home,
+        "USER": place.user,
+        "LOGNAME": place.user,
+        "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+        "HOSTNAME": name,
+        "SANDBOXD_ENV": name,
+    }
+    if url:
+        own["SANDBOXD_URL"] = url
+    along = {key: value for key, value in environ.items() if key in HANDED_ON or key.startswith("LC_")}
+    return {**own, **along, **spec.env}
+
+
+def rlimits(limits: Limits) -> dict[str, tuple[int, int]]:
+    """Ceilings of each process, and of the env's processes together (NPROC counts per user namespace, kernel >= 5.14)."""
+    found = {"CORE": (0, 0)}
+    if limits.nofile is not None:
+        found["NOFILE"] = (limits.nofile, limits.nofile)
+    if limits.pids is not None:
+        # Init is one of them, and it forks to start each service.
+        found["NPROC"] = (limits.pids, limits.pids)
+    if limits.memory is not None:
+        # Only bounds how far one process can overshoot between two samples; the sampler decides, and names the cause. Twice,
+        # since RLIMIT_DATA counts reserved pages of thread stacks and allocators that are never touched.
+        bound = 2 * limits.memory + (256 << 20)
+        found["DATA"] = (bound, bound)
+    return found
+
+
+def roots(spec: EnvSpec) -> list[str]:
+    """The services that wait for no other: init starts them at once."""
+    return [label for label, service in spec.services.items() if not service.depends_on]

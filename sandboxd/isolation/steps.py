@@ -1,0 +1,193 @@
+"""Each step of building an env as data, with the words that dry runs, logs and errors share.
+
+Pure. A step travels as a JSON array, its tag first, to the child that applies it (`launch.apply` has one function for each
+tag). Every step has a phase, and a list of steps is only ever applied in the order of phases: mounts need the capabilities
+that a later phase gives up, and each phase takes away what the ones before it used. Walls to come take the places numbered
+here: cgroup namespace, nft rules, Landlock, seccomp.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+Path = Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=4095)]
+Origin = Literal["host", "inside", "handed"]
+
+
+class Phase(enum.IntEnum):
+    """In which order steps are applied; see the module."""
+
+    VIEW = 1
+    ROOT = 2
+    CGROUP = 3
+    SYSCTL = 4
+    NFT = 5
+    PRIVILEGES = 6
+    LANDLOCK = 7
+    SECCOMP = 8
+    PROOF = 9
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
+    """What every step shares. phase: when it may run. words: what it does, with its fields in braces."""
+
+    phase: ClassVar[Phase] = Phase.VIEW
+    words: ClassVar[str] = ""
+
+    def describe(self) -> str:
+        """The step in words, as an error quotes it."""
+        return self.words.format_map({name: getattr(self, name) for name in self.__struct_fields__})
+
+
+class Enter(Step, frozen=True):
+    """Take a fresh tmpfs as root; the host's tree stays reachable by one descriptor only, until `Leave`."""
+
+    words: ClassVar[str] = "enter a new root on a tmpfs of {size} bytes"
+    size: int
+
+
+class Tmpfs(Step, frozen=True):
+    """A tmpfs with a ceiling in bytes; without one it may take half the RAM."""
+
+    words: ClassVar[str] = "mount a tmpfs of {size} bytes on {target}"
+    target: Path
+    size: int
+    mode: int
+
+
+class Resize(Step, frozen=True):
+    """Another ceiling, in bytes, for a tmpfs."""
+
+    words: ClassVar[str] = "resize the tmpfs on {target} to {size} bytes"
+    target: Path
+    size: int
+
+
+class Proc(Step, frozen=True):
+    """A fresh procfs of this pid namespace, never a bind of the host's, which shows foreign processes. options: proc(5)."""
+
+    words: ClassVar[str] = "mount procfs on {target}"
+    target: Path
+    options: str = ""
+
+
+class Devpts(Step, frozen=True):
+    """Terminals of this env's own."""
+
+    words: ClassVar[str] = "mount devpts on {target}"
+    target: Path
+
+
+class Directory(Step, frozen=True):
+    """A directory in the new root."""
+
+    words: ClassVar[str] = "make the directory {path}"
+    path: Path
+    mode: int = 0o755
+
+
+class Symlink(Step, frozen=True):
+    """A symbolic link in the new root."""
+
+    words: ClassVar[str] = "link {path} to {text}"
+    path: Path
+    text: str
+
+
+class File(Step, frozen=True):
+    """A small file of ours in the new root, made or rewritten."""
+
+    words: ClassVar[str] = "write {path}"
+    path: Path
+    text: str
+
+
+class Bind(Step, frozen=True):
+    """Show something at another place. origin: whose tree `source` is in; "handed": a tree that came as a descriptor.
+
+    A missing target is made: a directory, or with `file` an empty file. Everything is nosuid, and nodev but for `device`.
+    """
+
+    words: ClassVar[str] = "show {source} at {target}, read-only={readonly}"
+    source: Path
+    target: Path
+    readonly: bool = True
+    file: bool = False
+    device: bool = False
+    origin: Origin = "host"
+
+
+class Hostname(Step, frozen=True):
+    """The env's host name."""
+
+    words: ClassVar[str] = "set the host name {name}"
+    name: str
+
+
+class Loopback(Step, frozen=True):
+    """127.0.0.1 and ::1 of the env's own network."""
+
+    words: ClassVar[str] = "bring up the loopback interface"
+
+
+class Seal(Step, frozen=True):
+    """Make the root itself read-only; what is mounted on it stays as it is."""
+
+    words: ClassVar[str] = "make the root read-only"
+
+
+class Leave(Step, frozen=True):
+    """Detach the host's tree and close the last descriptors of it."""
+
+    phase: ClassVar[Phase] = Phase.ROOT
+    words: ClassVar[str] = "detach the host's file system"
+
+
+class Sysctl(Step, frozen=True):
+    """A setting of the env's own namespaces, by its path below /proc/sys. One that this kernel lacks is no error."""
+
+    phase: ClassVar[Phase] = Phase.SYSCTL
+    words: ClassVar[str] = "set /proc/sys/{name} to {value}"
+    name: str
+    value: str
+
+
+class Bounding(Step, frozen=True):
+    """Empty the bounding and ambient sets, and set no_new_privs: nothing executed from here on gains privileges."""
+
+    phase: ClassVar[Phase] = Phase.PRIVILEGES
+    words: ClassVar[str] = "empty the capability bounding set and set no_new_privs"
+
+
+class Capabilities(Step, frozen=True):
+    """Give up every capability."""
+
+    phase: ClassVar[Phase] = Phase.PRIVILEGES
+    words: ClassVar[str] = "give up all capabilities"
+
+
+class Prove(Step, frozen=True):
+    """Look at what really holds: pid 1, no capabilities, no_new_privs, not dumpable. The last step."""
+
+    phase: ClassVar[Phase] = Phase.PROOF
+    words: ClassVar[str] = "prove that the walls hold"
+
+
+AnyStep = (
+    Enter | Tmpfs | Resize | Proc | Devpts | Directory | Symlink | File | Bind | Hostname | Loopback | Seal | Leave | Sysctl
+    | Bounding | Capabilities | Prove
+)  # fmt: skip
+
+
+def kinds() -> list[type[Step]]:
+    """Every kind of step there is."""
+    return Step.__subclasses__()
+
+
+def in_order(steps: Sequence[Step]) -> bool:
+    """Whether no step comes after one of a later phase."""
+    phases = [step.phase for step in steps]
+    return phases == sorted(phases)

@@ -1,0 +1,147 @@
+"""The file system an env sees: an allow-list, not the host with holes in it.
+
+Pure. System directories come read-only from the host, /proc, /dev, /tmp and /run are the env's own, $HOME is private but for
+toolchains, the workspace is writable at its own path. Parents are shown before what lies in them. What is confined must not
+rewrite its walls: sandbox.toml, git's hooks and config and the like are shown read-only on top, in every writable view of them,
+and the directories on the way to them are mounted upon themselves, since a mount point cannot be renamed but its parent can.
+"""
+
+import posixpath
+
+from sandboxd.isolation.facts import Layout, MountFact, PlaceFacts
+from sandboxd.isolation.steps import (
+    AnyStep,
+    Bind,
+    Bounding,
+    Devpts,
+    Directory,
+    Enter,
+    File,
+    Loopback,
+    Proc,
+    Symlink,
+    Sysctl,
+    Tmpfs,
+)
+
+OWN = "/.sandboxd"
+EMPTY, BLANK = f"{OWN}/empty", f"{OWN}/blank"
+HOSTS, RESOLV_CONF = f"{OWN}/hosts", f"{OWN}/resolv.conf"
+ROOT_SIZE, RUN_SIZE = 16 << 20, 64 << 20
+TMP_LEAST, TMP_MOST = 64 << 20, 2 << 30
+RESOLVER = """\
+# This env has a network of its own with no way out, so no name beyond /etc/hosts can be resolved.
+# To reach the internet: sandbox run --network host
+"""
+
+
+def tmp_size(memory: int, limit: int | None) -> int:
+    """Bytes for /tmp and for /dev/shm: a quarter of the RAM within bounds, and no more than the env's memory."""
+    size = max(TMP_LEAST, min(TMP_MOST, memory // 4))
+    return size if limit is None else max(1 << 20, min(size, limit))
+
+
+def base_steps(layout: Layout, proc: str, *, network: bool) -> list[AnyStep]:
+    """What every env of this host shares; applied to a parked child before any plan is there."""
+    size = tmp_size(layout.memory, None)
+    steps: list[AnyStep] = [
+        Enter(ROOT_SIZE),
+        Directory(EMPTY, 0o555),
+        File(BLANK, ""),
+        File(HOSTS, ""),
+        File(RESOLV_CONF, RESOLVER),
+    ]
+    steps += [Bind(source, path) for path, source in layout.directories]
+    steps += [Symlink(path, text) for path, text in layout.links]
+    steps += device_steps(layout, size)
+    steps += [
+        Proc("/proc", "subset=pid" if proc == "subset" else ""),
+        Tmpfs("/tmp", size, 0o1777),
+        Tmpfs("/run", RUN_SIZE, 0o755),
+        Directory("/run/lock"),
+        Directory("/var/lib"),
+        Directory("/var/cache"),
+        Directory("/var/log"),
+        Symlink("/var/tmp", "/tmp"),
+        Symlink("/var/run", "/run"),
+        Symlink("/var/lock", "/run/lock"),
+        Directory("/sys"),
+    ]
+    steps += [Bind(part, part) for part in layout.system]
+    for ours, theirs in ((HOSTS, layout.hosts), (RESOLV_CONF, layout.resolv_conf)):
+        if theirs:
+            steps.append(Bind(ours, theirs, file=True, origin="inside"))
+    if network:
+        steps.append(Loopback())
+        # Ports below 1024 are this network's own, and nobody in it has CAP_NET_BIND_SERVICE.
+        steps.append(Sysctl("net/ipv4/ip_unprivileged_port_start", "0"))
+    steps.append(Bounding())
+    return steps
+
+
+def device_steps(layout: Layout, size: int) -> list[AnyStep]:
+    """/dev: the nodes that can do no harm (mknod is not to be had in a user namespace, so they are binds), pts, shm."""
+    return [
+        Directory("/dev"),
+        *[Bind(node, node, readonly=False, file=True, device=True) for node in layout.nodes],
+        Symlink("/dev/fd", "/proc/self/fd"),
+        Symlink("/dev/stdin", "/proc/self/fd/0"),
+        Symlink("/dev/stdout", "/proc/self/fd/1"),
+        Symlink("/dev/stderr", "/proc/self/fd/2"),
+        Devpts("/dev/pts"),
+        Symlink("/dev/ptmx", "pts/ptmx"),
+        Tmpfs("/dev/shm", size, 0o1777),
+    ]
+
+
+def view_steps(place: PlaceFacts, *, handed: bool) -> list[AnyStep]:
+    """This env's own part of the view. handed: the private home comes as a descriptor; its path is not the env's to walk."""
+    shown = trees(place)
+    if place.real_home is None:
+        home = Bind(place.env_home, place.home, readonly=False, origin="handed" if handed else "host")
+    else:
+        home = Bind(place.real_home, place.home)
+    binds = [home, *[Bind(tree.source, tree.target, tree.readonly, tree.file) for tree in shown]]
+    for tree in shown:
+        if not tree.readonly and not tree.file:
+            binds += [Bind(pin, seen, readonly=False) for pin, seen in within(tree, place.pins)]
+            for path, is_file in place.protect:
+                binds += [Bind(path, seen, readonly=True, file=is_file) for _, seen in within(tree, [path])]
+    everything = shown if place.real_home is None else [real(place), *shown]
+    for tree in everything:
+        binds += [Bind(EMPTY, seen, origin="inside") for _, seen in within(tree, place.hide)]
+        for path, is_file in place.secrets:
+            masks = within(tree, [path]) if tree.source == place.real_home else []
+            binds += [Bind(BLANK if is_file else EMPTY, seen, file=is_file, origin="inside") for _, seen in masks]
+    # Stable: what lies in something comes after it, and of two at one place the later one is on top.
+    return [*sorted(binds, key=lambda bind: depth(bind.target))]
+
+
+def trees(place: PlaceFacts) -> list[MountFact]:
+    """Toolchains, workspace and mounts."""
+    shown = [MountFact(source=tool, target=tool, readonly=True, file=False) for tool in place.tools]
+    if place.workspace is not None:
+        shown.append(MountFact(source=place.workspace, target=place.workspace, readonly=False, file=False))
+    return [*shown, *place.mounts]
+
+
+def real(place: PlaceFacts) -> MountFact:
+    """The real home as a tree that is shown."""
+    return MountFact(source=place.real_home or place.home, target=place.home, readonly=True, file=False)
+
+
+def within(tree: MountFact, paths: list[str]) -> list[tuple[str, str]]:
+    """Those of the paths that lie below the tree's source, each with where it is then seen."""
+    root = tree.source.rstrip("/") + "/"
+    return [(path, posixpath.join(tree.target, path[len(root) :])) for path in paths if path.startswith(root)]
+
+
+def depth(path: str) -> int:
+    """How many names a path has."""
+    return len([part for part in path.split("/") if part])
+
+
+def hosts_file(names: list[str], own: str) -> str:
+    """/etc/hosts: the host's own lines where its network is shared, then localhost and the names of this env's services."""
+    known = " ".join(dict.fromkeys(names))
+    return f"{own}127.0.0.1 localhost {known}\n::1 localhost ip6-localhost ip6-loopback\n"

@@ -1,0 +1,112 @@
+"""What this host offers, found out by trying: each wall once, in a throwaway child, from a small program of its own.
+
+    python -I -S attempts.py
+
+Imports the standard library, `errors` and `kernel`. Prints one JSON object, wall -> errno (0: it worked). It is a program
+because the children are made by raw clone3, which wants a single-threaded process and would copy a daemon's page tables each
+time.
+"""
+
+import json
+import os
+import sys
+
+if not __package__:
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from sandboxd.kernel import capabilities, mounts, namespaces, signals
+
+FLAGS = {
+    "user": 0,
+    "mount": namespaces.NEWNS,
+    "pid": namespaces.NEWPID,
+    "net": namespaces.NEWNET,
+    "ipc": namespaces.NEWIPC,
+    "uts": namespaces.NEWUTS,
+}
+QUIET = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+
+
+def mount_view() -> None:
+    """What every view is made of: slave propagation, a tmpfs, a detached tree with attributes."""
+    mounts.mount(None, "/", mounts.MS_REC | mounts.MS_SLAVE)
+    mounts.mount("tmpfs", "/tmp", QUIET, "size=65536")
+    place = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    tree = mounts.open_tree(place, recursive=True, subject="/")
+    mounts.mount_setattr(tree, mounts.ATTR_RDONLY | mounts.ATTR_NOSUID, recursive=True, subject="/")
+
+
+def mount_proc(options: str) -> None:
+    """A fresh procfs over the old one."""
+    mounts.mount(None, "/", mounts.MS_REC | mounts.MS_SLAVE)
+    mounts.mount("proc", "/proc", QUIET, options)
+
+
+def give_up() -> None:
+    """Capabilities and what goes with them."""
+    capabilities.drop_bounding()
+    capabilities.no_new_privs()
+    capabilities.empty()
+
+
+TRIALS = {
+    "mount": (namespaces.NEWNS, mount_view),
+    "net": (namespaces.NEWNET, namespaces.loopback_up),
+    "proc": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("")),
+    "subset": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("subset=pid")),
+    "capabilities": (0, give_up),
+    "no_new_privs": (0, capabilities.no_new_privs),
+}
+
+
+def attempt(flags: int, action) -> int:  # type: ignore[no-untyped-def]
+    """Clone into a user namespace and more, map ourselves, act there; the errno of what failed, or 0."""
+    ready, go = os.pipe()
+    try:
+        pid, process = namespaces.clone3(namespaces.NEWUSER | flags)
+    except OSError as error:
+        os.close(ready)
+        os.close(go)
+        return error.errno or 1
+    if pid == 0:
+        os.close(go)
+        os._exit(outcome(ready, action))
+    os.close(ready)
+    os.close(process)
+    failed = 0
+    try:
+        namespaces.write_maps(pid, uid=(os.geteuid(), os.geteuid()), gid=(os.getegid(), os.getegid()))
+        os.write(go, b"g")
+    except OSError as error:
+        failed = error.errno or 1
+    os.close(go)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return failed or abs(status)
+
+
+def outcome(ready: int, action) -> int:  # type: ignore[no-untyped-def]
+    """In the child: the errno of the action, as an exit status (they are below 134)."""
+    try:
+        if not os.read(ready, 1):
+            return 1
+        if action is not None:
+            action()
+    except OSError as error:
+        return error.errno or 1
+    except BaseException:
+        return 255
+    return 0
+
+
+def main() -> None:
+    """Try everything, print what came of it."""
+    signals.block_all()
+    found = {wall: attempt(flags, None) for wall, flags in FLAGS.items()}
+    for wall, (flags, action) in TRIALS.items():
+        found[wall] = found.get(wall, 0) or attempt(flags, action)
+    os.write(1, json.dumps(found).encode())
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)

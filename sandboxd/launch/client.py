@@ -1,0 +1,352 @@
+"""The daemon's side of the launcher: asks for parked children, keeps a pool of them, and gives one a plan.
+
+Asyncio by callbacks and futures: nothing runs detached. The pool lives here. A child's socket and pidfd come over the
+launcher's socket once; a launch then talks to that child directly, so that neither the launcher nor any fork, import or
+namespace is in its way, and the pool is filled again once the reply is there. A parked child fits a plan when profile and
+base are equal; where none fits, one is made first. Whoever holds a child and does not launch it kills it, so nothing
+half-made stays.
+"""
+
+import asyncio
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from sandboxd.errors import LaunchFailed, SandboxdError
+from sandboxd.isolation.facts import HostFacts
+from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile
+from sandboxd.isolation.steps import Step
+from sandboxd.isolation.view import base_steps
+from sandboxd.kernel import fds, mounts, pidfd
+from sandboxd.launch.line import Line, Message
+from sandboxd.launch.parked import Parked, Shape, failure_of
+from sandboxd.launch.probes import look_at_layout
+
+PROGRAM = Path(__file__).with_name("launcher.py")
+ROOM = "-" * 64  # an argument that does nothing but give titles room in the memory of argv
+# Seconds. A launch takes milliseconds, but a file system that it shows may hang.
+START_TIMEOUT, LAUNCH_TIMEOUT = 15.0, 30.0
+Take = Callable[[Parked | SandboxdError], None]
+SETTLE = 0.5  # seconds; mounts come in bursts, and each change makes every parked child stale
+
+
+class InitFds(msgspec.Struct, frozen=True, kw_only=True):
+    """Descriptors that an env's init gets; they stay the caller's own, who may close them once `launch` is through."""
+
+    control: int
+    dial: int
+    exits: int
+    logs: Mapping[str, tuple[int, int]] = {}
+    attach: Mapping[str, Mapping[str, int]] = {}
+
+    def listed(self) -> list[tuple[list[str], int]]:
+        """Each with the name under which the child knows it."""
+        found = [(["control"], self.control), (["dial"], self.dial), (["exits"], self.exits)]
+        found += [(["log", service], fd) for service, pair in self.logs.items() for fd in pair]
+        found += [(["attach", service, stream], fd) for service, ends in self.attach.items() for stream, fd in ends.items()]
+        return found
+
+
+class Launched(msgspec.Struct, frozen=True, kw_only=True):
+    """An env's pid 1. pidfd: the receiver's to close. start_time: clock ticks. netns_cookie: read before its plan came."""
+
+    pid: int
+    pidfd: int
+    start_time: int
+    boot_id: str
+    netns_cookie: int
+
+
+class Launcher:
+    """One launcher program and the children it has parked. on_death: called once when the program ends unasked."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, *, pool: int) -> None:
+        self.process = process
+        self.on_death: Callable[[], None] | None = None
+        self.wanted = pool
+        self.boot_id = pidfd.boot_id()
+        self.parked: list[Parked] = []
+        self.asked: list[tuple[Shape, Take]] = []
+        self.shape: Shape | None = None
+        self.failure: SandboxdError | None = None
+        self.settling: asyncio.TimerHandle | None = None
+        self.loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self.loop.create_future()
+        self.line = Line(self.loop, control, self.heard, self.ended)
+        self.mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self.changes = select.poll()
+        self.changes.register(self.mountinfo, select.POLLPRI)
+
+    @classmethod
+    async def start(
+        cls, *, pool: int, log: Path, host: HostFacts | None = None, init: str = "sandboxd.launch.init", path: str = ""
+    ) -> "Launcher":
+        """Start the program; raises LaunchFailed when it does not come up. The pool then fills by itself.
+
+        host: its layout and procfs are what the pool is made for (None: the layout is looked at here, procfs taken as whole).
+        init, path: the module that becomes pid 1 and a directory to find it in, for tests.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = spawn(theirs.fileno(), log, ["--init", init, *(["--path", path] if path else [])])
+        launcher = cls(process, ours, pool=pool)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await launcher.ready
+        except (TimeoutError, LaunchFailed) as error:
+            launcher.close()
+            raise LaunchFailed("the launcher did not come up", hint=f"see {log}", step="launcher", errno=0) from error
+        except BaseException:
+            launcher.close()
+            raise
+        layout, proc = (host.layout, host.proc) if host else (look_at_layout(), "full")
+        launcher.shape = shape_of(default_profile(os.geteuid(), os.getegid()), base_steps(layout, proc, network=True))
+        launcher.fill()
+        return launcher
+
+    @property
+    def pid(self) -> int:
+        """The launcher program's."""
+        return self.process.pid
+
+    @property
+    def pool(self) -> int:
+        """How many parked children are ready now."""
+        return sum(child.is_ready for child in self.parked)
+
+    async def launch(self, plan: LaunchPlan, given: InitFds) -> Launched:
+        """Make that env: a parked child applies the plan and becomes its init. Raises LaunchFailed; nothing half-made stays."""
+        self.notice_mounts()
+        shape = shape_of(plan.profile, plan.base)
+        child: Parked | None = None
+        trees: list[int] = []
+        try:
+            trees += hand_over(plan)
+            async with asyncio.timeout(LAUNCH_TIMEOUT):
+                child = self.take(shape) or await self.park(shape)
+                answer = await child.launch(*message_of(plan, given, trees))
+            if answer.get("launched") is not True:
+                steps: Sequence[Step] = plan.base if answer.get("failed") == "base" else plan.steps
+                raise failure_of(f"env {plan.name}", [step.describe() for step in steps], answer)
+            return Launched(
+                pid=child.pid,
+                pidfd=child.release(),
+                start_time=child.start_time,
+                boot_id=self.boot_id,
+                netns_cookie=child.netns_cookie,
+            )
+        except TimeoutError as error:
+            raise LaunchFailed(
+                f"env {plan.name} was not built within {LAUNCH_TIMEOUT:.0f} s",
+                hint="one of the file systems it shows may hang",
+                step="timeout",
+                errno=0,
+            ) from error
+        finally:
+            fds.close_all(trees)
+            if child is not None:
+                child.kill()
+            if self.shape is not None and shape[0] == self.shape[0]:
+                self.shape = shape  # the pool is for envs like the last one: the host's layout may have changed
+            self.failure = None
+            self.loop.call_soon(self.fill)
+
+    def close(self) -> None:
+        """End the program and every parked child; envs live on."""
+        self.on_death = None
+        self.shape = None
+        self.line.close()
+        if self.settling is not None:
+            self.settling.cancel()
+        for child in [*self.parked]:
+            self.drop(child)
+        asked, self.asked = self.asked, []
+        for _, take in asked:
+            take(gone())
+        if not self.ready.done():
+            self.ready.cancel()
+        self.process.kill()
+        self.process.wait()
+        if self.mountinfo >= 0:
+            os.close(self.mountinfo)
+            self.mountinfo = -1
+
+    # -- the pool --------------------------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Ask for what the pool lacks; after a failure not before the next launch."""
+        for child in [child for child in self.parked if child.shape != self.shape]:
+            self.drop(child)
+        if self.shape is None or self.failure is not None:
+            return
+        coming = sum(shape == self.shape and take == self.adopt for shape, take in self.asked)
+        for _ in range(self.wanted - len(self.parked) - coming):
+            self.ask(self.shape, self.adopt)
+
+    def adopt(self, made: Parked | SandboxdError) -> None:
+        """A child for the pool, or why there is none."""
+        if isinstance(made, SandboxdError):
+            self.failure = made
+        else:
+            made.on_change = self.changed
+            self.parked.append(made)
+
+    def changed(self, child: Parked) -> None:
+        """A parked child became ready, or is lost; one that never was ready would only fail again."""
+        if child.answer.done():
+            if not child.is_ready:
+                self.failure = failure_of("the pool", [], child.answer.result())
+            self.drop(child)
+            self.fill()
+
+    def take(self, shape: Shape) -> Parked | None:
+        """The oldest parked child that fits, out of the pool; one that is still building its base is better than a new one."""
+        fitting = [child for child in self.parked if child.shape == shape]
+        if not fitting:
+            return None
+        child = next((child for child in fitting if child.is_ready), fitting[0])
+        child.on_change = None
+        self.parked.remove(child)
+        return child
+
+    def drop(self, child: Parked) -> None:
+        """End a parked child."""
+        self.parked.remove(child)
+        child.kill()
+
+    async def park(self, shape: Shape) -> Parked:
+        """A child made for this caller; whether it can build its base, its answer to the plan will tell."""
+        waiting: asyncio.Future[Parked] = self.loop.create_future()
+
+        def take(made: Parked | SandboxdError) -> None:
+            if isinstance(made, SandboxdError):
+                if not waiting.done():
+                    waiting.set_exception(made)
+            elif waiting.done():  # the caller was cancelled meanwhile
+                made.kill()
+            else:
+                waiting.set_result(made)
+
+        self.ask(shape, take)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                waiting.result().kill()
+            raise
+
+    def notice_mounts(self) -> bool:
+        """Give up the pool when the host's mounts changed: a parked child's view is older."""
+        changed = bool(self.changes.poll(0))
+        if changed:
+            for child in [*self.parked]:
+                self.drop(child)
+        return changed
+
+    # -- the program -----------------------------------------------------------------------------------------------------
+
+    def ask(self, shape: Shape, take: Take) -> None:
+        """Request one child; `take` has it once the launcher has cloned it."""
+        if not self.line.is_open:
+            take(gone())
+            return
+        self.asked.append((shape, take))
+        self.line.send(b'{"profile":' + msgspec.json.encode(shape[0]) + b',"base":' + shape[1] + b"}")
+
+    def heard(self, message: Message) -> None:
+        """A frame of the launcher's: it is up, the host's mounts changed, or the answer to the oldest request."""
+        if "ready" in message:
+            if not self.ready.done():
+                self.ready.set_result(None)
+        elif message.get("event") == "mounts":
+            if self.settling is None:
+                self.settling = self.loop.call_later(SETTLE, self.settle)
+        elif self.asked:
+            shape, take = self.asked.pop(0)
+            if "failed" in message:
+                take(failure_of("an env", [], message))
+                return
+            process, sock = self.line.received[:2]
+            del self.line.received[:2]
+            pid, started = int(message["pid"]), int(message["start_time"])
+            take(Parked(sock=sock, process=process, pid=pid, start_time=started, shape=shape))
+
+    def settle(self) -> None:
+        """The host's mounts changed a moment ago."""
+        self.settling = None
+        if self.notice_mounts():
+            self.fill()
+
+    def ended(self) -> None:
+        """The program died, and with it everything that was parked."""
+        report = self.on_death
+        if not self.ready.done():
+            self.ready.set_exception(gone())
+        self.close()
+        if report is not None:
+            report()
+
+
+def spawn(control: int, log: Path, arguments: list[str]) -> "subprocess.Popen[bytes]":
+    """The launcher program: nothing of ours inherited but its socket, a session of its own, no environment."""
+    with open(log, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as output:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(PROGRAM), "--fd", str(control), *arguments, "--room", ROOM],
+            pass_fds=[control],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd="/",
+            env={},
+        )
+
+
+def shape_of(profile: Profile, base: Sequence[Step]) -> Shape:
+    """What a parked child is good for."""
+    return profile, msgspec.json.encode(base)
+
+
+def message_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[bytes, list[int]]:
+    """What the child gets: the plan's own half, and descriptors under their names."""
+    listed = [*given.listed(), *[(["handed"], tree) for tree in trees]]
+    message = {
+        "title": f"sandboxd-init: {plan.name}",
+        "steps": plan.steps,
+        "config": plan.init,
+        "fds": [name for name, _ in listed],
+    }
+    return msgspec.json.encode(message), [fd for _, fd in listed]
+
+
+def hand_over(plan: LaunchPlan) -> list[int]:
+    """Detached mounts of the daemon's own directories, for an env that runs as someone else: their owner it becomes.
+
+    Only a daemon that is root comes here. The path is the daemon's own, not the spec's; its last name must be no link.
+    """
+    trees: list[int] = []
+    try:
+        for path in plan.handed:
+            place = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fchown(place, plan.profile.uid[1], plan.profile.gid[1])
+                trees.append(mounts.open_tree(place, recursive=False, subject=path))
+            finally:
+                os.close(place)
+    except OSError as error:
+        fds.close_all(trees)
+        raise LaunchFailed(
+            f"cannot hand over the home of env {plan.name}: {error}", step="hand over", errno=error.errno or 0
+        ) from error
+    return trees
+
+
+def gone() -> LaunchFailed:
+    """The launcher is not there."""
+    return LaunchFailed("the launcher has ended", hint="its log (launcher.log) may say why", step="launcher", errno=0)

@@ -1,0 +1,179 @@
+"""The launcher: a program of its own that makes parked children on request, and nothing else.
+
+    python -I -S launcher.py --fd N [--init MODULE] [--path DIR]
+
+Imports the standard library, `errors`, `kernel` and `launch`. Single-threaded and small, because the cost of a fork grows
+with the page tables. All it will ever need, init included, is imported before the first child; then the means to import are
+taken away. It never sees a plan: a child's socket goes to the daemon, and what is asked for here is only who a child runs as,
+whether it has a network of its own, and the base of its view. It ends when the daemon's end of its socket does; envs do not
+depend on it.
+"""
+
+import errno
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+
+if not __package__:
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
+from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
+from sandboxd.launch import child
+
+ALWAYS = namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS
+TITLE = "sandboxd-launcher"
+
+
+class Launcher:
+    """The loop: requests in, children out."""
+
+    def __init__(self, control: socket.socket, run_init) -> None:  # type: ignore[no-untyped-def]
+        self.control = control
+        self.run_init = run_init
+        self.buffer = bytearray()
+        self.signals = signals.signalfd({signal.SIGCHLD, signal.SIGTERM})
+        # A mount made on the host after a child was parked is not in that child's view (poll(2) on mountinfo: proc(5)).
+        self.mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+
+    def serve(self) -> None:
+        """Until the daemon's end of the socket closes."""
+        epoll = select.epoll()
+        epoll.register(self.control, select.EPOLLIN)
+        epoll.register(self.signals, select.EPOLLIN)
+        epoll.register(self.mounts, select.EPOLLPRI)
+        self.reply({"ready": os.getpid()})
+        while True:
+            for fd, _ in epoll.poll():
+                if fd == self.signals and not self.take_signals():
+                    return
+                if fd == self.mounts:
+                    self.reply({"event": "mounts"})
+                if fd == self.control.fileno() and not self.take_requests():
+                    return
+
+    def take_signals(self) -> bool:
+        """Reap whoever died; False on SIGTERM."""
+        numbers = signals.read_signals(self.signals)
+        if signal.SIGCHLD in numbers:
+            while reap():
+                continue
+        return signal.SIGTERM not in numbers
+
+    def take_requests(self) -> bool:
+        """Answer each whole frame; False at the end."""
+        data, received = fds.recv(self.control, child.CHUNK, max_fds=0)
+        fds.close_all(received)
+        self.buffer += data
+        while len(self.buffer) >= 4:
+            length = int.from_bytes(self.buffer[:4], "little")
+            if length > child.FRAME_LIMIT:
+                return False
+            if len(self.buffer) < 4 + length:
+                break
+            body = bytes(self.buffer[4 : 4 + length])
+            del self.buffer[: 4 + length]
+            self.answer(body)
+        return bool(data)
+
+    def answer(self, body: bytes) -> None:
+        """One request, one reply, in order."""
+        try:
+            request = json.loads(body)
+            profile = checked(request["profile"])
+            pid, process, outer = self.park(profile, request["base"])
+        except (OSError, SandboxdError) as error:
+            self.reply({"failed": "namespaces", **child.in_words(error)})
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            self.reply({"failed": "request", **child.in_words(error)})
+        else:
+            self.reply({"pid": pid, "start_time": pidfd.start_time(pid) or 0}, [process, outer.fileno()])
+            outer.close()
+            os.close(process)
+
+    def park(self, profile: dict, base: list) -> tuple[int, int, socket.socket]:  # type: ignore[type-arg]
+        """A child in new namespaces with its ids mapped: pid, pidfd, our end of its socket."""
+        outer, inner = socket.socketpair()
+        process = -1
+        try:
+            pid, process = namespaces.clone3(ALWAYS | (namespaces.NEWNET if profile["network"] else 0))
+            if pid == 0:
+                child.main(inner.fileno(), profile, base, self.run_init)
+            namespaces.write_maps(pid, uid=tuple(profile["uid"]), gid=tuple(profile["gid"]))
+            outer.send(child.GO)
+        except BaseException:
+            outer.close()
+            if process >= 0:
+                pidfd.send_signal(process, signal.SIGKILL)
+                os.close(process)
+            raise
+        finally:
+            inner.close()
+        return pid, process, outer
+
+    def reply(self, message: dict, descriptors: list[int] | None = None) -> None:  # type: ignore[type-arg]
+        """One frame to the daemon; when that is gone, the next read says so."""
+        body = json.dumps(message).encode()
+        try:
+            fds.send(self.control, len(body).to_bytes(4, "little") + body, descriptors or ())
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+
+
+def checked(profile: dict) -> dict:  # type: ignore[type-arg]
+    """A profile that may be asked for: our own ids, or as root any but 0; 0 only by name. Adds `drop`."""
+    uid, gid = profile["uid"][1], profile["gid"][1]
+    own = os.geteuid()
+    if own != 0 and (uid, gid) != (own, os.getegid()):
+        raise PermissionDenied(f"uid {own} cannot start an env as {uid}:{gid}")
+    if own == 0 and (uid == 0 or gid == 0) and profile.get("root") is not True:
+        raise PermissionDenied("an env runs as root only where that is asked for by name")
+    return {**profile, "drop": own == 0}
+
+
+def reap() -> bool:
+    """Wait for one dead child, without waiting; False: no more."""
+    try:
+        return os.waitpid(-1, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return False
+
+
+def load(module: str):  # type: ignore[no-untyped-def]
+    """`run` of the module that a child becomes; then nothing can be imported any more."""
+    run_init = __import__(module, fromlist=["run"]).run
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_importer_cache.clear()
+    return run_init
+
+
+def main(arguments: list[str]) -> int:
+    """Set up, serve, leave."""
+    given = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    control = socket.socket(fileno=int(given["--fd"]))
+    os.set_inheritable(control.fileno(), False)
+    if "--path" in given:
+        sys.path.insert(0, given["--path"])
+    signals.block_all()
+    titles.room()
+    run_init = load(given.get("--init", "sandboxd.launch.init"))
+    titles.set_title(TITLE)
+    try:
+        namespaces.leave_session_keyring()
+    except KernelError as error:
+        child.tell(f"{TITLE}: {error}\n")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    Launcher(control, run_init).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""A parked child as the daemon sees it: namespaces and base view made, no plan yet.
+
+Asyncio by callbacks. It is killed through its pidfd unless it was released, and dies by itself when its socket closes.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+from sandboxd.errors import LaunchFailed
+from sandboxd.isolation.plan import Profile
+from sandboxd.kernel import pidfd
+from sandboxd.launch.line import Line, Message
+
+Shape = tuple[Profile, bytes]
+
+
+class Parked:
+    """One child. is_ready: its base is applied. on_change: it became ready, or `failed` or died while it was parked."""
+
+    def __init__(self, *, sock: int, process: int, pid: int, start_time: int, shape: Shape) -> None:
+        self.pid = pid
+        self.process = process
+        self.start_time = start_time
+        self.shape = shape
+        self.netns_cookie = 0
+        self.is_ready = False
+        self.failed: Message | None = None
+        self.on_change: Callable[[Parked], None] | None = None
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Message] = loop.create_future()
+        self.line = Line(loop, socket.socket(fileno=sock), self.heard, self.ended)
+
+    def heard(self, message: Message) -> None:
+        """A frame of the child's."""
+        if message.get("parked") is True:
+            self.netns_cookie = int(message["netns_cookie"])
+            self.is_ready = True
+        elif not self.answer.done():
+            self.answer.set_result(message)
+            self.failed = message if "failed" in message else None
+        if self.on_change is not None:
+            self.on_change(self)
+
+    def ended(self) -> None:
+        """The child's end closed without an answer: it died."""
+        if not self.answer.done():
+            self.heard({"failed": "child", "index": -1, "errno": 0, "message": "the child died", "hint": "see launcher.log"})
+
+    async def launch(self, body: bytes, given: list[int]) -> Message:
+        """Send the plan; the child's answer to it."""
+        self.line.send(body, given)
+        return await self.answer
+
+    def release(self) -> int:
+        """It is an env now: its pidfd, which is the caller's."""
+        process, self.process = self.process, -1
+        self.close()
+        return process
+
+    def kill(self) -> None:
+        """End it, unless it was released."""
+        if self.process >= 0:
+            pidfd.send_signal(self.process, signal.SIGKILL)
+            os.close(self.process)
+            self.process = -1
+        self.close()
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        self.on_change = None
+        self.line.close()
+        if not self.answer.done():
+            self.answer.cancel()
+
+
+def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed:
+    """The child's failure as an error: which step in words, and what the kernel said."""
+    index = int(answer.get("index", -1))
+    step = described[index] if 0 <= index < len(described) else str(answer.get("failed"))
+    return LaunchFailed(
+        f"cannot {step} for {what}: {answer.get('message')}"
+        if index >= 0
+        else f"cannot launch {what}: {answer.get('message')}",
+        hint=str(answer.get("hint") or ""),
+        step=step,
+        errno=int(answer.get("errno") or 0),
+    )

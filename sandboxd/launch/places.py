@@ -1,0 +1,310 @@
+"""Looks at the paths that one spec names: workspace, home, toolchains, mounts, and what in them the env must not touch.
+
+Imports the standard library, `errors`, `isolation` and `spec`. Raises WorkspaceInvalid or SpecInvalid with what, where and
+why before anything is made. Sources leave here resolved: the child follows no link on the way to them, so whoever swaps one
+in afterwards gets an error and not another directory.
+"""
+
+import os
+import pwd
+import stat
+import sys
+from pathlib import Path
+
+from sandboxd.errors import SpecInvalid, WorkspaceInvalid
+from sandboxd.isolation import toolchains
+from sandboxd.isolation.facts import MountFact, PlaceFacts
+from sandboxd.spec import EnvSpec, Mount
+
+NOBODY = 65534
+DEFAULT_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+# Neither these nor anything in them can be a workspace; the second are too much by themselves.
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/boot",
+    "/nix",
+    "/snap",
+)
+SHARED = (
+    "/",
+    "/home",
+    "/root",
+    "/tmp",
+    "/var",
+    "/var/tmp",
+    "/run",
+    "/opt",
+    "/srv",
+    "/mnt",
+    "/media",
+    "/run/media",
+    "/run/user",
+)
+OWN = ("/proc", "/sys", "/dev", "/.sandboxd")
+PROTECTED = ("sandbox.toml", ".envrc", ".git/hooks", ".git/config")
+TEXT_LIMIT = 64 << 10
+LINKS_LIMIT = 512
+
+
+def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) -> PlaceFacts:
+    """The facts, or WorkspaceInvalid, SpecInvalid. environ: the caller's; env_dir: S/envs/ID; uid: the daemon's."""
+    runs_as = NOBODY if uid == 0 and spec.isolation.user != "root" else uid
+    home = home_of(environ, uid)
+    real_home = os.path.realpath(home)
+    hide = hidden(env_dir)
+    workspace = look_at_workspace(spec.workspace.path, real_home, hide, runs_as if uid == 0 else None)
+    mounts = [look_at_mount(mount, hide) for mount in spec.mounts]
+    writable = [mount.source for mount in mounts if not mount.readonly and not mount.file]
+    writable += [workspace] if workspace else []
+    protect, pins = protected(writable)
+    readonly_home = spec.isolation.home == "readonly"
+    if readonly_home and uid == 0 and runs_as != 0:
+        raise SpecInvalid('isolation.home = "readonly" shows root\'s home to an env that is not root', key="isolation.home")
+    seen = [*writable, *[mount.source for mount in mounts]]
+    tools = [] if readonly_home else find_tools(environ.get("PATH", ""), real_home, seen, hide)
+    shared = spec.network.mode == "host"
+    return PlaceFacts(
+        home=home,
+        env_home=str(env_dir / "home"),
+        user="root" if spec.isolation.user == "root" else user_name(runs_as),
+        workspace=workspace,
+        real_home=real_home if readonly_home else None,
+        tools=tools,
+        path=path_inside(environ.get("PATH", ""), [*tools, *seen, *([real_home] if readonly_home else [])]),
+        mounts=mounts,
+        protect=protect,
+        pins=pins,
+        hide=hide,
+        secrets=secrets_of(real_home) if readonly_home else [],
+        resolv_conf=read_text("/etc/resolv.conf") if shared else "",
+        hosts=read_text("/etc/hosts") if shared else "",
+    )
+
+
+def home_of(environ: dict[str, str], uid: int) -> str:
+    """The home's path as programs will be told."""
+    named = environ.get("HOME", "")
+    if not named.startswith("/"):
+        try:
+            named = pwd.getpwuid(uid).pw_dir
+        except KeyError:
+            named = "/"
+    home = os.path.normpath(utf8(named, "HOME"))
+    return "/home" if home in SHARED and home != "/root" else home
+
+
+def user_name(uid: int) -> str:
+    """The name of a uid, or its number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def hidden(env_dir: Path) -> list[str]:
+    """The daemon's own directories: state (S of S/envs/ID) and sockets."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    own = [str(env_dir.parent.parent), f"{runtime}/sandboxd" if runtime else f"/tmp/sandboxd-{os.getuid()}"]
+    return list(dict.fromkeys(os.path.realpath(path) for path in own))
+
+
+# -- workspace ---------------------------------------------------------------------------------------------------------------
+
+
+def look_at_workspace(path: str | None, home: str, hide: list[str], runs_as: int | None) -> str | None:
+    """The workspace, resolved; runs_as: the uid that has to get there, where that is not ours."""
+    if path is None:
+        return None
+    utf8(path, "workspace")
+    if not path.startswith("/"):
+        raise WorkspaceInvalid(f"workspace {path!r} is not an absolute path", hint="give its full path", key="workspace.path")
+    real = utf8(os.path.realpath(path), "workspace")
+    refuse_workspace(real, home, hide)
+    try:
+        if not stat.S_ISDIR(os.stat(real).st_mode):
+            raise WorkspaceInvalid(
+                f"workspace {real} is not a directory", hint="name the project's directory", key="workspace.path"
+            )
+    except FileNotFoundError:
+        raise WorkspaceInvalid(f"workspace {real} does not exist", hint=f"mkdir -p {real}", key="workspace.path") from None
+    except OSError as error:
+        raise WorkspaceInvalid(f"workspace {real} cannot be reached: {error.strerror}", key="workspace.path") from error
+    if not os.access(real, os.R_OK | os.X_OK):
+        raise WorkspaceInvalid(
+            f"workspace {real} cannot be read by uid {os.getuid()}", hint=f"chmod u+rx {real}", key="workspace.path"
+        )
+    if runs_as is not None:
+        reachable(real, runs_as)
+    return real
+
+
+def refuse_workspace(real: str, home: str, hide: list[str]) -> None:
+    """What must not be handed to an env for writing."""
+    hint = "use a directory of its own for the project"
+    if real in SHARED or any(real == system or real.startswith(f"{system}/") for system in SYSTEM):
+        raise WorkspaceInvalid(f"workspace {real} is a directory of the system", hint=hint, key="workspace.path")
+    if f"{home}/".startswith(f"{real}/"):
+        raise WorkspaceInvalid(
+            f"workspace {real} is or holds your home, with all your keys in it", hint=hint, key="workspace.path"
+        )
+    if real.startswith(f"{home}/") and toolchains.is_secret(os.path.relpath(real, home)):
+        raise WorkspaceInvalid(f"workspace {real} is where secrets are kept", hint=hint, key="workspace.path")
+    if any(real == own or real.startswith(f"{own}/") for own in hide):
+        raise WorkspaceInvalid(f"workspace {real} lies in sandboxd's own directory", hint=hint, key="workspace.path")
+
+
+def reachable(path: str, uid: int) -> None:
+    """Raise WorkspaceInvalid unless a uid with no groups can walk to `path` and read it."""
+    walked = "/"
+    for part in ["", *path.strip("/").split("/")]:
+        walked = os.path.join(walked, part)
+        status = os.stat(walked)
+        bits = status.st_mode >> 6 if status.st_uid == uid else status.st_mode
+        needed = 0o5 if walked == path else 0o1
+        if bits & needed != needed:
+            raise WorkspaceInvalid(
+                f"workspace {path}: root's envs run as uid {uid}, which cannot enter {walked}",
+                hint=f'chmod o+rx {walked}, or ask for root by name: [isolation] user = "root"',
+                key="workspace.path",
+            )
+
+
+def protected(trees: list[str]) -> tuple[list[tuple[str, bool]], list[str]]:
+    """What in writable trees the env must not write, and the directories on the way that must not be renamed."""
+    protect: dict[str, bool] = {}
+    pins: dict[str, None] = {}
+    for tree in trees:
+        wanted = [os.path.join(tree, name) for name in PROTECTED]
+        if os.path.isfile(os.path.join(tree, ".git")):  # a linked worktree: it names the repository whose hooks git runs
+            wanted.append(os.path.join(tree, ".git"))
+        for path in [*wanted, *own_code()]:
+            real = os.path.realpath(path)
+            if not real.startswith(f"{tree}/") or not os.path.exists(real):
+                continue
+            protect[real] = not os.path.isdir(real)
+            between = os.path.dirname(real)
+            while between != tree:
+                pins[between] = None
+                between = os.path.dirname(between)
+    return list(protect.items()), sorted(pins)
+
+
+def own_code() -> list[str]:
+    """The code that guards the env: this package, and the virtual environment it runs from."""
+    found = [str(Path(__file__).resolve().parent.parent)]
+    if sys.prefix != sys.base_prefix:
+        found.append(sys.prefix)
+    return found
+
+
+# -- mounts, toolchains, texts -----------------------------------------------------------------------------------------------
+
+
+def look_at_mount(mount: Mount, hide: list[str]) -> MountFact:
+    """One mount with its source resolved."""
+    key = f"mounts: {mount.source}:{mount.target}"
+    for path in (mount.source, mount.target):
+        utf8(path, "mount")
+        if not path.startswith("/"):
+            raise SpecInvalid(f"mount {path!r} is not an absolute path", hint="give its full path", key=key)
+    target = os.path.normpath(mount.target)
+    if target == "/" or any(target == own or target.startswith(f"{own}/") for own in OWN):
+        raise SpecInvalid(f"nothing can be mounted at {target}: it is the env's own", hint="mount it elsewhere", key=key)
+    real = utf8(os.path.realpath(mount.source), "mount")
+    if real == "/" or any(real == own or real.startswith(f"{own}/") for own in ("/proc", "/sys")):
+        raise SpecInvalid(
+            f"{real} cannot be shown: it has the host's processes in it", hint="mount what is needed of it", key=key
+        )
+    if any(real == own or real.startswith(f"{own}/") for own in hide):
+        raise SpecInvalid(f"{real} is sandboxd's own directory and is never shown", key=key)
+    if not os.path.exists(real):
+        raise SpecInvalid(
+            f"mount source {mount.source} does not exist, or cannot be reached", hint=f"mkdir -p {mount.source}", key=key
+        )
+    return MountFact(source=real, target=target, readonly=mount.readonly, file=not os.path.isdir(real))
+
+
+def find_tools(path: str, home: str, seen: list[str], hide: list[str]) -> list[str]:
+    """Directories below the home that the programs on PATH need."""
+    found: list[str] = []
+    for named in path.split(":"):
+        directory = os.path.realpath(named) if named.startswith("/") else ""
+        if directory.startswith(f"{home}/") and os.path.isdir(directory):
+            found += tools_of(directory, home)
+    kept = [tool for tool in found if os.path.exists(tool) and os.path.realpath(tool) == tool and is_utf8(tool)]
+    outside = [*seen, *hide]
+    return [tool for tool in toolchains.outermost(kept) if not any(f"{tool}/".startswith(f"{other}/") for other in outside)]
+
+
+def tools_of(directory: str, home: str) -> list[str]:
+    """What one directory of programs needs, those that its links and its pyvenv.cfg lead to included."""
+    found = toolchains.needed(directory, home, is_prefix=is_prefix(os.path.dirname(directory)))
+    leads = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry, _ in zip(entries, range(LINKS_LIMIT), strict=False):
+                if entry.is_symlink():
+                    leads.append(os.path.realpath(entry.path))
+    except OSError:
+        return found
+    for line in read_text(os.path.join(os.path.dirname(directory), "pyvenv.cfg")).splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "home":
+            leads.append(os.path.join(os.path.realpath(value.strip()), "python"))
+    for lead in leads:
+        if lead.startswith(f"{home}/") and toolchains.is_known(lead, home):
+            found += toolchains.needed(os.path.dirname(lead), home, is_prefix=False)
+    return found
+
+
+def is_prefix(directory: str) -> bool:
+    """Whether this is an installation of its own: a virtual or a conda environment."""
+    return os.path.isfile(os.path.join(directory, "pyvenv.cfg")) or os.path.isdir(os.path.join(directory, "conda-meta"))
+
+
+def path_inside(path: str, shown: list[str]) -> str:
+    """PATH without what cannot be seen inside."""
+    visible = [*SYSTEM, "/opt", "/run/current-system", *shown]
+    kept = []
+    for named in path.split(":"):
+        real = os.path.realpath(named) if named.startswith("/") else ""
+        if is_utf8(named) and any(place == own or place.startswith(f"{own}/") for own in visible for place in (named, real)):
+            kept.append(named)
+    return ":".join(dict.fromkeys([*kept, *[name for name in DEFAULT_PATH if os.path.isdir(name)]]))
+
+
+def secrets_of(home: str) -> list[tuple[str, bool]]:
+    """The secrets that are there, as (path, is it a file)."""
+    paths = [os.path.join(home, name) for name in toolchains.SECRETS]
+    return [(path, not os.path.isdir(path)) for path in paths if os.path.exists(path) and os.path.realpath(path) == path]
+
+
+def read_text(path: str) -> str:
+    """A small text file, or "" where there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(TEXT_LIMIT)
+    except OSError:
+        return ""
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path can travel in JSON."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)  # how Python shows a byte that is none
+
+
+def utf8(path: str, what: str) -> str:
+    """The path, or SpecInvalid."""
+    if "\0" in path or not is_utf8(path):
+        raise SpecInvalid(f"{what} {path!r} is not valid UTF-8 text", hint="rename it", key=what)
+    return path

@@ -1,0 +1,108 @@
+"""Looks: at the host (each wall tried in a throwaway child, the layout of its tree), once; and at the paths of one spec.
+
+Imports the standard library, `errors`, `kernel`, `isolation` and `spec`. What is decided from it is `isolation.plan`'s.
+Looking at a spec resolves every path that will be shown, so that the child can refuse to follow any link later.
+"""
+
+import grp
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from sandboxd.errors import LaunchFailed
+from sandboxd.isolation import hints
+from sandboxd.isolation.facts import WALLS, HostFacts, Layout, Offer
+from sandboxd.launch.places import look_at
+
+__all__ = ["look_at", "look_at_layout", "probe_host"]
+
+PROGRAM = Path(__file__).with_name("attempts.py")
+TIMEOUT = 30.0  # seconds
+# What a program may need of the host, and nothing that tells of its users: no /var, /run, /srv, /root, /home, /mnt, /boot.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")
+SYSFS = (
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+    "/sys/kernel/mm/transparent_hugepage",
+    "/sys/kernel/mm/hugepages",
+)
+NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+LINKS = ("/run/current-system",)  # NixOS finds its programs through it
+POWERFUL = ("docker", "podman", "lxd", "incus", "libvirt", "kvm", "adm", "disk", "sudo", "wheel", "systemd-journal", "shadow")
+
+
+def probe_host() -> HostFacts:
+    """What this host offers, tried for real; about 0.1 s. Raises LaunchFailed when the trial itself cannot be run."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(PROGRAM)],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=True, cwd="/", env={},
+        )  # fmt: skip
+        failed: dict[str, int] = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        said = getattr(error, "stderr", b"") or b""
+        raise LaunchFailed(
+            f"cannot find out what this host offers: {error}", hint=said.decode(errors="replace")[-400:], step="probe", errno=0
+        ) from error
+    settings = {name: read_setting(name) for name in hints.SETTINGS}
+    walls = {wall: Offer(offered=True) if not failed[wall] else hints.explain(wall, failed[wall], settings) for wall in WALLS}
+    return HostFacts(
+        walls=walls,
+        proc="full" if not failed["proc"] else "subset" if not failed["subset"] else "none",
+        layout=look_at_layout(),
+        kernel=os.uname().release,
+        groups=powerful_groups(),
+    )
+
+
+def read_setting(name: str) -> str:
+    """A sysctl's value, or "" where there is none."""
+    try:
+        return Path("/proc/sys", name.replace(".", "/")).read_text().strip()
+    except OSError:
+        return ""
+
+
+def powerful_groups() -> list[str]:
+    """Groups of ours that give power over the host; an unprivileged env cannot be rid of them (setgroups is denied)."""
+    found = []
+    for gid in os.getgroups():
+        try:
+            name = grp.getgrgid(gid).gr_name
+        except KeyError:
+            continue
+        if name in POWERFUL:
+            found.append(name)
+    return sorted(found)
+
+
+def look_at_layout() -> Layout:
+    """The host's tree as far as envs see it."""
+    directories: list[tuple[str, str]] = []
+    links: list[tuple[str, str]] = []
+    for path in SYSTEM:
+        real = os.path.realpath(path)
+        if os.path.islink(path) and any(real.startswith(f"{other}/") for other in SYSTEM):
+            links.append((path, os.readlink(path)))
+        elif os.path.isdir(real) and real != "/":
+            directories.append((path, real))
+    links += [(path, os.readlink(path)) for path in LINKS if os.path.islink(path)]
+    return Layout(
+        directories=directories,
+        links=links,
+        system=[part for part in SYSFS if os.path.isdir(part)],
+        nodes=[node for node in NODES if os.path.exists(node)],
+        resolv_conf=where_it_ends("/etc/resolv.conf"),
+        hosts=where_it_ends("/etc/hosts"),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def where_it_ends(path: str) -> str:
+    """Where a file of /etc lies inside, once links are followed: still shown from the host, or in our own /run; else ""."""
+    real = os.path.realpath(path)
+    shown = os.path.isfile(real) and any(real.startswith(f"{directory}/") for directory in SYSTEM)
+    ours = os.path.lexists(path) and real.startswith("/run/")
+    return real if shown or ours else ""
