@@ -23,26 +23,24 @@ COMPLETE = "_SANDBOX_COMPLETE"
 
 
 class Cli:
-    """One run of `sandbox`. autostart: a daemon is started when none answers."""
+    """One run of `sandbox`."""
 
     def __init__(self, client: "Client | None" = None) -> None:
         self._client = client
-        self._given = client
 
     @property
     def client(self) -> "Client":
-        """The connection to the daemon, started by itself when there is none."""
+        """The client, safe for threads; its first call starts a daemon when there is none."""
         if self._client is None:
-            self._client = self.another()
+            self._client = made(autostart=True)
         return self._client
 
-    def another(self, *, autostart: bool = True) -> "Client":
-        """A second connection: calls on one are answered in order, so a signal must not queue behind a stream."""
-        if self._given is not None:
-            return self._given
-        from sandboxd.client import Client  # noqa: PLC0415 - `--help`, `completion` and usage errors need no client
-
-        return Client(autostart=autostart)
+    @property
+    def visitor(self) -> "Client":
+        """The client of a verb that must not start a daemon."""
+        if self._client is None:
+            self._client = made(autostart=False)
+        return self._client
 
     @property
     def directory(self) -> str:
@@ -56,6 +54,13 @@ class Cli:
     def home(self) -> str:
         """The user's home."""
         return os.path.expanduser("~")
+
+
+def made(*, autostart: bool) -> "Client":
+    """A client of the daemon that the environment names."""
+    from sandboxd.client import Client  # noqa: PLC0415 - `--help`, `completion` and usage errors need no client
+
+    return Client(autostart=autostart)
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,7 +65,7 @@ def start_daemon(cli: Cli, flags: FormatFlags) -> None:
 @takes(FormatFlags)
 def show_status(cli: Cli, flags: FormatFlags) -> None:
     """Show the daemon's pid, addresses and envs; an error when none runs."""
-    status = cli.another(autostart=False).call(Status())
+    status = cli.visitor.call(Status())
     if flags.how is not None:
         items([status], COLUMNS, how=flags.how)
         return
@@ -80,7 +80,7 @@ def show_status(cli: Cli, flags: FormatFlags) -> None:
 @takes(StopFlags)
 def stop_daemon(cli: Cli, flags: StopFlags) -> None:
     """Stop the daemon. Envs and the router run on, and the next daemon finds them, unless --all is given."""
-    client = cli.client if flags.everything else cli.another(autostart=False)  # envs may live on without a daemon
+    client = cli.client if flags.everything else cli.visitor  # envs may live on without a daemon
     try:
         status = client.call(Status())
     except DaemonUnreachable:

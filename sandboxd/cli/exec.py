@@ -18,7 +18,7 @@ from sandboxd.cli.render import note
 from sandboxd.cli.terminal import check_input, raw, size_of
 from sandboxd.cli.translate import Caller, environment
 from sandboxd.errors import NotFound, SandboxdError, UsageError
-from sandboxd.protocol.messages import Attach, Exec, Inspect, SessionReply, SessionSignal
+from sandboxd.protocol.messages import Attach, Exec, Inspect, SessionReply
 
 if TYPE_CHECKING:
     from sandboxd.client import Session
@@ -32,8 +32,7 @@ SHELL = 'for s in "$1" bash sh; do command -v "$s" >/dev/null 2>&1 && exec "$s";
 class Forwarder:
     """Sends signals that reach us on to the session's foreground process group."""
 
-    def __init__(self, cli: Cli, session: str) -> None:
-        self._client = cli.another()
+    def __init__(self, session: "Session") -> None:
         self._session = session
         self._interrupts = 0
 
@@ -44,14 +43,14 @@ class Forwarder:
             if self._interrupts >= PATIENCE:
                 raise KeyboardInterrupt
         with suppress(SandboxdError):  # it has just ended: its last reply says so
-            self._client.call(SessionSignal(session=self._session, signal=str(number)))
+            self._session.signal(str(number))
 
 
-def connect(cli: Cli, session: "Session", name: str, *, terminal: bool, plug: Plug) -> Ended:
+def connect(session: "Session", plug: Plug, *, terminal: bool) -> Ended:
     """Relay a session, with the user's terminal raw where the other side is one."""
     is_raw = terminal and plug.stdin is not None and is_terminal(plug.stdin)
     window = (lambda: size_of(0, 1, 2)) if terminal and (is_terminal(0) or is_terminal(1)) else None
-    plug = plug._replace(size=window, keys=plug.keys if is_raw else None, forward=plug.forward or Forwarder(cli, name))
+    plug = plug._replace(size=window, keys=plug.keys if is_raw else None, forward=plug.forward or Forwarder(session))
     with raw(plug.stdin if is_raw else None):
         return Relay(session, plug).run()
 
@@ -79,9 +78,9 @@ def run_inside(cli: Cli, params: Exec) -> int:
         target=params.target, service=params.service, argv=params.argv, env={**extra, **params.env}, workdir=params.workdir,
         tty=terminal, stdin=params.stdin, rows=rows, cols=cols, fds=True,
     )  # fmt: skip
-    with cli.another().open(params) as session:
+    with cli.client.open(params) as session:
         plug = Plug(stdin=0 if params.stdin else None, stdout=1, stderr=2)
-        ended = connect(cli, session, session.id, terminal=terminal, plug=plug)
+        ended = connect(session, plug, terminal=terminal)
         return exit_code_of(ended, params.target)
 
 
@@ -167,11 +166,11 @@ def attach(cli: Cli, flags: AttachFlags) -> int:
     listens = spec.stdin and not flags.no_stdin
     rows, cols = size_of(0, 1, 2)
     params = Attach(target=info.id, service=chosen, stdin=listens, rows=rows, cols=cols, fds=True)
-    with cli.another().open(params) as session:
+    with cli.client.open(params) as session:
         plug = Plug(stdin=0 if listens else None, stdout=1, stderr=2, keys=sequence)
         if not flags.sig_proxy:
             plug = plug._replace(forward=leave)
-        ended = connect(cli, session, session.id, terminal=spec.tty, plug=plug)
+        ended = connect(session, plug, terminal=spec.tty)
         if ended.detached:
             note(f"\r\ndetached; {info.name} runs on")
         return exit_code_of(ended, info.name)

@@ -26,7 +26,7 @@ def env_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> "l
     from sandboxd.protocol.messages import List  # noqa: PLC0415
 
     try:
-        found = Cli().another(autostart=False).call(List(all=True)).envs
+        found = Cli().visitor.call(List(all=True)).envs
     except (SandboxdError, OSError):
         return []
     return [CompletionItem(info.name, help=info.state) for info in found if info.name.startswith(incomplete)]

@@ -124,6 +124,8 @@ class Relay:
         """Poll until the end; whether the user detached."""
         for descriptor in (signalled, done, *self.outputs):
             self.poll.register(descriptor, select.POLLIN)
+        if "pty" in self.session.fds:
+            self.resize()  # it may have changed since the session was asked for
         self.ready_input()
         if self.stdin is None and self.plug.stdin is None and "pty" not in self.session.fds:
             self.close_input()

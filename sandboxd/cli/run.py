@@ -6,6 +6,7 @@ prints the id and nothing else on stdout.
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from sandboxd.cli.translate import Caller, RunFlags, handed_on, is_too_wide, spe
 from sandboxd.errors import SandboxdError, UsageError
 from sandboxd.protocol.messages import EnvInfo, Kill, Run, RunReply
 from sandboxd.spec import EnvSpec
+
+if TYPE_CHECKING:
+    from sandboxd.client import Session
 
 ENV_FILE_CAP = 1 << 20
 
@@ -132,19 +136,29 @@ def attached(cli: Cli, params: Run, sequence: keys.DetachKeys) -> int:
     params = Run(
         spec=params.spec, environ=params.environ, directory=params.directory, attach=True, fds=True, rows=rows, cols=cols
     )
-    with Progress(f"starting {params.spec.name or 'an env'}"):
-        session = cli.another().open(params)
-    with session:
-        first = session.first
-        assert isinstance(first, RunReply)
+    with Progress(f"starting {params.spec.name or 'an env'}") as progress, cli.client.open(params) as session:
+        info = opened(session)
+        progress.end()
         plug = Plug(stdin=0 if service.stdin else None, stdout=1, stderr=2, keys=sequence)
         try:
-            ended = connect(cli, session, session.id, terminal=service.tty, plug=plug)
+            ended = connect(session, plug, terminal=service.tty)
         except BrokenPipeError:
             # whoever read our stdout has left: the command gets what it would have got from the kernel
-            cli.another().call(Kill(target=first.env.id, signal=str(int(signal.SIGPIPE))))
+            cli.client.call(Kill(target=info.id, signal=str(int(signal.SIGPIPE))))
             raise
-        return exit_code_of(ended, first.env)
+        return exit_code_of(ended, info)
+
+
+def opened(session: "Session") -> EnvInfo:
+    """The env once it has started and its session is open; what comes before that are changes of its state."""
+    reply = session.first
+    replies = session.replies()
+    while not session.session:
+        reply = next(replies, None)
+        if reply is None:
+            raise SandboxdError("the env ended before it could be attached", hint="`sandbox ps -a` shows how")
+    assert isinstance(reply, RunReply)
+    return reply.env
 
 
 def exit_code_of(ended: Ended, info: EnvInfo) -> int:

@@ -104,13 +104,12 @@ def each(cli: Cli, targets: Sequence[Target], act: Callable[[Cli, Target], T], *
 
 
 def at_once(cli: Cli, targets: Sequence[Target], act: Callable[[Cli, Target], T]) -> "list[T | BaseException]":
-    """Each on a connection and thread of its own: ten envs with a grace of ten seconds must not take a hundred."""
+    """Each in a thread of its own: ten envs with a grace of ten seconds must not take a hundred."""
     outcomes: list[T | BaseException] = [SandboxdError("was interrupted")] * len(targets)
-    cli.client  # noqa: B018 - the daemon is started once, not by every thread
 
     def work(number: int, target: Target) -> None:
         try:
-            outcomes[number] = act(Cli(cli.another()), target)
+            outcomes[number] = act(cli, target)
         except BaseException as error:  # told by the main thread, through the door
             outcomes[number] = error
 

@@ -193,7 +193,7 @@ def last_lines(cli: Cli, name: str) -> None:
     """The end of what an env that did not get ready wrote, on stderr: nearly always the reason is there."""
     lines = []
     try:
-        for reply in cli.another().stream(Logs(target=name, tail=LAST_LINES)):
+        for reply in cli.client.stream(Logs(target=name, tail=LAST_LINES)):
             assert isinstance(reply, LogsReply)
             lines += [f"  {line.service} | {line.text}" for line in reply.lines]
     except SandboxdError:
