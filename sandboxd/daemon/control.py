@@ -85,10 +85,12 @@ class ControlServer:
         self._listen()
 
     async def stop(self) -> None:
-        """Accept no more, cancel what is being answered, close every connection. Not to be awaited by a handler."""
+        """Refuse who comes, cancel what is being answered, close every connection. Not to be awaited by a handler."""
         if self._departures is None:
             return
         self._loop.remove_reader(self._sock.fileno())
+        # Else who connects while the daemon leaves would wait for an answer that nobody gives.
+        self._sock.shutdown(socket.SHUT_RDWR)
         if self._resting:
             self._resting.cancel()
         while self._connections:

@@ -1,0 +1,244 @@
+"""The blocking client: what `sandbox` itself speaks through, and what a script uses.
+
+Moves bytes and descriptors for session.Exchange. Imported on every `sandbox ps`, so it imports next to nothing (no asyncio,
+no subprocess). A connection carries one call at a time; one that is idle is kept for the next call. Safe for threads.
+"""
+
+import os
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from sandboxd.client.dial import Daemon, receive
+from sandboxd.client.session import Exchange, named, session_of, with_descriptors
+from sandboxd.protocol.messages import (
+    Attach,
+    Exec,
+    Inspect,
+    List,
+    Params,
+    Reply,
+    Run,
+    SessionInput,
+    SessionResize,
+    SessionSignal,
+)
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from sandboxd.client import signatures
+    from sandboxd.client.env import Command, Env, RunOptions
+
+KEPT = 2  # idle connections
+
+
+class Wire:
+    """A connected socket: frames out, bytes and descriptors in."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fds: list[int] = []  # received and not taken
+        self._receiving = Lock()
+
+    def send(self, exchange: Exchange) -> None:
+        """Send the request."""
+        try:
+            self.sock.sendall(exchange.request)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the daemon may have said why before it closed: that is still there to be read
+
+    def next_reply(self, exchange: Exchange) -> Reply:
+        """Wait for the next answer; raises the error that came instead."""
+        while (reply := exchange.next_reply()) is None:
+            exchange.feed(self._receive())
+        return reply
+
+    def _receive(self) -> bytes:
+        with self._receiving:
+            data, fds = receive(self.sock)
+            self.fds += fds
+        return data
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether an idle connection is still good: nothing may have come, not even its end."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """Hang up; another thread that waits for an answer is woken first, and the socket is closed when it has left."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        with self._receiving:
+            self.sock.close()
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+class Client:
+    """A client of the daemon. socket: its path, by default as the environment says; autostart: start one if none answers.
+
+    Each method raises the classes of sandboxd.errors: what the daemon answered, or DaemonUnreachable.
+    """
+
+    def __init__(self, socket: Path | None = None, *, autostart: bool = True) -> None:
+        self._daemon = Daemon(socket, autostart=autostart)
+        self._idle: list[Wire] = []
+
+    if TYPE_CHECKING:
+        call: signatures.Call
+        stream: signatures.Stream
+    else:
+
+        def call(self, params: Params) -> Reply:
+            """Ask, and wait for the answer."""
+            exchange = Exchange(params)
+            wire = self._take()
+            try:
+                wire.send(exchange)
+                return wire.next_reply(exchange)
+            finally:
+                self._give_back(wire, exchange)
+
+        def stream(self, params: Params) -> Iterator[Reply]:
+            """Ask, and give the answers as they come; leaving the loop ends the call."""
+            exchange = Exchange(params, more=True)
+            wire = self._take()
+            try:
+                wire.send(exchange)
+                while not exchange.done:
+                    yield wire.next_reply(exchange)
+            finally:
+                self._give_back(wire, exchange)
+
+    def open(self, params: Run | Exec | Attach) -> "Session":
+        """Open a session whose descriptors come to this process. A Run is attached."""
+        exchange = Exchange(with_descriptors(params), more=True)
+        wire = self._take()
+        try:
+            wire.send(exchange)
+            return Session(self, wire, exchange)
+        except BaseException:
+            wire.close()
+            raise
+
+    def run(self, command: "Command | None" = None, **options: "Unpack[RunOptions]") -> "Env":
+        """Create an env with one service (or `spec=`) and start it; see client.env.RunOptions."""
+        from sandboxd.client.env import Env, run_params  # noqa: PLC0415 - `ps` needs no env objects
+
+        return Env(self, self.call(run_params(command, options, os.environ, os.getcwd())).env)
+
+    def list(self, *, all: bool = False, filters: "list[str] | None" = None) -> "list[Env]":
+        """The envs, newest first. all: also those that ended. filters: as `sandbox ps --filter`."""
+        from sandboxd.client.env import Env  # noqa: PLC0415 - as above
+
+        return [Env(self, info) for info in self.call(List(all=all, filters=filters or [])).envs]
+
+    def get(self, target: str) -> "Env":
+        """One env, by id, unique id prefix, or name; raises NotFound."""
+        from sandboxd.client.env import Env  # noqa: PLC0415 - as above
+
+        return Env(self, self.call(Inspect(target=target)).env)
+
+    def close(self) -> None:
+        """Close the connections that are idle; sessions and streams have their own."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self) -> Wire:
+        while self._idle:
+            try:
+                wire = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if wire.is_fresh:
+                return wire
+            wire.close()
+        return Wire(self._daemon.connect())
+
+    def _give_back(self, wire: Wire, exchange: Exchange) -> None:
+        if exchange.reusable and not wire.fds and len(self._idle) < KEPT:
+            self._idle.append(wire)
+        else:
+            wire.close()
+
+
+class Session:
+    """A command's stdio: `fds` has the outer ends by name (`pty`, or `stdin`, `stdout`, `stderr`), yours to read and write.
+
+    What you pop from `fds` is yours to close; the rest closes with the session. It lives as long as this connection. From
+    another thread only `close` may be called, and what goes over a connection of its own: resize, signal, write.
+    """
+
+    def __init__(self, client: Client, wire: Wire, exchange: Exchange) -> None:
+        self.fds: dict[str, int] = {}
+        self.first: Any = None
+        self.last: Any = None
+        self.session = ""
+        self._client = client
+        self._wire = wire
+        self._exchange = exchange
+        self.first = self._next()
+
+    def _next(self) -> Any:
+        reply = self._wire.next_reply(self._exchange)
+        if self._wire.fds:
+            self.fds |= named(reply, self._wire.fds)
+            self._wire.fds = []
+        self.session = session_of(reply) or self.session
+        self.last = reply
+        return reply
+
+    def fileno(self) -> int:
+        """For poll: readable when a reply, or the end, has come."""
+        return self._wire.sock.fileno()
+
+    def replies(self) -> Iterator[Any]:
+        """The answers after the first, as they come."""
+        while not self._exchange.done:
+            yield self._next()
+
+    def wait(self) -> Any:
+        """The last answer, which has the exit code."""
+        for _ in self.replies():
+            pass
+        return self.last
+
+    def resize(self, rows: int, cols: int) -> None:
+        """Tell the terminal's new size."""
+        self._client.call(SessionResize(session=self.session, rows=rows, cols=cols))
+
+    def signal(self, signal: str) -> None:
+        """Signal the foreground process group."""
+        self._client.call(SessionSignal(session=self.session, signal=signal))
+
+    def write(self, data: bytes, *, eof: bool = False) -> None:
+        """Input for a session without descriptors."""
+        from base64 import b64encode  # noqa: PLC0415 - with descriptors nobody comes here
+
+        self._client.call(SessionInput(session=self.session, data=b64encode(data).decode(), eof=eof))
+
+    def close(self) -> None:
+        """End the session, if it has not ended, and close what is left in `fds`."""
+        self._wire.close()
+        while self.fds:
+            os.close(self.fds.popitem()[1])
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
