@@ -14,10 +14,11 @@ import os
 
 FILE_LIMIT = 1 << 18
 PENDING_LIMIT = 256
+TAIL = 2048
 
 
 class Exit:
-    """A main process ended. wait_status: as of waitpid(2); time: seconds since the epoch; n: counts from 1 in each init."""
+    """A main process ended. wait_status: as of waitpid(2); time: seconds since the epoch; n: counts up in one file."""
 
     __slots__ = ("n", "pid", "service", "time", "wait_status")
 
@@ -58,7 +59,7 @@ class ExitFile:
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
             self.size = os.fstat(fd).st_size
             self.lead = b"\n" if self.size else b""  # an earlier init may have died within a line
-        self.count = 0
+        self.count = last_number(fd, self.size)
         self.pending: list[Exit] = []
         self.last: dict[str, Exit] = {}
 
@@ -99,6 +100,15 @@ class ExitFile:
             return False
         self.size += done
         return True
+
+
+def last_number(fd: int, size: int) -> int:
+    """The `n` of the last record, where the descriptor can be read; else 0."""
+    try:
+        lines = os.pread(fd, TAIL, max(0, size - TAIL)).splitlines()
+    except OSError:
+        return 0
+    return next((exit.n for exit in map(read_line, reversed(lines)) if exit is not None), 0)
 
 
 def read_exits(path: str | os.PathLike[str]) -> list[Exit]:

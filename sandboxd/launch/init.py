@@ -22,7 +22,7 @@ from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
 from sandboxd.launch.loop import READ, Loop, complain
 from sandboxd.launch.services import Services, start_all
-from sandboxd.launch.sessions import Attachment, Execution, Sessions, signal_group
+from sandboxd.launch.sessions import Attachment, Execution, Sessions, send_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,13 +200,10 @@ class Init:
             service = self.services.get(name)
             if not service.is_alive or service.pid is None:
                 raise NotFound(f"service {name} does not run")
-            (signal_group if call.asked.get("group") else os.kill)(service.pid, signum)
+            terminal = service.program is not None and service.program.tty
+            send_signal(service.pid, signum, group=bool(call.asked.get("group")), terminal=terminal)
         elif kind == "session":
-            execution = self.sessions.get(name)
-            if call.asked.get("group"):
-                signal_group(self.sessions.group_of(execution), signum)
-            else:
-                os.kill(execution.pid, signum)
+            self.sessions.signal(self.sessions.get(name), signum, group=bool(call.asked.get("group")))
         else:
             raise NotFound(f"no target {target}", hint="service:NAME, session:ID or all")
         call.answer({})

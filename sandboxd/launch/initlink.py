@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sandboxd.errors import NotFound, ProtocolViolation, SandboxdError, TimedOut
 from sandboxd.kernel.fds import close_all
-from sandboxd.launch.frames import VERSION, Inbox, Outbox, encode, error_from
+from sandboxd.launch.frames import CHUNK, VERSION, Inbox, Outbox, encode, error_from
 from sandboxd.launch.initevents import (
     Closed,
     ExecFailed,
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 CALL_TIMEOUT = 30.0
+UCRED = struct.Struct("=iII")  # pid uid gid
 OUTBOX_LIMIT = 4 << 20
 DRAIN_TURNS = 64  # frames' worth received in one go before others have a turn
 
@@ -101,6 +103,7 @@ def connect_to(directory: Path, name: str) -> socket.socket:
         raise gone from None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # before the greeting is sent, so that it carries the sender
         sock.connect(f"/proc/self/fd/{folder}/{name}")
     except (FileNotFoundError, ConnectionRefusedError):
         sock.close()
@@ -130,6 +133,7 @@ class InitLink:
         self.hello: asyncio.Future[dict[str, Any]] = self.loop.create_future()
         self.count = 0
         self.is_open = True
+        self.peer_pid = 0  # init's pid as this process sees it; known once connected
         self.loop.add_reader(self.fd, self._readable)
 
     @classmethod
@@ -275,6 +279,8 @@ class InitLink:
     def _readable(self) -> None:
         """Receive until nothing is left: uv_poll reports an error once, so stopping early could be for good."""
         try:
+            if not self.peer_pid:
+                self._be_introduced()
             for _ in range(DRAIN_TURNS):
                 if not self.inbox.pull():
                     self._take()
@@ -288,6 +294,19 @@ class InitLink:
             return
         except (OSError, SandboxdError) as error:
             self._end(str(error))
+
+    def _be_introduced(self) -> None:
+        """Read the first bytes with their sender's pid. SO_PEERCRED would name the daemon that called listen (unix(7))."""
+        data, ancillary, flags, _ = self.sock.recvmsg(CHUNK, socket.CMSG_SPACE(UCRED.size), socket.MSG_DONTWAIT)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        if flags & socket.MSG_CTRUNC or not ancillary:
+            raise ProtocolViolation("init did not introduce itself" if data else "init closed the connection")
+        pid = UCRED.unpack(ancillary[0][2])[0]
+        if pid <= 0:
+            raise ProtocolViolation("init is no process that can be seen from here" if data else "init closed the connection")
+        self.peer_pid = pid
+        self.inbox.buffer += data
+        self._take()
 
     def _again(self) -> None:
         """The rest of a long burst."""

@@ -13,6 +13,7 @@ import os
 import time
 
 SPREAD_LIMIT = 1 << 18  # a record head is 40 times an empty line: larger batches are cut before they are made
+STAMP = len("2026-11-23T04:38:22.123456789Z")
 
 
 class Stamp:
@@ -40,14 +41,25 @@ class LogFiles:
     def __init__(self, fds: tuple[int, int], limit: int) -> None:
         for fd in fds:  # a write after ftruncate must not leave a hole before it
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-        first, second = (os.fstat(fd) for fd in fds)
-        newer = bool(second.st_size) and (not first.st_size or second.st_mtime_ns > first.st_mtime_ns)
+        newer = self.is_newer(fds[1], fds[0])
         self.fds = [fds[1], fds[0]] if newer else list(fds)
-        self.size = second.st_size if newer else first.st_size
+        self.size = os.fstat(self.fds[0]).st_size
         self.limit = limit
         self.dropped = 0
         self.reason = ""
         self.stamp = Stamp()
+
+    @staticmethod
+    def is_newer(fd: int, other: int) -> bool:
+        """Whether an earlier init wrote the first file after the other: by their first records, since both may have been
+        written within one tick of the clock that stamps files; a descriptor that cannot be read leaves only that."""
+        info, others = os.fstat(fd), os.fstat(other)
+        if not info.st_size or not others.st_size:
+            return bool(info.st_size)
+        try:
+            return os.pread(fd, STAMP, 0) > os.pread(other, STAMP, 0)
+        except OSError:
+            return info.st_mtime_ns > others.st_mtime_ns
 
     def is_same(self, fds: tuple[int, int]) -> bool:
         """Whether these descriptors are of the same two files."""
@@ -64,10 +76,17 @@ class LogFiles:
                 cut = records.rfind(b"\n", 0, max(room, 0)) + 1
                 if not cut and self.size:
                     self.swap()
+                    records = self.restamp(records)
                     continue
                 cut = cut or records.find(b"\n") + 1  # one record over the limit alone
             self.append(records[:cut])
             records = records[cut:]
+
+    def restamp(self, records: bytes) -> bytes:
+        """The rest of a batch at a later time: no record in the next file may bear the time of one in the last, or nobody
+        could tell which of the two files is older."""
+        before, now = records[:STAMP] + b" ", self.stamp.at(time.time_ns()).encode() + b" "
+        return now + records[len(before) :].replace(b"\n" + before, b"\n" + now)
 
     def swap(self) -> None:
         """Empty the older file and go on there."""
@@ -114,7 +133,7 @@ class LogFiles:
         """Close both files."""
         for fd in self.fds:
             os.close(fd)
-        self.fds = []
+        self.fds = [-1, -1]
 
 
 def spread(log: LogFiles, head: bytes, lines: bytes) -> None:

@@ -225,11 +225,10 @@ class Services:
             self.retry_soon()
 
     def resize(self, service: Service, rows: int, cols: int) -> None:
-        """Set its terminal's window; raises InvalidState when it has none."""
+        """Set its terminal's window; where there is no terminal, there is nothing to set."""
         output = self.streams(service).get("stdout")
-        if service.program is None or not service.program.tty or output is None:
-            raise InvalidState(f"service {service.name} has no terminal", state="no terminal")
-        set_window(output.fd, rows, cols)
+        if service.program is not None and service.program.tty and output is not None:
+            set_window(output.fd, rows, cols)
 
 
 def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -> None:

@@ -226,35 +226,54 @@ class Sessions:
         if execution.pid in self.by_pid:
             signal_group(execution.pid, signal.SIGKILL)
 
-    def get(self, id: str) -> Execution:
-        """The execution of that id; raises NotFound."""
-        if id not in self.executed:
-            raise NotFound(f"no session {id} with a command of its own in this env")
-        return self.executed[id]
+    def get(self, id: str) -> Execution | Attachment:
+        """The session of that id; raises NotFound."""
+        found = self.executed.get(id) or self.attached.get(id)
+        if found is None:
+            raise NotFound(f"no session {id} in this env", hint="it has ended")
+        return found
 
-    def resize(self, execution: Execution, rows: int, cols: int) -> None:
-        """Set its terminal's window. The master went out, so this is done on the slave, opened for the moment."""
-        if not execution.stdio.terminal:
-            raise InvalidState(f"session {execution.id} has no terminal", state="no terminal")
-        with contextlib.suppress(OSError):  # EIO: it has just hung up
-            slave = os.open(execution.stdio.terminal, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            try:
-                set_window(slave, rows, cols)
-            finally:
-                os.close(slave)
+    def resize(self, session: Execution | Attachment, rows: int, cols: int) -> None:
+        """Set its terminal's window, where it has one."""
+        if isinstance(session, Attachment):
+            self.services.resize(session.service, rows, cols)
+        elif session.stdio.terminal:
+            with contextlib.suppress(OSError):  # EIO: it has just hung up
+                resize_slave(session.stdio.terminal, rows, cols)
 
-    def group_of(self, execution: Execution) -> int:
-        """The process group a key like ctrl-C would reach: the terminal's foreground one, else the command's own."""
-        if execution.stdio.terminal:
-            try:
-                with open(f"/proc/{execution.pid}/stat", "rb") as file:
-                    fields = file.read(1024).rpartition(b")")[2].split()
-                foreground = int(fields[5])  # tpgid, field 8 (proc_pid_stat(5)); TIOCGPGRP needs the master
-            except (OSError, ValueError, IndexError):
-                foreground = 0
-            if foreground > 1:
-                return foreground
-        return execution.pid
+    def signal(self, session: Execution | Attachment, signum: int, *, group: bool) -> None:
+        """Signal a command, or the service of an attached one; `group`: as a key like ctrl-C would."""
+        if isinstance(session, Execution):
+            send_signal(session.pid, signum, group=group, terminal=session.program.tty)
+        elif session.service.is_alive and session.service.pid is not None and session.service.program is not None:
+            send_signal(session.service.pid, signum, group=group, terminal=session.service.program.tty)
+
+
+def send_signal(pid: int, signum: int, *, group: bool, terminal: bool) -> None:
+    """Signal a child that is not reaped: alone, or its terminal's foreground group, or its own group."""
+    if not group:
+        os.kill(pid, signum)
+        return
+    signal_group((foreground_of(pid) if terminal else 0) or pid, signum)
+
+
+def foreground_of(pid: int) -> int:
+    """The foreground process group of a process's terminal; 0 when it has none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read(1024).rpartition(b")")[2].split()
+        return max(0, int(fields[5]))  # tpgid, field 8 (proc_pid_stat(5)); TIOCGPGRP would need the master
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def resize_slave(path: str, rows: int, cols: int) -> None:
+    """TIOCSWINSZ on a terminal whose master went out: the slave, opened for the moment; raises OSError."""
+    slave = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        set_window(slave, rows, cols)
+    finally:
+        os.close(slave)
 
 
 def signal_group(pid: int, signum: int) -> None:
