@@ -143,7 +143,9 @@ def _type(kind: inspect.Type, named: dict[str, inspect.StructType]) -> str:
             text = f"[string]{'?' if takes_null(value) else ''}{_type(value, named)}"
         case inspect.UnionType(types=choices):
             left = [choice for choice in choices if not isinstance(choice, inspect.NoneType)]
-            text = _type(left[0], named) if len(left) == 1 else "object"
+            names = {_type(choice, named) for choice in left}
+            # JSON has one kind of number: whole or not is for the reader
+            text = names.pop() if len(names) == 1 else "float" if names == {"int", "float"} else "object"
         case inspect.StructType(cls=cls) as struct:
             named.setdefault(cls.__name__, struct)
             text = cls.__name__

@@ -98,7 +98,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     restarts: int = 0
     pid: int | None = None
     labels: dict[str, str] = {}
-    limits: dict[str, float | None] = {}
+    limits: dict[str, int | float | None] = {}
     walls: dict[str, WallInfo] = {}
     usage: Usage | None = None
     spec: EnvSpec | None = None

@@ -1,0 +1,5 @@
+"""`python -m sandboxd`: the daemon."""
+
+from sandboxd.daemon.main import main
+
+main()

@@ -1,0 +1,256 @@
+"""What the daemon holds of one live env (init's link and pidfd, probes, timers) and how each effect is carried out.
+
+One method per effect of `lifecycle.events`; a test holds the table complete. Nothing here decides: what was seen goes back to
+the actor as an event.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from sandboxd.daemon import building
+from sandboxd.daemon.readiness import Readiness
+from sandboxd.errors import Internal, NotFound, SandboxdError
+from sandboxd.kernel import pidfd
+from sandboxd.launch.initlink import Closed, ExecFailed, InitEvent, InitLink, ServiceExited, SessionExited, Started
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.records import Identity, exit_code_of
+
+if TYPE_CHECKING:
+    from sandboxd.daemon.actor import Actor
+
+log = logging.getLogger(__name__)
+RELINK_TIMEOUT = 5.0
+SESSIONS_KEPT = 256
+
+
+class Body:
+    """The live side of one env. `link` is None while no init runs."""
+
+    def __init__(self, actor: "Actor") -> None:
+        self.actor = actor
+        self.link: InitLink | None = None
+        self.pidfd = -1
+        self.readiness = Readiness(actor)
+        self.prepared_attach: dict[str, dict[str, int]] = {}
+        self.prepared_window = (24, 80)
+        self.config: dict[str, dict[str, object]] = {}
+        self._sessions: dict[str, asyncio.Future[int]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    async def perform(self, effect: ev.Effect) -> None:
+        """Carry out one effect."""
+        await PERFORM[type(effect)](self, effect)
+
+    # -- building and its end ------------------------------------------------------------------------------------------
+
+    async def launch(self, effect: ev.Launch) -> None:
+        """Build the env, or post why it could not be built."""
+        try:
+            launched = await building.build(self.actor, effect.start, self.prepared_attach)
+            self.config = building.service_plans(launched.plan)
+            await self.adopt(launched.pidfd)
+            identity = Identity(
+                pid=launched.pid,
+                start_time=launched.start_time,
+                boot_id=launched.boot_id,
+                netns_cookie=launched.netns_cookie,
+            )
+            self.actor.post(ev.Launched(init=identity, walls=building.walls_of(launched.plan)))
+            await self.report_status()
+        except (SandboxdError, OSError) as error:
+            await self._launch_failed(error)
+        finally:
+            building.close_all(self.prepared_attach)
+
+    async def _launch_failed(self, error: Exception) -> None:
+        if not isinstance(error, SandboxdError):
+            log.exception("env %s could not be built", self.actor.record.name)
+            error = Internal(f"building the env failed: {error}", hint="the daemon's log tells more")
+        if self.pidfd >= 0:
+            # init is there but does not answer: it must not stay
+            pidfd.send_signal(self.pidfd, signal.SIGKILL)
+        await self.let_go()
+        await self.actor.supervisor.router.unpublish(self.actor.record.id)
+        self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
+
+    async def adopt(self, fd: int) -> None:
+        """Watch an init by its pidfd (owned from here on) and speak with it."""
+        self.pidfd = fd
+        # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
+        asyncio.get_running_loop().add_reader(fd, self._init_gone)
+        env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
+        self.link = await InitLink.connect(env_dir, self._on_init_event, timeout=RELINK_TIMEOUT)
+
+    def _init_gone(self) -> None:
+        self._drop_pidfd()
+        self.actor.post(ev.InitGone())
+
+    def _drop_pidfd(self) -> None:
+        if self.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def _on_init_event(self, event: InitEvent) -> None:
+        match event:
+            case Started(service=service, pid=pid):
+                self.actor.post(ev.ServiceStarted(service=service, pid=pid))
+            case ExecFailed(service=service, error=error):
+                self.actor.post(ev.ServiceRefused(service=service, error=(error.code, error.message, error.hint)))
+            case ServiceExited(service=service, pid=pid, wait_status=status):
+                self.actor.post(ev.ServiceExited(service=service, pid=pid, exit_code=exit_code_of(status)))
+            case SessionExited(session=session, wait_status=status):
+                self._end_session(session, 137 if status is None else exit_code_of(status))
+            case Closed():
+                self.link = None
+
+    def has_session(self, session: str) -> bool:
+        """Whether that session is open here."""
+        return session in self._sessions and not self._sessions[session].done()
+
+    def session_end(self, session: str) -> asyncio.Future[int]:
+        """The exit code of a session, to be awaited; it may have been told before anybody asked."""
+        return self._sessions.setdefault(session, asyncio.get_running_loop().create_future())
+
+    def _end_session(self, session: str, code: int) -> None:
+        ended = self.session_end(session)
+        if not ended.done():
+            ended.set_result(code)
+        while len(self._sessions) > SESSIONS_KEPT:
+            self._sessions.pop(next(iter(self._sessions)))
+
+    async def report_status(self) -> None:
+        """Post what init knows: events may have passed before anybody listened. Twice told counts once."""
+        if self.link is None:
+            return
+        try:
+            status = await self.link.status()
+        except NotFound:
+            return  # it ended meanwhile; the pidfd tells
+        for name, error in status.failed.items():
+            self.actor.post(ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint)))
+        for name, service in status.services.items():
+            if name not in self.actor.record.services or name in status.failed:
+                continue
+            if service.pid is not None:
+                self.actor.post(ev.ServiceStarted(service=name, pid=service.pid))
+            if service.pid is not None and service.wait_status is not None:
+                self.actor.post(ev.ServiceExited(service=name, pid=service.pid, exit_code=exit_code_of(service.wait_status)))
+
+    async def settle(self, effect: ev.Settle) -> None:
+        """The env has ended: nobody may reach for it any more."""
+        await self.let_go()
+        env_id = self.actor.record.id
+        router = self.actor.supervisor.router
+        await router.unpublish(env_id)
+        if not await router.release(env_id):
+            log.warning("env %s: the router did not confirm in time that it let go", self.actor.record.name)
+        for session in list(self._sessions):
+            self._end_session(session, 137)
+
+    async def let_go(self) -> None:
+        """Close what the daemon holds; the env itself is not touched."""
+        await self.readiness.close()
+        self._disarm("")
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+        self._drop_pidfd()
+
+    async def discard(self, effect: ev.Discard) -> None:
+        """Remove its directory and its record."""
+        await self.actor.supervisor.discard(self.actor)
+
+    # -- services ------------------------------------------------------------------------------------------------------
+
+    async def start_service(self, effect: ev.StartService) -> None:
+        """Have init execute it; the pid, or why not, comes back as an event."""
+        name = effect.service
+        if self.link is None:
+            return
+        try:
+            pid = await building.start_service(self.actor, self.link, name)
+        except NotFound:
+            return  # init has ended; the pidfd tells
+        except SandboxdError as error:
+            self.actor.post(ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint)))
+        else:
+            self.actor.post(ev.ServiceStarted(service=name, pid=pid))
+
+    async def signal_service(self, effect: ev.SignalService) -> None:
+        """Its own stop signal, to its main process."""
+        spec = self.actor.record.spec.services[effect.service]
+        await self.send_signal(effect.service, signal_number(spec.stop_signal))
+
+    async def send_signal(self, service: str, number: int) -> None:
+        """Any signal, to a service's main process; one that has ended meanwhile is no error."""
+        if self.link is None:
+            return
+        try:
+            await self.link.signal(f"service:{service}", number)
+        except NotFound:
+            log.debug("service %s has ended before its signal", service)
+
+    async def kill_init(self, effect: ev.KillInit) -> None:
+        """With pid 1 the kernel kills the whole pid namespace (pid_namespaces(7))."""
+        if self.pidfd < 0:
+            self.actor.post(ev.InitGone())
+            return
+        pidfd.send_signal(self.pidfd, signal.SIGKILL)
+
+    async def probe(self, effect: ev.Probe) -> None:
+        """Watch for readiness."""
+        self.readiness.watch(effect.service)
+
+    async def end_probes(self, effect: ev.EndProbes) -> None:
+        """Stop watching."""
+        await self.readiness.forget(effect.service)
+
+    # -- timers and news -----------------------------------------------------------------------------------------------
+
+    async def arm(self, effect: ev.Arm) -> None:
+        """A timer of that name replaces an earlier one."""
+        self._disarm(effect.timer)
+        loop = asyncio.get_running_loop()
+        self._timers[effect.timer] = loop.call_later(effect.after, self.actor.post, effect.event)
+
+    async def disarm(self, effect: ev.Disarm) -> None:
+        """Forget it, or all of them."""
+        self._disarm(effect.timer)
+
+    def _disarm(self, name: str) -> None:
+        for timer in [name] if name else list(self._timers):
+            handle = self._timers.pop(timer, None)
+            if handle is not None:
+                handle.cancel()
+
+    async def announce(self, effect: ev.Announce) -> None:
+        """Tell those who listen, and the journal."""
+        self.actor.supervisor.announce(self.actor.record, effect.event, effect.detail)
+
+
+def signal_number(text: str) -> int:
+    """TERM, SIGTERM or 15; the spec has been checked."""
+    if text.isdigit():
+        return int(text)
+    name = text.upper()
+    return int(signal.Signals[name if name.startswith("SIG") else f"SIG{name}"])
+
+
+PERFORM: dict[type[ev.Effect], Callable[[Body, Any], Awaitable[None]]] = {
+    ev.Launch: Body.launch,
+    ev.StartService: Body.start_service,
+    ev.Probe: Body.probe,
+    ev.EndProbes: Body.end_probes,
+    ev.SignalService: Body.signal_service,
+    ev.KillInit: Body.kill_init,
+    ev.Arm: Body.arm,
+    ev.Disarm: Body.disarm,
+    ev.Settle: Body.settle,
+    ev.Discard: Body.discard,
+    ev.Announce: Body.announce,
+}

@@ -1,0 +1,183 @@
+"""Making one env: its directory, sockets and log files, its published ports, the plan, and the launch. Called by `body`.
+
+Everything init will need is opened here and handed over as descriptors: init has no path of the host. Nothing is kept open
+on this side, and on any failure nothing half-made stays but the directory, which the env's removal takes.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from sandboxd.isolation.plan import LaunchPlan, plan
+from sandboxd.launch.client import InitFds
+from sandboxd.launch.initlink import InitLink, bind_sockets
+from sandboxd.launch.probes import look_at
+from sandboxd.lifecycle.records import EnvRecord, Wall
+from sandboxd.lifecycle.view import main_service
+from sandboxd.spec import EnvSpec
+
+if TYPE_CHECKING:
+    from sandboxd.daemon.actor import Actor
+    from sandboxd.daemon.supervisor import Supervisor
+
+LOG_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Built(msgspec.Struct, frozen=True, kw_only=True):
+    """A launched env; the pidfd is the caller's."""
+
+    pid: int
+    pidfd: int
+    start_time: int
+    boot_id: str
+    netns_cookie: int
+    plan: LaunchPlan
+
+
+async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, int]]) -> Built:
+    """Build the env and have init execute the services of `start`; raises what the plan, a port or the launcher refuses."""
+    supervisor, record = actor.supervisor, actor.record
+    env_dir = supervisor.rundir.env_dir(record.id)
+    if not env_dir.is_dir():
+        supervisor.rundir.create_env_dir(record.id)
+    made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
+    for published in record.spec.network.publish:
+        await supervisor.router.publish(
+            address=published.address,
+            host_port=published.host_port,
+            env_id=record.id,
+            service=service_of_port(record, published.port),
+            port=published.port,
+        )
+    opened: list[int] = []
+    try:
+        fds = open_fds(env_dir, list(record.services), opened, attach)
+        launched = await supervisor.launcher.launch(made, fds)
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return Built(
+        pid=launched.pid,
+        pidfd=launched.pidfd,
+        start_time=launched.start_time,
+        boot_id=launched.boot_id,
+        netns_cookie=launched.netns_cookie,
+        plan=made,
+    )
+
+
+def make_plan(supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start: list[str]) -> LaunchPlan:
+    """Look at the host and the spec's paths, and decide every step."""
+    spec = with_given_port(record)
+    place = look_at(spec, environ=record.environ, env_dir=env_dir, uid=record.owner)
+    made = plan(
+        spec,
+        id=record.id,
+        name=record.name,
+        host=supervisor.host,
+        place=place,
+        environ=record.environ,
+        uid=record.owner,
+        gid=record.group,
+        url=f"http://{record.name}.{supervisor.base}",
+    )
+    init = replace(made.init, start=start, log_limit=supervisor.settings.log_limit)
+    return replace(made, init=init)
+
+
+def with_given_port(record: EnvRecord) -> EnvSpec:
+    """The spec, with PORT saying the port that is this env's on the host's network."""
+    if record.given_port is None:
+        return record.spec
+    port = {"PORT": str(record.given_port)}
+    services = {name: replace(service, env=port | service.env) for name, service in record.spec.services.items()}
+    return replace(record.spec, services=services)
+
+
+def with_session(made: LaunchPlan, attach: dict[str, dict[str, int]], window: tuple[int, int]) -> LaunchPlan:
+    """The plan, with somebody attached from the start: their window, and a service that waits for them as for any pipe."""
+    if not attach:
+        return made
+    services = {
+        name: replace(service, rows=window[0], cols=window[1]) if name in attach else service
+        for name, service in made.init.services.items()
+    }
+    return replace(made, init=replace(made.init, services=services, slow=dict.fromkeys(attach, "wait")))
+
+
+def service_of_port(record: EnvRecord, port: int) -> str:
+    """The service that declared that port, else the main one."""
+    return next((name for name, service in record.services.items() if service.port == port), main_service(record))
+
+
+def open_fds(env_dir: Path, services: list[str], opened: list[int], attach: dict[str, dict[str, int]]) -> InitFds:
+    """The descriptors of a new init; each is also put into `opened`, for the caller to close."""
+
+    def keep(fd: int) -> int:
+        opened.append(fd)
+        return fd
+
+    directory = keep(os.open(env_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    sockets = bind_sockets(env_dir)
+    return InitFds(
+        control=keep(sockets.control.detach()),
+        dial=keep(sockets.dial.detach()),
+        exits=keep(os.open("exits", LOG_FLAGS, 0o600, dir_fd=directory)),
+        logs={name: (keep(open_log(directory, name, 0)), keep(open_log(directory, name, 1))) for name in services},
+        attach=attach,
+    )
+
+
+def open_log(directory: int, service: str, which: int) -> int:
+    """One of a service's two log files."""
+    return os.open(f"logs/{service}.{which}.log", LOG_FLAGS, 0o600, dir_fd=directory)
+
+
+def service_plans(made: LaunchPlan) -> dict[str, dict[str, object]]:
+    """The plan's services as init takes them."""
+    return {name: msgspec.to_builtins(service) | {"name": name} for name, service in made.init.services.items()}
+
+
+def service_plan(actor: "Actor", name: str) -> dict[str, object]:
+    """One service as init takes it; made anew where another daemon launched the env."""
+    if name not in actor.body.config:
+        supervisor, record = actor.supervisor, actor.record
+        actor.body.config = service_plans(make_plan(supervisor, record, supervisor.rundir.env_dir(record.id), []))
+    return actor.body.config[name]
+
+
+def exec_plan(actor: "Actor", argv: list[str], service: str | None = None, **changes: object) -> dict[str, object]:
+    """A command as init takes it: in the surroundings of a service, with neither terminal nor input unless changed."""
+    surroundings = service_plan(actor, service or next(iter(actor.record.services)))
+    return surroundings | {"argv": argv, "tty": False, "stdin": False} | changes
+
+
+async def start_service(actor: "Actor", link: InitLink, name: str) -> int:
+    """Have init execute one service now; its pid as seen inside. Raises why it could not be."""
+    directory = os.open(actor.supervisor.rundir.env_dir(actor.record.id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    logs: list[int] = []
+    try:
+        logs.extend(open_log(directory, name, which) for which in (0, 1))
+        return await link.start(service_plan(actor, name), logs=(logs[0], logs[1]))
+    finally:
+        for fd in (*logs, directory):
+            os.close(fd)
+
+
+def walls_of(made: LaunchPlan) -> dict[str, Wall]:
+    """The plan's walls as the record keeps them."""
+    return {
+        name: Wall(offered=wall.offered, demanded=wall.demanded, enforced=wall.enforced, reason=wall.reason)
+        for name, wall in made.walls.items()
+    }
+
+
+def close_all(attach: dict[str, dict[str, int]]) -> None:
+    """Close the inner ends that were handed over, or were to be."""
+    for ends in attach.values():
+        for fd in ends.values():
+            os.close(fd)
+    attach.clear()

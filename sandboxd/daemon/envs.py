@@ -1,0 +1,284 @@
+"""Requests that make, end and change envs: one function each. They post events and wait; the actors do the work.
+
+A client that leaves while it waits ends only its own wait: what it asked for goes on.
+"""
+
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from sandboxd.daemon.actor import Actor
+from sandboxd.daemon.body import signal_number
+from sandboxd.daemon.control import Call
+from sandboxd.daemon.receipts import receipt
+from sandboxd.daemon.sessions import RunSession
+from sandboxd.daemon.supervisor import Supervisor
+from sandboxd.errors import InvalidState, NameInvalid, NotReady, SandboxdError, UsageError, by_code
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.names import RESERVED, draw_name
+from sandboxd.lifecycle.order import startable
+from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
+from sandboxd.lifecycle.states import ALIVE, ENDED, ServiceState, State, Wanted
+from sandboxd.lifecycle.view import env_info, matches
+from sandboxd.network.ports import pick_free_port
+from sandboxd.protocol import messages as m
+from sandboxd.spec import EnvSpec
+from sandboxd.specfile import check
+
+HANDED_ON = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "HOME", "USER", "SHELL"})
+
+
+class EnvRequests:
+    """The requests of this file; each takes a call and gives the last reply."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+
+    def info(self, record: EnvRecord, *, whole: bool = False) -> m.EnvInfo:
+        """A record as replies show it."""
+        return env_info(record, self.supervisor.base, whole=whole)
+
+    # -- Run -----------------------------------------------------------------------------------------------------------
+
+    async def run(self, call: Call) -> m.RunReply:
+        """Create an env (or take the one of that name) and start it."""
+        params = call.params
+        assert isinstance(params, m.Run)
+        record = self.new_record(params, call.peer.uid, call.peer.gid)
+        existing = self.supervisor.by_name(record.owner, record.name)
+        if existing is not None and params.exists != "error":
+            return await self.reuse(call, params, existing, record)
+        actor = self.supervisor.create(record)
+        session = RunSession.prepare(actor, params) if params.attach else None
+        actor.post(ev.Admitted())
+        try:
+            record = await self.progress(call, actor, params.wait, params.timeout)
+        except SandboxdError:
+            if session is not None:
+                session.close()
+            if actor.record.error is not None:
+                # it could not even be executed: nothing half-made stays behind
+                await self.supervisor.remove(actor)
+            raise
+        if session is not None:
+            await session.serve(call, self.info(record))
+            record = await actor.wait_until(has_ended)
+        return m.RunReply(env=self.info(record))
+
+    def new_record(self, params: m.Run, uid: int, gid: int) -> EnvRecord:
+        """The record of what was asked for; raises what `check` refuses."""
+        spec = params.spec
+        check(spec)
+        if spec.name in RESERVED:
+            raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
+        if any("\0" in key + value for key, value in params.environ.items()):
+            raise UsageError("the environment has a NUL byte in it")
+        taken = [record.name for record in self.supervisor.records(uid)]
+        on_host = spec.network.mode == "host" and all(service.port is None for service in spec.services.values())
+        return EnvRecord(
+            id=self.supervisor.new_id(),
+            name=spec.name or draw_name(taken, secrets.choice),
+            owner=uid,
+            group=gid,
+            spec=spec,
+            given_port=pick_free_port() if on_host else None,
+            environ={k: v for k, v in params.environ.items() if k in HANDED_ON or k.startswith("LC_")},
+            directory=params.directory,
+            services={name: ServiceRecord(name=name, port=service.port) for name, service in spec.services.items()},
+            created=time.time(),
+        )
+
+    async def reuse(self, call: Call, params: m.Run, actor: Actor, asked: EnvRecord) -> m.RunReply:
+        """The env of that name is there: start it if it is stopped; give it the new spec, or refuse, if that differs."""
+        if params.attach:
+            raise UsageError("an env that is there already cannot be attached at its start", hint="`sandbox attach` joins it")
+        changed = asked.spec != plain_name(actor.record.spec, asked.spec)
+        if changed and params.exists == "reuse":
+            raise InvalidState(
+                f"env {actor.record.name} is there with another spec",
+                hint=f"`sandbox rm {actor.record.name}` first, or take another --name",
+                state=actor.record.state.value,
+            )
+        if changed:
+            if actor.record.state not in ENDED:
+                actor.post(ev.StopAsked())
+                await actor.wait_until(has_ended)
+            actor.post(ev.SpecChanged(spec=asked.spec, environ=asked.environ))
+        running = actor.record.state not in ENDED
+        if changed or not running:
+            actor.post(ev.StartAsked())
+            await actor.wait_until(lambda record: record.state not in ENDED)
+        record = await self.progress(call, actor, params.wait, params.timeout)
+        return m.RunReply(env=self.info(record), changed=changed or not running)
+
+    async def progress(self, call: Call, actor: Actor, wait: str, timeout: float | None) -> EnvRecord:
+        """Wait for "created", "started" or "ready", telling a streaming client of each change; raises what ended it before."""
+        holds = GOALS[wait]
+        loop_end = None if timeout is None else time.monotonic() + timeout
+        told = actor.record
+        # descriptors ride on the first reply, so an attached run tells of nothing before it
+        tells = call.more and not getattr(call.params, "attach", False)
+        while not holds(actor.record) and not has_ended(actor.record):
+            left = None if loop_end is None else max(0.0, loop_end - time.monotonic())
+            seen = actor.record
+            record = await actor.wait_until(lambda record, seen=seen: record is not seen, left)  # type: ignore[misc]
+            if tells and record.state is not told.state:
+                told = record
+                with suppress(ConnectionError):
+                    await call.reply(m.RunReply(env=self.info(record), done=False), continues=True)
+        record = actor.record
+        if record.error is not None and wait != "created":
+            await actor.wait_until(has_ended)
+            code, message, hint = record.error
+            raise by_code().get(code, SandboxdError)(message, hint=hint, id=record.id, name=record.name)
+        if wait == "ready" and record.state is not State.READY and not finished_well(record):
+            raise not_ready(record)
+        return record
+
+    # -- the rest of an env's life -------------------------------------------------------------------------------------
+
+    async def start(self, call: Call) -> m.RunReply:
+        """Start an env that ended."""
+        params = call.params
+        assert isinstance(params, m.Start)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        was_ended = actor.record.state in ENDED
+        actor.post(ev.StartAsked())
+        if was_ended:
+            await actor.wait_until(lambda record: record.state not in ENDED)
+        record = await self.progress(call, actor, params.wait, params.timeout)
+        return m.RunReply(env=self.info(record), changed=was_ended)
+
+    async def stop(self, call: Call) -> m.InspectReply:
+        """Stop, and answer when it has ended."""
+        params = call.params
+        assert isinstance(params, m.Stop)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor.post(ev.StopAsked(grace=params.timeout))
+        record = await actor.wait_until(lambda record: has_ended(record) and record.wanted is not Wanted.RUNNING)
+        return m.InspectReply(env=self.info(record))
+
+    async def restart(self, call: Call) -> m.RunReply:
+        """Stop, start, and answer when it has started."""
+        params = call.params
+        assert isinstance(params, m.Restart)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        before = actor.record.init
+        actor.post(ev.StopAsked(grace=params.timeout, again=True))
+        await actor.wait_until(lambda record: record.state not in ENDED and record.init != before)
+        record = await self.progress(call, actor, "started", None)
+        return m.RunReply(env=self.info(record))
+
+    async def kill(self, call: Call) -> m.InspectReply:
+        """Signal the services; KILL ends the whole tree."""
+        params = call.params
+        assert isinstance(params, m.Kill)
+        try:
+            number = signal_number(params.signal)
+            signal.Signals(number)
+        except (KeyError, ValueError):
+            raise UsageError(f"{params.signal!r} is no signal", hint="a name as TERM or SIGTERM, or its number") from None
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        record = actor.record
+        if record.state not in ALIVE:
+            raise InvalidState(f"env {record.name} does not run: it is {record.state.value}", state=record.state.value)
+        if number == signal.SIGKILL and params.service is None:
+            actor.post(ev.KillAsked())
+            record = await actor.wait_until(has_ended)
+        else:
+            if params.service is not None and params.service not in record.services:
+                raise UsageError(f"env {record.name} has no service {params.service!r}", hint=", ".join(record.services))
+            for name in [params.service] if params.service else list(record.services):
+                if record.services[name].pid is not None:
+                    await actor.body.send_signal(name, number)
+        return m.InspectReply(env=self.info(record))
+
+    async def remove(self, call: Call) -> m.RemoveReply:
+        """Remove an env and all it left; answer with the receipt."""
+        params = call.params
+        assert isinstance(params, m.Remove)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        record = actor.record
+        if record.state not in ENDED and record.state is not State.QUEUED and not params.force:
+            raise InvalidState(
+                f"env {record.name} is {record.state.value}",
+                hint=f"`sandbox stop {record.name}` first, or `sandbox rm -f {record.name}`",
+                state=record.state.value,
+            )
+        counted = await receipt(self.supervisor, actor, self.supervisor.remove(actor))
+        return m.RemoveReply(id=record.id, name=record.name, receipt=counted)
+
+    async def prune(self, call: Call) -> m.PruneReply:
+        """Remove every env that ended."""
+        params = call.params
+        assert isinstance(params, m.Prune)
+        ended = [r for r in self.supervisor.records(call.peer.uid) if r.state in ENDED and matches(r, params.filters)]
+        for record in ended:
+            await self.supervisor.remove(self.supervisor.actors[record.id])
+        return m.PruneReply(removed=[record.id for record in ended])
+
+    async def wait(self, call: Call) -> m.WaitReply:
+        """Answer when the env is so."""
+        params = call.params
+        assert isinstance(params, m.Wait)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        goals: dict[str, Callable[[EnvRecord], bool]] = {
+            "ready": lambda record: record.state is State.READY,
+            "healthy": lambda record: record.state is State.READY,
+            "stopped": has_ended,
+            "removed": lambda record: record.state is State.REMOVED,
+        }
+        goal = goals[params.until]
+        only_alive = params.until in ("ready", "healthy")
+        record = await actor.wait_until(lambda record: goal(record) or (only_alive and has_ended(record)), params.timeout)
+        if only_alive and not goal(record):
+            raise not_ready(record)
+        return m.WaitReply(env=self.info(record), exit_code=record.exit_code)
+
+
+def plain_name(spec: EnvSpec, asked: EnvSpec) -> EnvSpec:
+    """A spec as it was asked for, for comparing: by whatever name the env was found."""
+    return replace(spec, name=asked.name)
+
+
+def has_ended(record: EnvRecord) -> bool:
+    """No process of it is left."""
+    return record.state in ENDED
+
+
+def has_started(record: EnvRecord) -> bool:
+    """Init runs and every service that can start was executed."""
+    return (
+        record.init is not None
+        and all(service.state is not ServiceState.STARTING for service in record.services.values())
+        and not startable(record.spec.services, record.services)
+    )
+
+
+def is_settled(record: EnvRecord) -> bool:
+    """Ready, or known not to become so in time."""
+    return record.state is State.READY or any(service.unready for service in record.services.values())
+
+
+def finished_well(record: EnvRecord) -> bool:
+    """It was a job, and is done."""
+    return record.state in ENDED and record.exit_code == 0
+
+
+def not_ready(record: EnvRecord) -> NotReady:
+    """Why it is not ready, and where to look."""
+    hint = f"`sandbox logs {record.name}` shows what it said"
+    if has_ended(record):
+        how = f"exited ({record.exit_code})" if record.exit_code is not None else record.state.value
+        why = f": {record.reason}" if record.reason else ""
+        return NotReady(f"env {record.name} {how} before it was ready{why}", hint=hint, state=record.state.value, id=record.id)
+    reason = next((service.unready for service in record.services.values() if service.unready), record.state.value)
+    message = f"env {record.name} is not ready: {reason}"
+    return NotReady(message, hint=f"{hint}; it runs on", state=record.state.value, id=record.id)
+
+
+GOALS: dict[str, Callable[[EnvRecord], bool]] = {"created": lambda record: True, "started": has_started, "ready": is_settled}

@@ -1,0 +1,165 @@
+"""The daemon's process in named phases: build, adopt, serve, leave.
+
+It can be killed at any moment: envs and the router live on, the launcher ends by itself, and the next daemon adopts them.
+Whoever started it learns how the start went through SANDBOXD_READY_FD (or sd_notify): `ok`, or the error as JSON.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+
+import uvloop
+
+from sandboxd import __version__
+from sandboxd.daemon.adopt import adopt_all
+from sandboxd.daemon.control import ControlServer, Handler
+from sandboxd.daemon.envs import EnvRequests
+from sandboxd.daemon.queries import Queries
+from sandboxd.daemon.sessions import SessionRequests
+from sandboxd.daemon.supervisor import Supervisor
+from sandboxd.daemon.watch import Watch
+from sandboxd.errors import Internal, SandboxdError, UsageError
+from sandboxd.kernel.titles import set_title
+from sandboxd.launch.probes import probe_host
+from sandboxd.lifecycle.states import ENDED
+from sandboxd.settings import Settings
+from sandboxd.store.journal import Journal
+from sandboxd.store.rundir import RunDir, prepare
+
+log = logging.getLogger("sandboxd")
+USAGE = """usage: sandboxd [--version]
+
+The daemon of sandboxd; `sandbox` starts it by itself. Settings come from the environment: SANDBOXD_DIR, SANDBOXD_LISTEN, …"""
+
+
+def main() -> None:
+    """The entry point: run until told to leave; exits 0, or with the error's own code."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        print(f"sandboxd {__version__}")
+        return
+    if sys.argv[1:]:
+        print(USAGE, file=sys.stderr)
+        raise SystemExit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    ready = take_ready_fd()
+    try:
+        settings = Settings.from_environ(os.environ, os.geteuid())
+        rundir = prepare(settings)
+        try:
+            uvloop.run(live(settings, rundir, ready))
+        finally:
+            rundir.close(unlink=True)
+    except SandboxdError as error:
+        log.error("%s", error)
+        tell(ready, json.dumps({"error": error.code, "message": error.message, "hint": error.hint}))
+        if ready < 0:
+            print(f"sandboxd: {error}\nhint: {error.hint}" if error.hint else f"sandboxd: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        log.exception("the daemon failed")
+        tell(
+            ready,
+            json.dumps({"error": Internal.__name__, "message": f"the daemon failed: {error!r}", "hint": "see daemon.log"}),
+        )
+        raise SystemExit(Internal.exit_code) from None
+
+
+def take_ready_fd() -> int:
+    """The descriptor to report on, or -1; no child inherits it."""
+    text = os.environ.pop("SANDBOXD_READY_FD", "")
+    if not text:
+        return -1
+    if not text.isdigit():
+        raise SystemExit(f"sandboxd: {UsageError(f'SANDBOXD_READY_FD={text!r} is no descriptor')}")
+    os.set_inheritable(int(text), False)
+    return int(text)
+
+
+def tell(fd: int, text: str) -> None:
+    """Say how the start went, once."""
+    if fd >= 0:
+        try:
+            os.write(fd, f"{text}\n".encode())
+            os.close(fd)
+        except OSError:
+            log.debug("whoever started the daemon did not wait for it")
+
+
+async def live(settings: Settings, rundir: RunDir, ready: int) -> None:
+    """Build, adopt, serve, leave."""
+    set_title("sandboxd")
+    supervisor = await build(settings, rundir)
+    watch = Watch(supervisor)
+    try:
+        await adopt_all(supervisor)
+        supervisor.routes_changed()
+        assert rundir.socket is not None
+        server = ControlServer(rundir.socket, handlers(supervisor, watch))
+        await server.start()
+        supervisor.own(watch.run(), name="watch")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.leaving.set)
+        log.info("sandboxd %s serves %s, routes %s", __version__, settings.socket, ", ".join(supervisor.router.listen))
+        tell(ready, "ok")
+        await supervisor.leaving.wait()
+        await server.stop()
+    finally:
+        await leave(supervisor)
+
+
+async def build(settings: Settings, rundir: RunDir) -> Supervisor:
+    """Open the journal, look at the host, start the launcher, find or start the router."""
+    journal = Journal(settings.state_dir / "state.db")
+    supervisor = Supervisor(settings, rundir, journal, probe_host())
+    await supervisor.start_launcher()
+    try:
+        await supervisor.start_router()
+    except BaseException:
+        supervisor.launcher.close()
+        raise
+    return supervisor
+
+
+def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
+    """Every method of the protocol."""
+    envs = EnvRequests(supervisor)
+    queries = Queries(supervisor, watch)
+    sessions = SessionRequests(supervisor)
+    return {
+        "Run": envs.run,
+        "List": queries.list,
+        "Inspect": queries.inspect,
+        "Logs": queries.logs,
+        "Exec": sessions.exec,
+        "Attach": sessions.attach,
+        "SessionInput": sessions.input,
+        "SessionResize": sessions.resize,
+        "SessionSignal": sessions.signal,
+        "Stop": envs.stop,
+        "Start": envs.start,
+        "Restart": envs.restart,
+        "Kill": envs.kill,
+        "Remove": envs.remove,
+        "Wait": envs.wait,
+        "Events": queries.events,
+        "Stats": queries.stats,
+        "Prune": envs.prune,
+        "Status": queries.status,
+        "Shutdown": queries.shutdown,
+    }
+
+
+async def leave(supervisor: Supervisor) -> None:
+    """Let go of everything; envs run on, and the router with them, unless nothing is left to route."""
+    idle = all(actor.record.state in ENDED for actor in supervisor.actors.values())
+    await supervisor.close()
+    if supervisor.end_all or idle:
+        await supervisor.router.stop()
+    else:
+        supervisor.router.close()
+    supervisor.launcher.close()
+    supervisor.journal.close()

@@ -1,0 +1,182 @@
+"""Watching one env's services until they are ready, and finding the port of one that declared none.
+
+The kernel tells nobody that a socket began to listen, so this asks: a sock_diag socket born in the env's netns answers in
+about 0.07 ms, at first every 5 ms, then ever less often. No connection is made, so a service never sees a probe unless an
+http check was asked for.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from sandboxd.daemon import building
+from sandboxd.daemon.reach import born_inside
+from sandboxd.errors import KernelError, NotFound, SandboxdError
+from sandboxd.kernel import sockdiag
+from sandboxd.lifecycle import events as ev
+from sandboxd.network.listening import Listening
+from sandboxd.spec import Ready, Service
+
+if TYPE_CHECKING:
+    from sandboxd.daemon.actor import Actor
+
+log = logging.getLogger(__name__)
+FIRST_PAUSE = 0.005
+GROWTH = 1.25
+LONGEST_PAUSE = 0.25
+LONGEST_SEARCH_PAUSE = 5.0
+STATUS_LINE_CAP = 4096
+
+
+class Readiness:
+    """The probes of one env; owns their tasks and the diag socket."""
+
+    def __init__(self, actor: "Actor") -> None:
+        self.actor = actor
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._listening: Listening | None = None
+
+    def watch(self, name: str) -> None:
+        """Begin to watch a service."""
+        earlier = self._tasks.pop(name, None)
+        if earlier is not None:
+            earlier.cancel()
+        self._tasks[name] = self.actor.supervisor.own(self._watch(name), name=f"ready-{self.actor.record.name}/{name}")
+
+    async def forget(self, name: str = "") -> None:
+        """End the watch over a service, or all."""
+        ending = [self._tasks.pop(key) for key in ([name] if name else list(self._tasks)) if key in self._tasks]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End all, and let the netns go: the diag socket pins it."""
+        await self.forget()
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    async def _watch(self, name: str) -> None:
+        spec = self.actor.record.spec.services[name]
+        try:
+            if spec.ready is not None or spec.port is not None:
+                await self._until_ready(name, spec, spec.ready or Ready())
+            if spec.port is None and spec.expose != "none" and self.actor.record.spec.network.mode != "none":
+                await self._find_port(name, LONGEST_SEARCH_PAUSE)
+        except NotFound:
+            log.debug("%s: init has ended while its readiness was watched", name)
+        except (SandboxdError, OSError) as error:
+            log.warning("%s/%s: its readiness cannot be watched: %s", self.actor.record.name, name, error)
+
+    async def _until_ready(self, name: str, spec: Service, check: Ready) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + check.timeout
+        told = False
+        pause = FIRST_PAUSE
+        while True:
+            unready = await self._why_not(name, spec, check)
+            if not unready:
+                self.actor.post(ev.ServiceReady(service=name, port=self.actor.record.services[name].port))
+                return
+            if not told and loop.time() >= deadline:
+                told = True
+                reason = f"{name} did not become ready in {check.timeout:g} s: {unready}"
+                self.actor.post(ev.ServiceUnready(service=name, reason=reason))
+            await asyncio.sleep(pause)
+            longest = check.interval if check.http or check.command else LONGEST_PAUSE
+            pause = min(pause * GROWTH, longest)
+
+    async def _why_not(self, name: str, spec: Service, check: Ready) -> str:
+        """Empty when the check holds."""
+        if check.command is not None:
+            return await self._command_fails(check.command, check.timeout)
+        port = spec.port
+        if port is None:
+            port = self.actor.record.services[name].port or await self._find_port(name, LONGEST_PAUSE)
+        ports = {row.port for row in await self._ports()}
+        if port not in ports:
+            others = sorted(ports)
+            where = f" (it listens on {', '.join(map(str, others))})" if others and len(self.actor.record.services) == 1 else ""
+            return f"nothing listens on port {port}{where}"
+        return await self._http_fails(check.http, port) if check.http else ""
+
+    async def _ports(self) -> list[sockdiag.ListenerRow]:
+        if self._listening is None:
+            if self.actor.record.spec.network.mode == "host":
+                self._listening = Listening(sockdiag.open_diag())
+            else:
+                link = self.actor.body.link
+                if link is None:
+                    raise NotFound("init has ended")
+                init = self.actor.record.init
+                self._listening = Listening(await link.diag(), cookie=init.netns_cookie if init else None)
+        return [sockdiag.ListenerRow(*row) for row in self._listening.ports()]
+
+    async def _find_port(self, name: str, longest: float) -> int:
+        """The first port that listens and that no service has declared; on the host's network only the one it was given."""
+        record = self.actor.record
+        pause = FIRST_PAUSE
+        while True:
+            taken = {service.port for other, service in self.actor.record.services.items() if other != name}
+            free = [row.port for row in await self._ports() if row.port not in taken]
+            found = [port for port in free if record.given_port in (None, port)]
+            if found:
+                self.actor.post(ev.PortFound(service=name, port=found[0]))
+                return found[0]
+            await asyncio.sleep(pause)
+            pause = min(pause * GROWTH, longest)
+
+    async def _command_fails(self, command: str | list[str], timeout: float) -> str:
+        """Run the check inside, its output thrown away there."""
+        link = self.actor.body.link
+        if link is None:
+            raise NotFound("init has ended")
+        words = ["/bin/sh", "-c", command] if isinstance(command, str) else command
+        argv = ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1 </dev/null', "ready", *words]
+        opened = await link.exec(building.exec_plan(self.actor, argv))
+        ended = self.actor.body.session_end(opened.session)
+        for fd in opened.fds.values():
+            os.close(fd)
+        try:
+            async with asyncio.timeout(timeout):
+                code = await ended
+        except TimeoutError:
+            await link.close_session(opened.session)
+            return f"its check `{' '.join(words)}` did not end in {timeout:g} s"
+        return "" if code == 0 else f"its check `{' '.join(words)}` exited ({code})"
+
+    async def _http_fails(self, path: str, port: int) -> str:
+        try:
+            async with asyncio.timeout(5.0):
+                status = await http_status(self.actor, path, port)
+        except (OSError, KernelError, TimeoutError) as error:
+            return f"GET {path} on port {port} failed: {str(error) or 'no answer in 5 s'}"
+        return "" if 200 <= status < 400 else f"GET {path} answered {status}"
+
+
+async def http_status(actor: "Actor", path: str, port: int) -> int:
+    """GET a path of the env's own loopback; the status, or 0 for what is no HTTP. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    last = OSError("unreachable")
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        sock = await born_inside(actor, family)
+        with sock:
+            try:
+                await loop.sock_connect(sock, (address, port))
+            except OSError as refused:
+                last = refused
+                continue
+            request = f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUser-Agent: sandboxd\r\nConnection: close\r\n\r\n"
+            await loop.sock_sendall(sock, request.encode())
+            line = b""
+            while b"\n" not in line and len(line) < STATUS_LINE_CAP:
+                chunk = await loop.sock_recv(sock, 512)
+                if not chunk:
+                    break
+                line += chunk
+            words = line.split(b" ", 2)
+            return int(words[1]) if len(words) > 1 and line.startswith(b"HTTP/") and words[1][:3].isdigit() else 0
+    raise last

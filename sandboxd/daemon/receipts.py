@@ -1,0 +1,65 @@
+"""What an env held before its removal and what is left after it, counted from the kernel and the disk, not from our memory."""
+
+import asyncio
+import os
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+import psutil
+
+from sandboxd.protocol.messages import Receipt
+
+if TYPE_CHECKING:
+    from sandboxd.daemon.actor import Actor
+    from sandboxd.daemon.supervisor import Supervisor
+
+RECOUNTS = 20
+RECOUNT_PAUSE = 0.05  # teardown of a namespace is asynchronous in the kernel: lag is not a leak
+
+
+async def receipt(supervisor: "Supervisor", actor: "Actor", removal: Awaitable[None]) -> Receipt:
+    """Count, remove, count again until nothing is left or the bound is reached."""
+    env_id = actor.record.id
+    init = actor.record.init
+    family = members(init.pid) if init else []
+    before = await asyncio.to_thread(count, supervisor, env_id, family)
+    await removal
+    after = await asyncio.to_thread(count, supervisor, env_id, family)
+    for _ in range(RECOUNTS):
+        if not any(after.values()):
+            break
+        await asyncio.sleep(RECOUNT_PAUSE)
+        after = await asyncio.to_thread(count, supervisor, env_id, family)
+    return Receipt(before=before, after=after, leaked={what: number for what, number in after.items() if number})
+
+
+def members(pid: int) -> list[psutil.Process]:
+    """Init and every process below it, as processes that cannot be mistaken for later ones of the same pid."""
+    try:
+        init = psutil.Process(pid)
+        return [init, *init.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process]) -> dict[str, int]:
+    """Tasks, files, sockets and routes of an env, as they are now."""
+    files = sockets = 0
+    for where, _, names in os.walk(supervisor.rundir.env_dir(env_id)):
+        top = where.endswith(env_id)
+        sockets += sum(1 for name in names if top and name.endswith(".sock"))
+        files += sum(1 for name in names if not (top and name.endswith(".sock")))
+    return {
+        "tasks": sum(1 for process in family if process.is_running() and not is_zombie(process)),
+        "files": files,
+        "sockets": sockets,
+        "routes": supervisor.routes_of(env_id),
+    }
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    """Dead, and only not yet reaped by whoever is its parent now."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,63 @@
+"""Records as the router sees them: every name under which an env is reached, and where its services are. Pure.
+
+NAME.localhost is the env's main service, SERVICE.NAME.localhost one service, ID.localhost the main one for as long as it lives.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
+from sandboxd.lifecycle.states import OVER, UP, ServiceState, State
+from sandboxd.lifecycle.view import main_service
+from sandboxd.routing.table import Endpoint, Route, RouteTable
+
+Reach = Literal["ready", "starting", "stopped", "failed"]
+
+
+def route_table(records: Iterable[EnvRecord], *, version: int, base_domain: str, envs_dir: str, hold: float) -> RouteTable:
+    """The whole table. hold: seconds a request waits for an env that is starting."""
+    endpoints: list[Endpoint] = []
+    routes: list[Route] = []
+    for record in records:
+        if record.state is State.REMOVED or record.spec.network.mode == "none":
+            continue
+        main = main_service(record)
+        for name, service in record.services.items():
+            if record.spec.services[name].expose == "none":
+                continue
+            hosts = [f"{name}.{record.name}"]
+            if name == main:
+                hosts += [record.name, record.id]
+            routes += [Route(host=f"{host}.{base_domain}", endpoint=len(endpoints)) for host in hosts]
+            endpoints.append(endpoint(record, service, f"{envs_dir}/{record.id}/dial.sock"))
+    return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=hold)
+
+
+def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
+    """One service. dial: the path of the env's dial.sock; unused on the host's network."""
+    state, reason = reachability(record, service)
+    return Endpoint(
+        env_id=record.id,
+        name=record.name,
+        service=service.name,
+        state=state,
+        dial="" if record.spec.network.mode == "host" else dial,
+        port=service.port,
+        netns_cookie=record.init.netns_cookie if record.init and record.spec.network.mode == "private" else 0,
+        owner=record.owner,
+        init_pid=record.init.pid if record.init and record.spec.network.mode == "host" else 0,
+        reason=reason,
+    )
+
+
+def reachability(record: EnvRecord, service: ServiceRecord) -> tuple[Reach, str]:
+    """ready, starting (the router holds the client), stopped or failed; and what to tell the client."""
+    if record.state is State.FAILED or service.state is ServiceState.FAILED:
+        return "failed", record.reason
+    if record.state in (State.STOPPED, State.STOPPING, State.REMOVED):
+        return "stopped", record.reason
+    if service.state in OVER:
+        return "stopped", f"{service.name} exited ({service.exit_code})"
+    if service.port is None or record.init is None:
+        return "starting", f"{service.name} does not listen on any port yet" if service.state in UP else ""
+    return ("ready", "") if service.state is ServiceState.READY else ("starting", service.unready)

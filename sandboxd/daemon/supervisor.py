@@ -1,0 +1,240 @@
+"""All envs of one daemon: their actors, the journal behind them, the routes in front of them, and who listens to their news."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from sandboxd.daemon.actor import Actor
+from sandboxd.daemon.routes import route_table
+from sandboxd.errors import NameTaken, QueueFull, StoreFailed
+from sandboxd.isolation.facts import HostFacts
+from sandboxd.launch.client import Launcher
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.names import find
+from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.states import ENDED
+from sandboxd.lifecycle.view import rfc3339
+from sandboxd.protocol.messages import Event
+from sandboxd.router.handle import RouterHandle
+from sandboxd.settings import Settings
+from sandboxd.store.journal import Journal
+from sandboxd.store.rundir import RunDir
+
+log = logging.getLogger(__name__)
+SUBSCRIBER_CAP = 1000
+
+
+class Subscription:
+    """One listener's events, oldest first; one that lags loses the oldest and is told how many."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Event] = deque(maxlen=SUBSCRIBER_CAP)
+        self.arrived = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Add one."""
+        self.waiting.append(event)
+        self.arrived.set()
+
+    async def take(self) -> list[Event]:
+        """Wait for some, and take them all."""
+        await self.arrived.wait()
+        self.arrived.clear()
+        taken = list(self.waiting)
+        self.waiting.clear()
+        return taken
+
+
+class Supervisor:
+    """What one daemon is made of. Made by `main`, which also ends it."""
+
+    def __init__(self, settings: Settings, rundir: RunDir, journal: Journal, host: HostFacts) -> None:
+        self.settings = settings
+        self.rundir = rundir
+        self.journal = journal
+        self.host = host
+        self.launcher: Launcher
+        self.router: RouterHandle
+        self.actors: dict[str, Actor] = {}
+        self.subscriptions: set[Subscription] = set()
+        self.started = time.time()
+        self.leaving = asyncio.Event()
+        self.end_all = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._routes_due = False
+        self._table_version = int(self.started * 1000)
+        self._unsaved: set[str] = set()
+
+    @property
+    def base(self) -> str:
+        """What follows an env's name in its URL: "localhost:7070", without the port when it is 80."""
+        port = self.router.listen[0].rpartition(":")[2]
+        return self.settings.base_domain if port == "80" else f"{self.settings.base_domain}:{port}"
+
+    def own(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run work as a task that the supervisor ends when the daemon leaves; a fault of it is logged."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task %s failed", task.get_name(), exc_info=task.exception())
+
+    async def start_launcher(self) -> None:
+        """Start a launcher; a new one whenever one dies."""
+        self.launcher = await Launcher.start(
+            pool=self.settings.pool, log=self.settings.state_dir / "launcher.log", host=self.host
+        )
+        self.launcher.on_death = lambda: self._again("launcher", self.start_launcher)
+
+    async def start_router(self) -> None:
+        """Find the router that an earlier daemon left, or start one; a new one whenever one dies."""
+        self.router = await RouterHandle.start_or_adopt(dir=self.settings.state_dir, listen=self.settings.listen)
+        self.router.on_death = lambda: self._again("router", self.start_router)
+        self.routes_changed()
+
+    def _again(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if not self.leaving.is_set():
+            log.error("the %s has died: a new one is started", what)
+            self.own(start(), name=f"start-{what}")
+
+    # -- envs ----------------------------------------------------------------------------------------------------------
+
+    def records(self, owner: int) -> list[EnvRecord]:
+        """The envs that this uid may see, newest first; root sees all."""
+        seen = [actor.record for actor in self.actors.values() if owner in (0, actor.record.owner)]
+        return sorted(seen, key=lambda record: record.created, reverse=True)
+
+    def find(self, owner: int, target: str, directory: str | None = None) -> Actor:
+        """The env that is meant; raises NotFound or Ambiguous."""
+        return self.actors[find(self.records(owner), target, directory).id]
+
+    def by_name(self, owner: int, name: str) -> Actor | None:
+        """The env of that name, if this owner has one."""
+        return next((a for a in self.actors.values() if a.record.name == name and a.record.owner == owner), None)
+
+    def create(self, record: EnvRecord) -> Actor:
+        """Take a new env in; raises NameTaken, QueueFull, or StoreFailed when it cannot be journalled."""
+        taken = self.by_name(record.owner, record.name)
+        if taken is not None:
+            raise NameTaken(
+                f"the name {record.name} is taken by env {taken.record.id[:12]} ({taken.record.state.value})",
+                hint=f"choose another --name, or `sandbox rm {record.name}` first",
+                id=taken.record.id,
+            )
+        alive = sum(1 for actor in self.actors.values() if actor.record.state not in ENDED)
+        if alive >= self.settings.max_envs:
+            raise QueueFull(
+                f"{alive} envs are alive, which is this daemon's limit",
+                hint="stop some, or start the daemon with a higher SANDBOXD_MAX_ENVS",
+                limit=self.settings.max_envs,
+                retry_after=5,
+            )
+        self.journal.put(record.id, msgspec.json.encode(record))
+        actor = self.adopt(record)
+        self.announce(record, "created", {})
+        return actor
+
+    def adopt(self, record: EnvRecord) -> Actor:
+        """Give a record its actor."""
+        actor = Actor(record, self)
+        self.actors[record.id] = actor
+        return actor
+
+    @staticmethod
+    def new_id() -> str:
+        """An unguessable id."""
+        return secrets.token_hex(16)
+
+    def save(self, record: EnvRecord) -> None:
+        """Journal a record; one that cannot be written now is written with the next change that can."""
+        try:
+            self.journal.put(record.id, msgspec.json.encode(record))
+            for env_id in list(self._unsaved):
+                self._unsaved.discard(env_id)
+                if env_id in self.actors:
+                    self.journal.put(env_id, msgspec.json.encode(self.actors[env_id].record))
+        except StoreFailed as error:
+            if not self._unsaved:
+                log.error("the journal cannot be written, changes are kept in memory: %s", error)
+            self._unsaved.add(record.id)
+
+    async def discard(self, actor: Actor) -> None:
+        """An env is removed: its directory, its record, its name."""
+        env_id = actor.record.id
+        await asyncio.to_thread(self.rundir.remove_env_dir, env_id)
+        self.journal.remove(env_id)
+        self._unsaved.discard(env_id)
+        self.actors.pop(env_id, None)
+        self.routes_changed()
+        self.announce(actor.record, "removed", {})
+
+    async def remove(self, actor: Actor) -> None:
+        """Ask for an env's removal and wait for it."""
+        actor.post(ev.RemoveAsked())
+        await actor.wait_until(lambda record: False)
+
+    # -- routes and news -----------------------------------------------------------------------------------------------
+
+    def routes_changed(self) -> None:
+        """Push a new table soon: changes of one turn of the loop go out as one."""
+        if not self._routes_due:
+            self._routes_due = True
+            asyncio.get_running_loop().call_soon(self._push_routes)
+
+    def _push_routes(self) -> None:
+        self._routes_due = False
+        self._table_version += 1
+        records = [actor.record for actor in self.actors.values()]
+        table = route_table(
+            records,
+            version=self._table_version,
+            base_domain=self.settings.base_domain,
+            envs_dir=str(self.rundir.envs_dir),
+            hold=self.settings.hold,
+        )
+        self.router.push(table)
+
+    def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
+        """Tell those who listen, and keep it for those who ask later."""
+        told = Event(time=rfc3339(time.time()) or "", event=event, id=record.id, name=record.name, detail=detail)
+        try:
+            self.journal.add_event(msgspec.json.encode(told))
+        except StoreFailed:
+            log.warning("an event could not be kept: %s %s", record.name, event)
+        for subscription in self.subscriptions:
+            subscription.put(told)
+
+    def past_events(self, since: float | None) -> list[Event]:
+        """The events kept since then (seconds since the epoch), oldest first."""
+        return [msgspec.json.decode(data, type=Event) for data in self.journal.events(since or 0.0)]
+
+    def routes_of(self, env_id: str) -> int:
+        """How many connections the router has to an env that is removed, or is to be."""
+        return int(self.router.counts.get(env_id, {}).get("open", 0))
+
+    async def stop_all(self) -> None:
+        """Stop every env, and wait until the last has ended."""
+        alive = [actor for actor in self.actors.values() if actor.record.state not in ENDED]
+        for actor in alive:
+            actor.post(ev.StopAsked())
+        for actor in alive:
+            await actor.wait_until(lambda record: record.state in ENDED)
+
+    async def close(self) -> None:
+        """Let go of every env and end every task."""
+        for actor in list(self.actors.values()):
+            await actor.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,52 @@
+"""Short ways to ask a daemon for things in tests."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sandboxd.protocol import messages as m
+from sandboxd.spec import EnvSpec, Service, Workspace
+
+ENVIRON = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+
+
+def spec(command: Any = None, *, path: Path | None = None, services: dict[str, Service] | None = None, **parts: Any) -> EnvSpec:
+    """One service `main` that runs command; Service's own fields may be among the parts."""
+    own = {key: parts.pop(key) for key in list(parts) if key in Service.__struct_fields__ and key != "env"}
+    if services is None:
+        services = {"main": Service(command=command, **own)}
+    return EnvSpec(services=services, workspace=Workspace(path=str(path) if path else None), **parts)
+
+
+def run(client: Any, command: Any = None, *, wait: str = "started", exists: str = "error", **parts: Any) -> m.EnvInfo:
+    """Create an env and wait."""
+    reply = client.call(m.Run(spec=spec(command, **parts), environ=ENVIRON, wait=wait, exists=exists))
+    info: m.EnvInfo = reply.env
+    return info
+
+
+def inspect(client: Any, target: str) -> m.EnvInfo:
+    """The env, whole."""
+    info: m.EnvInfo = client.call(m.Inspect(target=target)).env
+    return info
+
+
+def ended(client: Any, target: str, timeout: float = 30.0) -> m.EnvInfo:
+    """Wait for its end."""
+    info: m.EnvInfo = client.call(m.Wait(target=target, until="stopped", timeout=timeout)).env
+    return info
+
+
+def logged(client: Any, target: str, **params: Any) -> str:
+    """Its output as text."""
+    lines = client.call(m.Logs(target=target, **params)).lines
+    return "".join(line.text + ("" if line.partial else "\n") for line in lines)
+
+
+def remove(client: Any, target: str) -> m.Receipt:
+    """Remove it whatever it does."""
+    receipt: m.Receipt = client.call(m.Remove(target=target, force=True)).receipt
+    return receipt
+
+
+SERVER = ["python3", "-m", "http.server", "--bind", "127.0.0.1"]

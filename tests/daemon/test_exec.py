@@ -1,0 +1,135 @@
+"""Sessions: commands run inside, terminals, and the in-band form for clients that take no descriptors."""
+
+import base64
+import os
+
+import pytest
+
+from sandboxd.errors import CommandNotExecutable, CommandNotFound, InvalidState, NotFound, UsageError
+from sandboxd.protocol import messages as m
+from tests.daemon.asking import ended, inspect, remove, run
+
+
+@pytest.fixture(scope="module")
+def client(shared_daemon, tmp_path_factory):
+    with shared_daemon.client() as client:
+        place = tmp_path_factory.mktemp("exec")
+        (place / "plain.txt").write_text("text")
+        run(client, "sleep 1000", name="host", path=place, env={"COLOUR": "red"})
+        yield client
+        remove(client, "host")
+
+
+def read_all(fd: int) -> bytes:
+    data = b""
+    while True:
+        try:
+            chunk = os.read(fd, 65536)
+        except OSError:  # EIO: a pty whose other side is closed
+            return data
+        if not chunk:
+            return data
+        data += chunk
+
+
+def execute(client, *argv, **params):
+    with client.open(m.Exec(target="host", argv=list(argv), fds=True, **params)) as session:
+        out = {name: read_all(fd) for name, fd in session.fds.items() if name != "stdin"}
+        return session.wait().exit_code, out
+
+
+def test_output_errors_and_code(client):
+    code, out = execute(client, "sh", "-c", "echo $COLOUR; echo bad >&2; exit 5")
+    assert (code, out["stdout"], out["stderr"]) == (5, b"red\n", b"bad\n")
+
+
+def test_bytes_come_whole(client):
+    code, out = execute(client, "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' '\\377'")
+    assert code == 0
+    assert out["stdout"] == b"\xff" * 3_000_000
+
+
+def test_input_reaches_it_and_its_end_too(client):
+    with client.open(m.Exec(target="host", argv=["wc", "-c"], stdin=True, fds=True)) as session:
+        os.write(session.fds["stdin"], b"x" * 1000)
+        os.close(session.fds.pop("stdin"))
+        assert read_all(session.fds["stdout"]).strip() == b"1000"
+        assert session.wait().exit_code == 0
+
+
+def test_a_terminal_is_one_inside_and_has_a_size(client):
+    code, out = execute(
+        client, "sh", "-c", "tty; stty size; test -t 0 -a -t 1 -a -t 2 && echo terminal", tty=True, rows=33, cols=99
+    )
+    assert code == 0
+    assert out["pty"].replace(b"\r", b"").split() == [b"/dev/pts/0", b"33", b"99", b"terminal"]
+
+
+@pytest.mark.parametrize(("signal", "code"), [("TERM", 143), ("KILL", 137)])
+def test_a_signal_that_ends_it_is_told(client, signal, code):
+    assert execute(client, "sh", "-c", f"kill -{signal} $$")[0] == code
+
+
+def test_a_command_that_is_not_there(client):
+    with pytest.raises(CommandNotFound, match="nope-such") as refused:
+        execute(client, "nope-such")
+    assert refused.value.exit_code == 127
+
+
+def test_a_file_that_is_no_program(client):
+    with pytest.raises(CommandNotExecutable):
+        execute(client, "./plain.txt")
+
+
+def test_unknown_service_and_empty_command(client):
+    with pytest.raises(NotFound, match="no service 'nope'"):
+        execute(client, "true", service="nope")
+    with pytest.raises(UsageError):
+        execute(client)
+
+
+def test_an_ended_env_takes_no_command(client):
+    env = run(client, "true", name="over")
+    ended(client, env.id)
+    with pytest.raises(InvalidState, match="does not run"):
+        client.open(m.Exec(target="over", argv=["true"], fds=True))
+    remove(client, "over")
+
+
+def test_in_band_a_command_is_fed_and_heard(shared_daemon, client):
+    with shared_daemon.client() as other:
+        stream = client.stream(m.Exec(target="host", argv=["sh", "-c", "cat; echo end >&2; exit 3"], stdin=True))
+        session = next(stream).session
+        other.call(m.SessionInput(session=session, data=base64.b64encode(b"first ").decode()))
+        other.call(m.SessionInput(session=session, data=base64.b64encode(b"second").decode(), eof=True))
+        heard: dict[str, bytes] = {}
+        code = None
+        for reply in stream:
+            heard[reply.stream] = heard.get(reply.stream, b"") + base64.b64decode(reply.data)
+            code = reply.exit_code
+        assert (heard["stdout"], heard["stderr"], code) == (b"first second", b"end\n", 3)
+
+
+def test_a_session_dies_with_its_connection(shared_daemon, client, tmp_path):
+    with shared_daemon.client() as other:
+        session = other.open(m.Exec(target="host", argv=["sleep", "987"], fds=True))
+        before = inspect(client, "host").usage.pids
+        session.close()
+    import time
+
+    deadline = time.monotonic() + 20
+    while inspect(client, "host").usage.pids >= before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert inspect(client, "host").usage.pids == before - 1
+
+
+def test_attached_from_the_first_byte(client):
+    from tests.daemon.asking import ENVIRON, spec
+
+    asked = m.Run(spec=spec("cat; exit 4", name="attached", stdin=True), environ=ENVIRON, attach=True, fds=True)
+    with client.open(asked) as session:
+        os.write(session.fds["stdin"], b"hello")
+        os.close(session.fds.pop("stdin"))
+        assert read_all(session.fds["stdout"]) == b"hello"
+        assert session.wait().env.exit_code == 4
+    remove(client, "attached")

@@ -1,0 +1,142 @@
+"""A daemon that is stopped or killed leaves its envs running, and the next one finds them again."""
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from sandboxd.protocol import messages as m
+from sandboxd.spec import Lifecycle
+from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run
+from tests.daemons import PATIENCE
+
+
+def listing(daemon):
+    with daemon.client() as client:
+        return {env.name: env for env in client.call(m.List(all=True)).envs}
+
+
+@pytest.fixture
+def served(daemon, tmp_path):
+    (tmp_path / "index.html").write_text("alive")
+    with daemon.client() as client:
+        env = run(client, [*SERVER, "3000"], name="web", path=tmp_path, port=3000, wait="ready")
+        pid = inspect(client, env.id).pid
+    return daemon, env, pid
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_envs_outlive_the_daemon_and_are_found_again(served, how):
+    daemon, env, pid = served
+    if how == "kill":
+        daemon.kill()
+    else:
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait() == 0
+    assert daemon.request("web") == (200, b"alive")
+    daemon.start()
+    with daemon.client() as client:
+        found = inspect(client, "web")
+        assert (found.id, found.pid, found.state) == (env.id, pid, "ready")
+    assert daemon.request("web") == (200, b"alive")
+    with daemon.client() as client:
+        assert client.call(m.Stop(target="web", timeout=1.0)).env.state == "stopped"
+        assert remove(client, "web").leaked == {}
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_an_open_connection_survives_the_daemon(served):
+    daemon, _, _ = served
+    with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE) as sock:
+        ask = f"GET / HTTP/1.1\r\nHost: web.localhost:{daemon.port}\r\n\r\n".encode()
+        sock.sendall(ask)
+        assert b"200" in sock.recv(4096)
+        daemon.kill()
+        daemon.start()
+        sock.settimeout(PATIENCE)
+        while True:
+            sock.sendall(ask)
+            head = sock.recv(65536)
+            assert head, "the connection was closed"
+            if b"HTTP/1.0 200" in head or b"HTTP/1.1 200" in head:
+                break
+
+
+def test_what_ended_meanwhile_is_told_with_its_code(daemon, tmp_path):
+    with daemon.client() as client:
+        env = run(client, "while ! test -e go; do sleep 0.02; done; echo last words; exit 9", name="job", path=tmp_path)
+    daemon.kill()
+    (tmp_path / "go").touch()
+    exits = daemon.dir / "envs" / env.id / "exits"
+    deadline = time.monotonic() + PATIENCE
+    while not exits.read_bytes().strip() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    daemon.start()
+    with daemon.client() as client:
+        done = ended(client, env.id)
+        assert (done.state, done.exit_code) == ("failed", 9)
+        assert "last words" in logged(client, "job")
+
+
+def test_an_env_killed_meanwhile_is_a_failure_with_its_reason(served):
+    daemon, env, pid = served
+    daemon.kill()
+    import os
+
+    os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    with daemon.client() as client:
+        done = ended(client, env.id)
+        assert (done.state, done.exit_code) == ("failed", 137)
+        assert "while no daemon ran" in done.reason
+
+
+def test_a_killed_init_is_restarted_by_its_policy(daemon, tmp_path):
+    import os
+
+    with daemon.client() as client:
+        run(client, "sleep 1000", name="back", path=tmp_path, lifecycle=Lifecycle(restart="always"))
+        first = inspect(client, "back").pid
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while inspect(client, "back").pid in (None, first) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert inspect(client, "back").pid not in (None, first)
+        assert inspect(client, "back").restarts == 1
+        remove(client, "back")
+
+
+@pytest.mark.parametrize("which", ["launcher_pid", "router_pid"])
+def test_a_killed_launcher_or_router_is_replaced(served, which):
+    import os
+
+    daemon, _, _ = served
+    with daemon.client() as client:
+        first = getattr(client.call(m.Status()), which)
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while getattr(client.call(m.Status()), which) == first and time.monotonic() < deadline:
+            time.sleep(0.05)
+        daemon.find_port()
+        assert daemon.request("web") == (200, b"alive")
+        assert ended(client, run(client, "true", name="after").id).exit_code == 0
+        remove(client, "after")
+
+
+def test_a_ttl_goes_on_counting_over_a_restart(daemon, tmp_path):
+    with daemon.client() as client:
+        env = run(client, "sleep 1000", name="brief", path=tmp_path, lifecycle=Lifecycle(ttl=1.0))
+    daemon.kill()
+    daemon.start()
+    with daemon.client() as client:
+        assert ended(client, env.id).reason.startswith("ttl")
+
+
+def test_a_directory_without_a_record_is_swept(daemon):
+    stray = daemon.dir / "envs" / ("f" * 32)
+    daemon.kill()
+    (stray / "home" / "deep").mkdir(parents=True)
+    daemon.start()
+    assert not stray.exists()
