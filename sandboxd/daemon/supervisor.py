@@ -28,6 +28,7 @@ from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
 SUBSCRIBER_CAP = 1000
+EVENTS_DELAY = 0.05
 
 
 class Subscription:
@@ -70,6 +71,7 @@ class Supervisor:
         self._routes_due = False
         self._table_version = int(self.started * 1000)
         self._unsaved: set[str] = set()
+        self._untold: list[tuple[float, bytes]] = []
 
     @property
     def base(self) -> str:
@@ -140,9 +142,8 @@ class Supervisor:
                 retry_after=5,
             )
         self.journal.put(record.id, msgspec.json.encode(record))
-        actor = self.adopt(record)
         self.announce(record, "created", {})
-        return actor
+        return self.adopt(record)
 
     def adopt(self, record: EnvRecord) -> Actor:
         """Give a record its actor."""
@@ -207,15 +208,25 @@ class Supervisor:
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""
         told = Event(time=rfc3339(time.time()) or "", event=event, id=record.id, name=record.name, detail=detail)
-        try:
-            self.journal.add_event(msgspec.json.encode(told))
-        except StoreFailed:
-            log.warning("an event could not be kept: %s %s", record.name, event)
+        if not self._untold:
+            asyncio.get_running_loop().call_later(EVENTS_DELAY, self.keep_events)
+        self._untold.append((time.time(), msgspec.json.encode(told)))
         for subscription in self.subscriptions:
             subscription.put(told)
 
+    def keep_events(self) -> None:
+        """Write down the events of the last moment, as one transaction: a request is not made to wait for its news."""
+        untold, self._untold = self._untold, []
+        if not untold:
+            return
+        try:
+            self.journal.add_events(untold)
+        except StoreFailed as error:
+            log.warning("%d events could not be kept: %s", len(untold), error)
+
     def past_events(self, since: float | None) -> list[Event]:
         """The events kept since then (seconds since the epoch), oldest first."""
+        self.keep_events()
         return [msgspec.json.decode(data, type=Event) for data in self.journal.events(since or 0.0)]
 
     def routes_of(self, env_id: str) -> int:
@@ -238,3 +249,4 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.keep_events()

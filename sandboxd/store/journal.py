@@ -6,7 +6,7 @@ Records are bytes to this module. Everything sqlite can say becomes StoreFailed 
 """
 
 import sqlite3
-import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from sandboxd.errors import StoreFailed
@@ -55,14 +55,19 @@ class Journal:
         """Every env's record, by id."""
         return [(str(env_id), as_bytes(record)) for env_id, record in self._run("SELECT id, record FROM envs ORDER BY id")]
 
-    def add_event(self, body: bytes, *, at: float | None = None) -> int:
-        """Append an event (at: seconds since the epoch, else now); returns its number. The oldest give way."""
-        when = time.time() if at is None else at
-        rows = self._run("INSERT INTO events (time, body) VALUES (?, ?) RETURNING seq", when, body)
-        seq = int(rows[0][0])
-        if seq % TRIM_EVERY == 0:
-            self._run("DELETE FROM events WHERE seq <= ?", seq - KEPT_EVENTS)
-        return seq
+    def add_events(self, events: Iterable[tuple[float, bytes]]) -> None:
+        """Append events, (seconds since the epoch, body) each, in one transaction. The oldest give way."""
+        self._run("BEGIN")
+        try:
+            for when, body in events:
+                ((seq,),) = self._run("INSERT INTO events (time, body) VALUES (?, ?) RETURNING seq", when, body)
+                if int(seq) % TRIM_EVERY == 0:
+                    self._run("DELETE FROM events WHERE seq <= ?", int(seq) - KEPT_EVENTS)
+            self._run("COMMIT")
+        except StoreFailed:
+            if self._db.in_transaction:  # a full disk rolls back by itself
+                self._db.execute("ROLLBACK")
+            raise
 
     def events(self, since: float = 0.0) -> list[bytes]:
         """Events since a time (seconds since the epoch), oldest first; the last 10,000 at most."""

@@ -33,7 +33,7 @@ def test_records_come_back_by_id(journal):
 
 
 def test_events_come_in_order_since_a_time(journal):
-    assert [journal.add_event(f"e{at}".encode(), at=float(at)) for at in range(5)] == [1, 2, 3, 4, 5]
+    journal.add_events((float(at), f"e{at}".encode()) for at in range(5))
     assert journal.events(3) == [b"e3", b"e4"]
     assert journal.events() == [b"e0", b"e1", b"e2", b"e3", b"e4"]
     assert journal.events(99) == []
@@ -43,10 +43,11 @@ def test_events_are_bounded(journal, monkeypatch):
     monkeypatch.setattr(module, "KEPT_EVENTS", 10)
     monkeypatch.setattr(module, "TRIM_EVERY", 4)
     for number in range(40):
-        journal.add_event(b"%d" % number, at=float(number))
+        journal.add_events([(float(number), b"%d" % number)])
     assert journal.events() == [b"%d" % number for number in range(30, 40)]
     assert journal._run("SELECT count(*) FROM events")[0][0] <= 10 + 4
-    assert journal.add_event(b"next") == 41, "numbers are never used twice"
+    journal.add_events([(41.0, b"next")])
+    assert journal._run("SELECT max(seq) FROM events") == [(41,)], "numbers are never used twice"
 
 
 def test_facts(journal):
@@ -64,7 +65,7 @@ from sandboxd.store.journal import Journal
 journal = Journal(Path({str(tmp_path / "state.db")!r}))
 for number in range(1 << 20):
     journal.put("env", b"%d" % number)
-    journal.add_event(b"%d" % number)
+    journal.add_events([(float(number), b"%d" % number)])
     print(number, flush=True)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
