@@ -25,6 +25,7 @@ from sandboxd.settings import Settings
 READY_SECONDS = 30.0
 MOMENT = 50  # ms
 WORD_CAP = 64 << 10
+COMMAND = (sys.executable, "-m", "sandboxd")
 # Forked once more, so that the daemon is nobody's child here (no zombie in a program that lives long) and never gets a
 # controlling terminal: it does not lead its session (setsid(2)).
 DETACH = "import os, sys\nif os.fork(): os._exit(0)\nos.execv(sys.argv[1], sys.argv[1:])"
@@ -139,12 +140,12 @@ def launch(state: int, ready: int) -> None:
     log = os.open("daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=state)
     try:
         subprocess.run(
-            [sys.executable, "-I", "-S", "-c", DETACH, sys.executable, "-m", "sandboxd"],
+            [sys.executable, "-I", "-S", "-c", DETACH, *COMMAND],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environ, pass_fds=[ready], start_new_session=True,
             check=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as error:
-        raise DaemonUnreachable(f"the daemon cannot be started: {error}", hint=f"run {sys.executable} -m sandboxd") from error
+        raise DaemonUnreachable(f"the daemon cannot be started: {error}", hint=f"run {' '.join(COMMAND)}") from error
     finally:
         os.close(log)
 

@@ -16,7 +16,7 @@ from sandboxd.settings import Settings
 
 READ_SIZE = 64 << 10
 SUN_PATH = 107  # unix(7): 108 bytes with the NUL
-CONNECT_SECONDS = 10.0  # a connect waits only while the listener's backlog is full
+CONNECT_SECONDS = 10  # a connect waits only while the listener's backlog is full
 
 
 class Daemon:
@@ -48,12 +48,15 @@ class Daemon:
             return None
 
 
-def connect(path: str, *, wait: float = CONNECT_SECONDS) -> socket.socket | None:
+def connect(path: str, *, wait: int = CONNECT_SECONDS) -> socket.socket | None:
     """A socket connected to the daemon at path; None: nothing listens there. Raises DaemonUnreachable, PermissionDenied."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        sock.settimeout(wait)
+        # A timeout of Python's makes the socket non-blocking, and connect then gives EAGAIN at once where it has to wait.
+        sock.setblocking(wait > 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(wait), 0))
         _connect(sock, path)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
         # struct ucred of unix(7); here: who called listen()
         _, uid, _ = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()):
@@ -61,13 +64,13 @@ def connect(path: str, *, wait: float = CONNECT_SECONDS) -> socket.socket | None
                 f"{path} is served by uid {uid}, which is neither root nor you",
                 hint="somebody else made it: point SANDBOXD_SOCKET or XDG_RUNTIME_DIR at your own",
             )
-        sock.settimeout(None)
+        sock.setblocking(True)
     except (FileNotFoundError, ConnectionRefusedError):
         sock.close()
         return None
-    except TimeoutError:
+    except BlockingIOError:
         sock.close()
-        raise unreachable(path, f"it took no connection for {wait:g} seconds") from None
+        raise unreachable(path, f"it took no connection for {wait} seconds; the daemon may be stuck") from None
     except OSError as error:
         sock.close()
         raise unreachable(path, error.strerror or str(error)) from error

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,8 @@ class Toy:
             return m.InspectReply(env=env("x" * (8 << 20)))
         if call.params.target == "cancelled":
             raise asyncio.CancelledError
+        if call.params.target == "late":
+            await asyncio.sleep(0.05)
         if call.params.target == "missing":
             raise NotFound("no env `missing`", hint="`sandbox ps` lists them", matches=[])
         return m.InspectReply(env=env(call.params.target))
@@ -166,6 +170,27 @@ async def serving(
     finally:
         await server.stop()
         listener.close()
+
+
+@contextlib.contextmanager
+def threaded(path: Path, toy: type["Toy"] | None = None) -> Iterator[Toy]:
+    """A server on path in a thread of its own, for clients that block."""
+    ready: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event, Toy]] = queue.SimpleQueue()
+
+    async def main() -> None:
+        stop, made = asyncio.Event(), (toy or Toy)()
+        async with serving(path, made):
+            ready.put((asyncio.get_running_loop(), stop, made))
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
+    thread.start()
+    loop, stop, made = ready.get(timeout=PATIENCE)
+    try:
+        yield made
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(PATIENCE)
 
 
 async def settle(condition: Callable[[], bool]) -> None:
