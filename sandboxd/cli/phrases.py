@@ -10,6 +10,7 @@ from sandboxd.protocol.messages import EnvInfo, PortInfo
 
 SHORT_ID = 12
 COMMAND_WIDTH = 20
+CAUSES = frozenset(("memory", "oom", "pids", "disk", "ttl", "idle", "killed", "lost"))
 
 
 def clean(text: str) -> str:
@@ -53,9 +54,9 @@ def age(time: str | None, now: float) -> str:
 
 
 def cause(info: EnvInfo) -> str:
-    """The named cause in an env's reason: `memory` of `memory: 530 MiB …`; empty where the reason is a sentence."""
+    """What ended an env from outside: `memory` of `memory: 530 MiB …`; empty where it ended by itself."""
     word = info.reason.partition(":")[0]
-    return word if word.isascii() and word.replace("-", "").isalpha() and len(word) <= 16 else ""
+    return word if word in CAUSES else ""
 
 
 def status(info: EnvInfo, now: float) -> str:

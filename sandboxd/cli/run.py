@@ -20,7 +20,7 @@ from sandboxd.cli.relay import Ended, Plug
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.terminal import check_input, size_of
 from sandboxd.cli.translate import Caller, RunFlags, handed_on, is_too_wide, spec_of
-from sandboxd.errors import SandboxdError, UsageError
+from sandboxd.errors import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, SandboxdError, UsageError
 from sandboxd.protocol.messages import EnvInfo, Kill, Run, RunReply
 from sandboxd.spec import EnvSpec
 
@@ -169,7 +169,7 @@ def exit_code_of(ended: Ended, info: EnvInfo) -> int:
     if not isinstance(ended.reply, RunReply):
         raise SandboxdError(f"{info.name} ended without a last word", hint=f"`sandbox inspect {info.name}` shows its state")
     last = ended.reply.env
-    if cause(last):
+    if cause(last) or (last.exit_code in {EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND} and last.reason):
         note(f"sandbox: {last.name} ended: {last.reason}")
     if last.exit_code is None:
         raise SandboxdError(f"{last.name} is {last.state}, without an exit code: {last.reason or 'nobody knows why'}")

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from sandboxd.cli import door
 from sandboxd.cli.context import Chosen, Cli
 from sandboxd.cli.render import out
-from sandboxd.errors import SandboxdError, UsageError
+from sandboxd.errors import NotFound, SandboxdError, UsageError
 from sandboxd.protocol.messages import EnvInfo, Inspect, List
 
 EVERY = "all"
@@ -44,10 +44,23 @@ def chosen(cli: Cli, flags: Chosen, *, destroys: str = "") -> list[Target]:
         if len(labels) > 1:
             return [Target(info.id, info.name) for info in listed(cli, []) if has_labels(info, labels)]
         return [Target(info.id, info.name) for info in listed(cli, filters)]
+    if not names and destroys:
+        return [exactly(cli, cli.directory, destroys)]
     if not names:
         here = cli.client.call(Inspect(directory=cli.directory)).env
         return [Target(here.id, here.name)]
     return [Target(name, name) for name in dict.fromkeys(names)]
+
+
+def exactly(cli: Cli, directory: str, verb: str) -> Target:
+    """The env of that very directory: what destroys must not fall on one of a directory above. Raises NotFound."""
+    here = cli.client.call(Inspect(directory=directory)).env
+    if here.workspace != directory:
+        raise NotFound(
+            f"no env of {directory}; the nearest is {here.name}, of {here.workspace}",
+            hint=f"name it: sandbox {verb} {here.name}",
+        )
+    return Target(here.id, here.name)
 
 
 def listed(cli: Cli, filters: list[str]) -> list[EnvInfo]:

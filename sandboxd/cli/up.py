@@ -226,17 +226,24 @@ def down(cli: Cli, flags: DownFlags) -> int:
 
 
 def meant(cli: Cli, where: str | None, file: str | None, *, yes: bool) -> list[targets.Target]:
-    """What `down` is about: the env that `up` would name, else the env of that directory, else an env by name."""
+    """What `down` is about: an env by name, or the one that `up` made of that directory; empty when it is not up.
+
+    Never an env of a directory above, which the same directory would mean for verbs that destroy nothing.
+    """
     is_place = where is None or "/" in where or where in {".", ".."} or os.path.isdir(where)
     if where is not None and not is_place:
         return targets.chosen(cli, Chosen(names=(where,), yes=yes), destroys="down")
     try:
         project = read_project(cli, spec_path(cli, where, file), None)
-        found = standing(cli, project)
-        if found is not None:
-            return [targets.Target(found.id, found.name)]
-    except (SpecInvalid, NameTaken):
+    except SpecInvalid:
         if file is not None:
             raise
-    info = cli.client.call(Inspect(directory=os.path.abspath(where or cli.directory))).env
-    return [targets.Target(info.id, info.name)]
+        return [targets.exactly(cli, os.path.abspath(where or cli.directory), "down")]
+    try:
+        found = standing(cli, project)
+    except NameTaken:
+        found = None
+    if found is None:
+        note(f"{project.spec.name} is not up")
+        return []
+    return [targets.Target(found.id, found.name)]

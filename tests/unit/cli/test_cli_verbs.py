@@ -404,6 +404,17 @@ def test_down(sandbox: Sandbox, shop: Path) -> None:
     assert gone.code == 0
 
 
+def test_what_destroys_falls_on_no_directory_above(sandbox: Sandbox, shop: Path) -> None:
+    above = m.InspectReply(env=env(name="above", workspace=str(shop.parent)))
+    not_up = sandbox("down", Inspect=lambda asked: NotFound("no") if asked.target else above)
+    assert (not_up.code, not_up.out, not_up.err) == (0, "", "shop is not up\n")
+    (shop / "sandbox.toml").unlink()
+    for argv in (["down"], ["down", "."], ["rm", "-f"], ["kill"]):
+        done = sandbox(*argv, Inspect=above)
+        assert (done.code, done.asked) == (1, [m.Inspect(directory=str(shop))])
+        assert f"sandbox {argv[0]} above" in done.err
+
+
 # -- the daemon
 
 
