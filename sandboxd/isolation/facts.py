@@ -26,7 +26,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     directories: (path, where it really lies). links: (path, text) of symbolic links at the root. system: parts of /sys.
     nodes: harmless devices. resolv_conf, hosts: where these files end inside, once links are followed ("": the host has none).
-    memory: bytes of RAM.
+    home: of the daemon's user, made ahead because most envs will want it. memory: bytes of RAM.
     """
 
     directories: list[tuple[str, str]]
@@ -35,6 +35,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[str]
     resolv_conf: str = ""
     hosts: str = ""
+    home: str = ""
     memory: int = 1 << 30
 
 

@@ -13,8 +13,8 @@ import msgspec
 from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
 from sandboxd.isolation.services import InitConfig, roots, service_plans
-from sandboxd.isolation.steps import AnyStep, Capabilities, File, Hostname, Leave, Prove, Resize, Seal, in_order
-from sandboxd.isolation.view import HOSTS, RESOLV_CONF, base_steps, hosts_file, tmp_size, view_steps
+from sandboxd.isolation.steps import AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Seal, in_order
+from sandboxd.isolation.view import base_steps, hosts_file, own_files, tmp_size, view_steps
 from sandboxd.protocol.messages import WallInfo
 from sandboxd.spec import EnvSpec
 
@@ -100,9 +100,7 @@ def steps_of(spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, han
     size = tmp_size(layout.memory, spec.limits.memory)
     if size != tmp_size(layout.memory, None):
         steps += [Resize("/tmp", size), Resize("/dev/shm", size)]
-    steps += [File(HOSTS, hosts_file([name, *spec.services], place.hosts)), Hostname(name)]
-    if spec.network.mode == "host":
-        steps.append(File(RESOLV_CONF, place.resolv_conf))
+    steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
     steps += view_steps(place, handed=handed)
     steps += [Seal(), Leave()]
     # Between here and the capabilities: cgroup namespace, sysctls, nft. After them: Landlock, seccomp.

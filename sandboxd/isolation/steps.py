@@ -43,10 +43,47 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
 
 
 class Enter(Step, frozen=True):
-    """Take a fresh tmpfs as root; the host's tree stays reachable by one descriptor only, until `Leave`."""
+    """Begin a new root on a fresh tmpfs; the host's tree stays reachable, until `Leave`."""
 
-    words: ClassVar[str] = "enter a new root on a tmpfs of {size} bytes"
+    words: ClassVar[str] = "begin a new root on a tmpfs of {size} bytes"
     size: int
+
+
+class Directories(Step, frozen=True):
+    """Directories of ours in the new root."""
+
+    words: ClassVar[str] = "make the directories {paths}"
+    paths: list[Path]
+    mode: int = 0o755
+
+
+class Files(Step, frozen=True):
+    """Small files of ours, (path, text), made or rewritten."""
+
+    words: ClassVar[str] = "write our own files in the new root"
+    files: list[tuple[Path, str]]
+
+
+class Links(Step, frozen=True):
+    """Symbolic links, (path, text)."""
+
+    words: ClassVar[str] = "make the symbolic links {links}"
+    links: list[tuple[Path, str]]
+
+
+class System(Step, frozen=True):
+    """The allow-list: trees of the host, and files of ours laid over them, (source, target); all of it read-only at once."""
+
+    words: ClassVar[str] = "show the system's directories read-only: {trees}, {files}"
+    trees: list[tuple[Path, Path]]
+    files: list[tuple[Path, Path]]
+
+
+class Devices(Step, frozen=True):
+    """Harmless nodes of the host's /dev: mknod is not to be had in a user namespace."""
+
+    words: ClassVar[str] = "show the devices {nodes}"
+    nodes: list[Path]
 
 
 class Tmpfs(Step, frozen=True):
@@ -56,14 +93,6 @@ class Tmpfs(Step, frozen=True):
     target: Path
     size: int
     mode: int
-
-
-class Resize(Step, frozen=True):
-    """Another ceiling, in bytes, for a tmpfs."""
-
-    words: ClassVar[str] = "resize the tmpfs on {target} to {size} bytes"
-    target: Path
-    size: int
 
 
 class Proc(Step, frozen=True):
@@ -81,34 +110,24 @@ class Devpts(Step, frozen=True):
     target: Path
 
 
-class Directory(Step, frozen=True):
-    """A directory in the new root."""
+class Pivot(Step, frozen=True):
+    """Make the new root the root; from here on no path leads to the host's tree, only one descriptor does."""
 
-    words: ClassVar[str] = "make the directory {path}"
-    path: Path
-    mode: int = 0o755
+    words: ClassVar[str] = "pivot into the new root"
 
 
-class Symlink(Step, frozen=True):
-    """A symbolic link in the new root."""
+class Resize(Step, frozen=True):
+    """Another ceiling, in bytes, for a tmpfs."""
 
-    words: ClassVar[str] = "link {path} to {text}"
-    path: Path
-    text: str
-
-
-class File(Step, frozen=True):
-    """A small file of ours in the new root, made or rewritten."""
-
-    words: ClassVar[str] = "write {path}"
-    path: Path
-    text: str
+    words: ClassVar[str] = "resize the tmpfs on {target} to {size} bytes"
+    target: Path
+    size: int
 
 
 class Bind(Step, frozen=True):
     """Show something at another place. origin: whose tree `source` is in; "handed": a tree that came as a descriptor.
 
-    A missing target is made: a directory, or with `file` an empty file. Everything is nosuid, and nodev but for `device`.
+    A missing target is made: a directory, or with `file` an empty file. Everything is nosuid and nodev.
     """
 
     words: ClassVar[str] = "show {source} at {target}, read-only={readonly}"
@@ -116,7 +135,6 @@ class Bind(Step, frozen=True):
     target: Path
     readonly: bool = True
     file: bool = False
-    device: bool = False
     origin: Origin = "host"
 
 
@@ -177,8 +195,8 @@ class Prove(Step, frozen=True):
 
 
 AnyStep = (
-    Enter | Tmpfs | Resize | Proc | Devpts | Directory | Symlink | File | Bind | Hostname | Loopback | Seal | Leave | Sysctl
-    | Bounding | Capabilities | Prove
+    Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
+    | Seal | Leave | Sysctl | Bounding | Capabilities | Prove
 )  # fmt: skip
 
 

@@ -13,14 +13,17 @@ from sandboxd.isolation.steps import (
     AnyStep,
     Bind,
     Bounding,
+    Devices,
     Devpts,
-    Directory,
+    Directories,
     Enter,
-    File,
+    Files,
+    Links,
     Loopback,
+    Pivot,
     Proc,
-    Symlink,
     Sysctl,
+    System,
     Tmpfs,
 )
 
@@ -28,6 +31,17 @@ OWN = "/.sandboxd"
 EMPTY, BLANK = f"{OWN}/empty", f"{OWN}/blank"
 HOSTS, RESOLV_CONF = f"{OWN}/hosts", f"{OWN}/resolv.conf"
 ROOT_SIZE, RUN_SIZE = 16 << 20, 64 << 20
+TOP = ("/dev", "/dev/shm", "/dev/pts", "/proc", "/sys", "/tmp", "/run", "/var", "/var/lib", "/var/cache")
+LINKS = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+    ("/var/tmp", "/tmp"),
+    ("/var/run", "/run"),
+    ("/var/lock", "/run"),
+]
 TMP_LEAST, TMP_MOST = 64 << 20, 2 << 30
 RESOLVER = """\
 # This env has a network of its own with no way out, so no name beyond /etc/hosts can be resolved.
@@ -44,33 +58,28 @@ def tmp_size(memory: int, limit: int | None) -> int:
 def base_steps(layout: Layout, proc: str, *, network: bool) -> list[AnyStep]:
     """What every env of this host shares; applied to a parked child before any plan is there."""
     size = tmp_size(layout.memory, None)
+    own = [(HOSTS, layout.hosts), (RESOLV_CONF, layout.resolv_conf)]
+    trees = [(source, path) for path, source in layout.directories]
     steps: list[AnyStep] = [
         Enter(ROOT_SIZE),
-        Directory(EMPTY, 0o555),
-        File(BLANK, ""),
-        File(HOSTS, ""),
-        File(RESOLV_CONF, RESOLVER),
-    ]
-    steps += [Bind(source, path) for path, source in layout.directories]
-    steps += [Symlink(path, text) for path, text in layout.links]
-    steps += device_steps(layout, size)
-    steps += [
+        Directories(directories(layout)),
+        Directories([EMPTY], 0o555),
+        Files([(BLANK, ""), (HOSTS, ""), (RESOLV_CONF, RESOLVER)]),
+        System(
+            trees=[*trees, *[(part, part) for part in layout.system]],
+            files=[(ours, theirs) for ours, theirs in own if is_shown(theirs, layout)],
+        ),
+        Links([*layout.links, *LINKS]),
+        Devices(layout.nodes),
+        Devpts("/dev/pts"),
+        Tmpfs("/dev/shm", size, 0o1777),
         Proc("/proc", "subset=pid" if proc == "subset" else ""),
         Tmpfs("/tmp", size, 0o1777),
         Tmpfs("/run", RUN_SIZE, 0o755),
-        Directory("/run/lock"),
-        Directory("/var/lib"),
-        Directory("/var/cache"),
-        Directory("/var/log"),
-        Symlink("/var/tmp", "/tmp"),
-        Symlink("/var/run", "/run"),
-        Symlink("/var/lock", "/run/lock"),
-        Directory("/sys"),
+        Pivot(),
     ]
-    steps += [Bind(part, part) for part in layout.system]
-    for ours, theirs in ((HOSTS, layout.hosts), (RESOLV_CONF, layout.resolv_conf)):
-        if theirs:
-            steps.append(Bind(ours, theirs, file=True, origin="inside"))
+    if layout.resolv_conf and not is_shown(layout.resolv_conf, layout):
+        steps.append(Files([(layout.resolv_conf, RESOLVER)]))
     if network:
         steps.append(Loopback())
         # Ports below 1024 are this network's own, and nobody in it has CAP_NET_BIND_SERVICE.
@@ -79,19 +88,29 @@ def base_steps(layout: Layout, proc: str, *, network: bool) -> list[AnyStep]:
     return steps
 
 
-def device_steps(layout: Layout, size: int) -> list[AnyStep]:
-    """/dev: the nodes that can do no harm (mknod is not to be had in a user namespace, so they are binds), pts, shm."""
-    return [
-        Directory("/dev"),
-        *[Bind(node, node, readonly=False, file=True, device=True) for node in layout.nodes],
-        Symlink("/dev/fd", "/proc/self/fd"),
-        Symlink("/dev/stdin", "/proc/self/fd/0"),
-        Symlink("/dev/stdout", "/proc/self/fd/1"),
-        Symlink("/dev/stderr", "/proc/self/fd/2"),
-        Devpts("/dev/pts"),
-        Symlink("/dev/ptmx", "pts/ptmx"),
-        Tmpfs("/dev/shm", size, 0o1777),
-    ]
+def directories(layout: Layout) -> list[str]:
+    """Every directory of the new root, parents first: of the home only what lies in nothing that is mounted later."""
+    shown = [path for path, _ in layout.directories]
+    wanted = [OWN, *TOP, *shown, *layout.system]
+    if not any(f"{layout.home}/".startswith(f"{path}/") for path in [*shown, *TOP, *[path for path, _ in layout.links], "/."]):
+        wanted.append(layout.home)
+    made: dict[str, None] = {}
+    for path in wanted:
+        names = path.strip("/").split("/")
+        made.update(dict.fromkeys("/" + "/".join(names[: depth + 1]) for depth in range(len(names))))
+    return [path for path in made if path != "/"]
+
+
+def is_shown(path: str, layout: Layout) -> bool:
+    """Whether a path lies in one of the host's trees that are shown at their own place."""
+    return any(path.startswith(f"{source}/") for place, source in layout.directories if place == source)
+
+
+def own_files(layout: Layout, hosts: str, resolver: str) -> Files:
+    """The texts of /etc/hosts and /etc/resolv.conf, where they lie ("": as they are)."""
+    files = [(HOSTS if is_shown(layout.hosts, layout) else layout.hosts, hosts)]
+    files.append((RESOLV_CONF if is_shown(layout.resolv_conf, layout) else layout.resolv_conf, resolver))
+    return Files([(path, text) for path, text in files if path and text])
 
 
 def view_steps(place: PlaceFacts, *, handed: bool) -> list[AnyStep]:

@@ -5,9 +5,10 @@ no_new_privs set, nothing that is executed later gains any (capabilities(7)).
 """
 
 import ctypes
+import errno
 
 from sandboxd.errors import KernelError
-from sandboxd.kernel.libc import check, function, prctl
+from sandboxd.kernel.libc import check, function, prctl, raw_prctl
 
 PR_SET_DUMPABLE, PR_GET_DUMPABLE = 4, 3
 PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
@@ -58,8 +59,11 @@ def drop_bounding() -> None:
     """Empty the bounding and the ambient set and make uid 0 ordinary; needs CAP_SETPCAP in this user namespace."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, name="PR_CAP_AMBIENT_CLEAR_ALL")
     prctl(PR_SET_SECUREBITS, SECUREBITS, name="PR_SET_SECUREBITS")
-    for capability in bounding():
-        prctl(PR_CAPBSET_DROP, capability, name="PR_CAPBSET_DROP")
+    for capability in range(LAST_POSSIBLE + 1):
+        if raw_prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+            if ctypes.get_errno() != errno.EINVAL or capability == 0:
+                check(-1, "PR_CAPBSET_DROP")
+            return  # one past the last that this kernel knows
 
 
 def bounding() -> list[int]:
@@ -70,7 +74,7 @@ def bounding() -> list[int]:
             if prctl(PR_CAPBSET_READ, capability, name="PR_CAPBSET_READ"):
                 found.append(capability)
         except KernelError:
-            break  # EINVAL: one past the last this kernel knows
+            break
     return found
 
 

@@ -51,9 +51,9 @@ def check(result: int, call: str, subject: str = "") -> int:
     return result
 
 
-_prctl = function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+raw_prctl = function("prctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 
 def prctl(option: int, second: int = 0, third: int = 0, fourth: int = 0, *, name: str = "prctl") -> int:
     """prctl(2) with number arguments; `name` is what an error calls it."""
-    return check(_prctl(option, second, third, fourth, 0), name)
+    return check(raw_prctl(option, second, third, fourth, 0), name)

@@ -11,7 +11,7 @@ import os
 from sandboxd.kernel.libc import check, function, syscall
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
-MS_REC, MS_PRIVATE, MS_SLAVE = 1 << 14, 1 << 18, 1 << 19
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 1 << 12, 1 << 14, 1 << 18, 1 << 19
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
@@ -47,6 +47,11 @@ def mount(kind: str | None, target: str, flags: int = 0, options: str = "") -> N
     check(_mount(name, os.fsencode(target), name, flags, options.encode() or None), "mount", f"{kind or ''} {target}".strip())
 
 
+def bind(source: str, target: str) -> None:
+    """mount(2) of a tree at another place; for paths that nobody else can write to."""
+    check(_mount(os.fsencode(source), os.fsencode(target), None, MS_BIND | MS_REC, None), "mount", f"{source} {target}")
+
+
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     check(_umount2(os.fsencode(target), flags), "umount2", target)
@@ -74,8 +79,10 @@ def move_mount(tree: int, target: int, *, subject: str = "") -> None:
     check(_move_mount(tree, b"", target, b"", MOVE_EMPTY_PATHS), "move_mount", subject)
 
 
-def mount_setattr(fd: int, attributes: int, *, recursive: bool, propagation: int = 0, subject: str = "") -> None:
-    """Add attributes to the mount at `fd`, and with `recursive` to every mount below it, all or none."""
-    attr = MountAttr(attr_set=attributes, propagation=propagation)
+def mount_setattr(
+    fd: int, attributes: int, *, recursive: bool, clear: int = 0, propagation: int = 0, subject: str = ""
+) -> None:
+    """Add and clear attributes of the mount at `fd`, and with `recursive` of every mount below it, all or none."""
+    attr = MountAttr(attr_set=attributes, attr_clr=clear, propagation=propagation)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     check(_mount_setattr(fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)), "mount_setattr", subject)

@@ -13,13 +13,16 @@ from sandboxd.kernel.libc import check, function
 SFD_NONBLOCK, SFD_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 SIGINFO = 128  # sizeof(struct signalfd_siginfo), signalfd(2)
 
+SIGSET = 128  # sizeof(sigset_t) of glibc and musl
+
+_sigprocmask = function("sigprocmask", ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _signalfd = function("signalfd", ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 
 
 def signalfd(signals: set[signal.Signals]) -> int:
     """A non-blocking descriptor from which the (blocked) signals are read."""
     mask = sum(1 << (number - 1) for number in signals)
-    return check(_signalfd(-1, mask.to_bytes(128, "little"), SFD_NONBLOCK | SFD_CLOEXEC), "signalfd")
+    return check(_signalfd(-1, mask.to_bytes(SIGSET, "little"), SFD_NONBLOCK | SFD_CLOEXEC), "signalfd")
 
 
 def read_signals(fd: int) -> list[int]:
@@ -33,9 +36,9 @@ def read_signals(fd: int) -> list[int]:
 
 def block_all() -> None:
     """Block every signal that can be blocked."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    check(_sigprocmask(signal.SIG_SETMASK, b"\xff" * SIGSET, None), "sigprocmask")
 
 
 def unblock_all() -> None:
-    """Block none."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    """Block none. Not by the signal module: its answer, a set of 64 enum members, takes a fresh child 0.3 ms."""
+    check(_sigprocmask(signal.SIG_SETMASK, bytes(SIGSET), None), "sigprocmask")

@@ -1,44 +1,56 @@
 """Step tag -> function: what `isolation.steps` describes, done. Runs as pid 1 of a namespace that nobody else is in yet.
 
-Imports `errors` and `kernel`. The host's tree is reached by `Stage.host` alone: after `enter` the old root is stacked upon
-the new one, where no path leads. Sources are opened below it without following any link (the planner resolved them; whoever
-can write to a directory on the way could swap in a link since). Targets are resolved inside the new root as chroot would,
-magic links refused, because an env's home keeps what the env put there, links to /proc/self/fd included.
+Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories by
+plain mount(2), which is what makes a cold launch quick. After it the old root is stacked upon the new one, where no path leads;
+`Stage.host` alone reaches it. An env's own sources are opened below that without following any link (the planner resolved them;
+whoever can write to a directory on the way could have swapped one in since). Targets are resolved inside the new root as chroot
+would, magic links refused, because an env's home keeps what the env put there, links to /proc/self/fd included.
 """
 
 import errno
 import os
 
 from sandboxd.errors import KernelError
-from sandboxd.kernel import capabilities, mounts, namespaces
+from sandboxd.kernel import capabilities, fds, mounts, namespaces
 
 SOURCE = mounts.RESOLVE_IN_ROOT | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
 TARGET = mounts.RESOLVE_IN_ROOT | mounts.RESOLVE_NO_MAGICLINKS
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
+QUIETLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until the pivot
 
 
 class Stage:
-    """What the steps of one env share: descriptors of the host's root and the new one, and the trees that were handed over."""
+    """What the steps of one env share: descriptors of the host's root and the new one, and the trees that were handed over.
 
-    __slots__ = ("handed", "host", "root")
+    first: the lowest descriptor that steps open for themselves; all from there on are closed together when the host is left.
+    """
+
+    __slots__ = ("first", "handed", "host", "root")
 
     def __init__(self) -> None:
         self.host = -1
         self.root = -1
+        self.first = -1
         self.handed: list[int] = []
 
 
+def inside(path: str) -> str:
+    """A path of the new root, from the working directory: that is the root in the making and, after the pivot, the root."""
+    return path.lstrip("/") or "."
+
+
+# -- the base: nobody else has been here ----------------------------------------------------------------------------------
+
+
 def enter(stage: Stage, size: int) -> None:
-    """A tmpfs as root. Slave, not private: what the host unmounts later must not stay busy in a child parked since."""
+    """A tmpfs to build on. Slave, not private: what the host unmounts later must not stay busy in a child parked since."""
     mounts.mount(None, "/", mounts.MS_REC | mounts.MS_SLAVE)
     stage.host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     staging = next(path for path in STAGING if os.path.isdir(path))
     mounts.mount("tmpfs", staging, QUIET, options(size, 0o755))
     os.chdir(staging)
-    mounts.pivot_root(".", ".")
-    os.chdir("/")
-    stage.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stage.root = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def options(size: int, mode: int) -> str:
@@ -46,10 +58,93 @@ def options(size: int, mode: int) -> str:
     return f"size={size},mode={mode:o},nr_inodes={max(size >> 12, 1024)}"
 
 
+def directories(_: Stage, paths: list[str], mode: int) -> None:
+    """Directories, parents first."""
+    for path in paths:
+        os.mkdir(inside(path), mode)
+
+
+def files(_: Stage, texts: list[tuple[str, str]]) -> None:
+    """Files of ours; only for places that no env could write to yet."""
+    for path, text in texts:
+        name = inside(path)
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(name))
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        os.write(fd, text.encode())
+        os.close(fd)
+
+
+def links(_: Stage, pairs: list[tuple[str, str]]) -> None:
+    """Symbolic links."""
+    for path, text in pairs:
+        name = inside(path)
+        try:
+            os.symlink(text, name)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(name))
+            os.symlink(text, name)
+
+
+def system(stage: Stage, trees: list[tuple[str, str]], own: list[tuple[str, str]]) -> None:
+    """The allow-list, then one call that makes the whole of it read-only; the root itself stays writable for now."""
+    for source, target in trees:
+        mounts.bind(source, inside(target))
+    for source, target in own:
+        mounts.bind(inside(source), inside(target))
+    wanted = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV
+    mounts.mount_setattr(stage.root, wanted, recursive=True, propagation=mounts.MS_PRIVATE, subject="the system view")
+    mounts.mount_setattr(stage.root, 0, recursive=False, clear=mounts.ATTR_RDONLY, subject="the new root")
+
+
+def devices(_: Stage, nodes: list[str]) -> None:
+    """Binds of single nodes."""
+    for node in nodes:
+        os.close(os.open(inside(node), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        mounts.bind(node, inside(node))
+
+
 def tmpfs(_: Stage, target: str, size: int, mode: int) -> None:
     """A new tmpfs at a place of ours."""
-    os.makedirs(target, exist_ok=True)
-    mounts.mount("tmpfs", target, QUIET, options(size, mode))
+    mounts.mount("tmpfs", inside(target), QUIET, options(size, mode))
+
+
+def proc(_: Stage, target: str, how: str) -> None:
+    """A procfs of this pid namespace."""
+    mounts.mount("proc", inside(target), QUIET | mounts.MS_NOEXEC, how)
+
+
+def devpts(_: Stage, target: str) -> None:
+    """Own terminals. No gid=5: that group is not mapped here, and the option is then refused (devpts.rst)."""
+    flags = mounts.MS_NOSUID | mounts.MS_NOEXEC
+    mounts.mount("devpts", inside(target), flags, "newinstance,ptmxmode=0666,mode=0620")
+
+
+def pivot(_: Stage) -> None:
+    """The new root is the root; what came from a slave mount of the host is private from here on."""
+    mounts.mount(None, ".", mounts.MS_REC | mounts.MS_PRIVATE)
+    mounts.pivot_root(".", ".")
+    os.chdir("/")
+
+
+# -- the env's own part ---------------------------------------------------------------------------------------------------
+
+
+def rehearse(stage: Stage) -> None:
+    """Take the paths that the plan's steps will take, to no effect, while nobody waits.
+
+    A fork's first touch of each page costs a fault (measured on a nested virtual machine: 36 of them, 0.2 ms of the 0.7 ms
+    from a plan to its init). Everything opened here is closed by the next steps' `leave`, or by the end of the child.
+    """
+    tree = mounts.open_tree(mounts.openat2(stage.root, "tmp", os.O_PATH, SOURCE), recursive=True, subject="/tmp")
+    mounts.mount_setattr(tree, QUIETLY, recursive=True, propagation=mounts.MS_PRIVATE, subject="/tmp")
+    find(stage.root, "/tmp", make_file=False)
+    namespaces.sethostname("parked")
+    capabilities.held()
+    capabilities.has_no_new_privs()
+    capabilities.is_dumpable()
 
 
 def resize(_: Stage, target: str, size: int) -> None:
@@ -57,70 +152,26 @@ def resize(_: Stage, target: str, size: int) -> None:
     mounts.mount(None, target, mounts.MS_REMOUNT | QUIET, f"size={size},nr_inodes={max(size >> 12, 1024)}")
 
 
-def proc(_: Stage, target: str, how: str) -> None:
-    """A procfs of this pid namespace."""
-    os.makedirs(target, exist_ok=True)
-    mounts.mount("proc", target, QUIET | mounts.MS_NOEXEC, how)
+def bind(stage: Stage, source: str, target: str, readonly: bool, is_file: bool, origin: str) -> None:
+    """Copy a tree of mounts, make the copy what it should be, and only then attach it: it is never seen writable.
 
-
-def devpts(_: Stage, target: str) -> None:
-    """Own terminals. No gid=5: that group is not mapped here, and the option is then refused (devpts.rst)."""
-    os.makedirs(target, exist_ok=True)
-    mounts.mount("devpts", target, mounts.MS_NOSUID | mounts.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
-
-
-def directory(_: Stage, path: str, mode: int) -> None:
-    """A directory with exactly that mode."""
-    os.makedirs(path, exist_ok=True)
-    os.chmod(path, mode)
-
-
-def symlink(_: Stage, path: str, text: str) -> None:
-    """A symbolic link."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    os.symlink(text, path)
-
-
-def file(_: Stage, path: str, text: str) -> None:
-    """A file of ours; only for places that no env could write to yet."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-
-
-def bind(stage: Stage, source: str, target: str, *how: object) -> None:
-    """Copy a tree of mounts, make the copy what it should be, and only then attach it: it is never seen writable."""
-    readonly, is_file, device, origin = how
-    tree = (
-        stage.handed.pop(0) if origin == "handed" else take(stage.host if origin == "host" else stage.root, source, not is_file)
-    )
-    try:
-        wanted = mounts.ATTR_NOSUID | (0 if device else mounts.ATTR_NODEV) | (mounts.ATTR_RDONLY if readonly else 0)
-        mounts.mount_setattr(tree, wanted, recursive=not is_file, propagation=mounts.MS_PRIVATE, subject=source)
-        place = find(stage.root, target, make_file=bool(is_file))
-        try:
-            mounts.move_mount(tree, place, subject=target)
-        finally:
-            os.close(place)
-    finally:
+    What is opened here is closed by `leave`, or by the end of the child.
+    """
+    if origin == "handed":
+        tree = stage.handed.pop(0)
+    else:
+        place = mounts.openat2(stage.host if origin == "host" else stage.root, inside(source), os.O_PATH, SOURCE)
+        tree = mounts.open_tree(place, recursive=not is_file, subject=source)
+    wanted = QUIETLY | (mounts.ATTR_RDONLY if readonly else 0)
+    mounts.mount_setattr(tree, wanted, recursive=not is_file, propagation=mounts.MS_PRIVATE, subject=source)
+    mounts.move_mount(tree, find(stage.root, target, make_file=is_file), subject=target)
+    if origin == "handed":
         os.close(tree)
-
-
-def take(root: int, source: str, recursive: bool) -> int:
-    """A detached copy of the tree at `source` below `root`."""
-    fd = mounts.openat2(root, source.lstrip("/") or ".", os.O_PATH, SOURCE)
-    try:
-        return mounts.open_tree(fd, recursive=recursive, subject=source)
-    finally:
-        os.close(fd)
 
 
 def find(root: int, target: str, *, make_file: bool) -> int:
     """A descriptor of the place to mount on, made where it is missing."""
-    path = target.lstrip("/")
+    path = inside(target)
     try:
         return mounts.openat2(root, path, os.O_PATH, TARGET)
     except KernelError as error:
@@ -167,6 +218,7 @@ def leave(stage: Stage) -> None:
     mounts.umount("/", mounts.MNT_DETACH)
     os.close(stage.host)
     os.close(stage.root)
+    fds.close_range(stage.first)
     stage.host = stage.root = -1
 
 
@@ -183,8 +235,6 @@ def bounding(_: Stage) -> None:
     """Nothing to gain any more."""
     capabilities.drop_bounding()
     capabilities.no_new_privs()
-    if capabilities.bounding():
-        raise KernelError(errno.EPERM, "PR_CAPBSET_DROP")
 
 
 def empty(_: Stage) -> None:
@@ -208,13 +258,16 @@ def prove(stage: Stage) -> None:
 
 APPLY = {
     "enter": enter,
+    "directories": directories,
+    "files": files,
+    "links": links,
+    "system": system,
+    "devices": devices,
     "tmpfs": tmpfs,
-    "resize": resize,
     "proc": proc,
     "devpts": devpts,
-    "directory": directory,
-    "symlink": symlink,
-    "file": file,
+    "pivot": pivot,
+    "resize": resize,
     "bind": bind,
     "hostname": hostname,
     "loopback": loopback,

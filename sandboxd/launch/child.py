@@ -11,17 +11,20 @@ bytes.
 
 import json
 import os
+import select
 import socket
 
 from sandboxd.errors import KernelError, ProtocolViolation, SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch.apply import APPLY, Stage
+from sandboxd.launch.apply import APPLY, Stage, rehearse
 
 SOCKET = 3
 FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
 GO = b"g"
+PARKED = "sandboxd-parked"
+SAMPLE = {"title": "", "steps": [["bind", "/a", "/a", True]], "config": {"a": {"b": "c", "d": 1}}, "fds": [["log", "a"]]}
 
 
 class StepFailed(Exception):
@@ -55,6 +58,8 @@ def live(line: socket.socket, profile: dict, base: list, run_init) -> int:  # ty
     try:
         stage = park(profile, base)
         send(line, {"parked": True, "netns_cookie": namespaces.netns_cookie()})
+        if not select.select([line], [], [], 0)[0]:
+            rehearse_all(stage)
         frame = receive(line)
         if frame is None:
             return 0
@@ -85,11 +90,22 @@ def park(profile: dict, base: list) -> Stage:  # type: ignore[type-arg]
     os.umask(0o022)
     stage = Stage()
     apply(stage, "base", base)
+    stage.first = max(SOCKET, stage.host, stage.root) + 1
     return stage
+
+
+def rehearse_all(stage: Stage) -> None:
+    """Nobody waits: fault in what the plan will touch (see `apply.rehearse`)."""
+    rehearse(stage)
+    titles.set_title(PARKED)
+    decode(json.dumps(SAMPLE).encode())
+    named([["log", "a"], ["attach", "a", "stdin"], ["exits"]], [0, 0, 0])
+    fds.close_range(stage.first)
 
 
 def run(stage: Stage, plan: dict, received: list) -> None:  # type: ignore[type-arg]
     """Apply the plan's own steps."""
+    stage.first = max([stage.first, *[fd + 1 for fd in received]])
     stage.handed = [fd for name, fd in zip(plan["fds"], received, strict=True) if name[0] == "handed"]
     titles.set_title(plan["title"])
     apply(stage, "steps", plan["steps"])
@@ -149,10 +165,18 @@ def receive(line: socket.socket) -> tuple[dict, list[int]] | None:  # type: igno
         if len(received) > MAX_FDS or (len(data) >= 4 and int.from_bytes(data[:4], "little") > FRAME_LIMIT):
             fds.close_all(received)
             raise ProtocolViolation(f"a plan is over the cap of {FRAME_LIMIT} bytes or {MAX_FDS} descriptors")
-    plan = json.loads(data[4:])
-    if not isinstance(plan, dict) or len(plan["fds"]) != len(received):
+    plan = decode(data[4:])
+    if len(plan["fds"]) != len(received):
         raise ProtocolViolation("a plan that does not name its descriptors")
     return plan, received
+
+
+def decode(body: bytes | bytearray) -> dict:  # type: ignore[type-arg]
+    """A plan; raises ProtocolViolation."""
+    plan = json.loads(body.decode())
+    if not isinstance(plan, dict) or not isinstance(plan.get("fds"), list):
+        raise ProtocolViolation("a plan that is no object with `fds`")
+    return plan
 
 
 def tell(text: str) -> None:

@@ -52,29 +52,36 @@ class Line:
         data = len(body).to_bytes(4, "little") + body
         loads = [list(given[at : at + fds.SCM_MAX_FD]) for at in range(0, len(given), fds.SCM_MAX_FD)] or [[]]
         pieces = [data[at : at + 1] for at in range(len(loads) - 1)] + [data[len(loads) - 1 :]]
+        waiting = [*zip(pieces, loads, strict=True)]
+        if not self.outgoing and not self.push(waiting, owned=False):
+            return
         # A queued descriptor outlives the call, and the caller may close its own by then.
-        ready = not self.outgoing
-        self.outgoing += [(piece, [os.dup(fd) for fd in load]) for piece, load in zip(pieces, loads, strict=True)]
-        if ready:
-            self.writable()
+        self.outgoing += [(piece, [os.dup(fd) for fd in load]) for piece, load in waiting]
+        if self.outgoing:
+            self.loop.add_writer(self.sock.fileno(), self.writable)
 
     def writable(self) -> None:
-        """Send what the kernel takes now."""
-        while self.outgoing:
-            data, load = self.outgoing[0]
+        """Send what is queued."""
+        if self.push(self.outgoing, owned=True) and not self.outgoing:
+            self.loop.remove_writer(self.sock.fileno())
+
+    def push(self, waiting: list[tuple[bytes, list[int]]], *, owned: bool) -> bool:
+        """Send what the kernel takes now, off the list; `owned` descriptors are closed then. False: the line has ended."""
+        while waiting:
+            data, load = waiting[0]
             try:
                 sent = fds.send(self.sock, data, load)
             except BlockingIOError:
-                self.loop.add_writer(self.sock.fileno(), self.writable)
-                return
+                return True
             except OSError:
                 self.end()
-                return
-            fds.close_all(load)
-            self.outgoing[0] = (data[sent:], [])
+                return False
+            if owned:
+                fds.close_all(load)
+            waiting[0] = (data[sent:], [])
             if sent == len(data):
-                del self.outgoing[0]
-        self.loop.remove_writer(self.sock.fileno())
+                del waiting[0]
+        return True
 
     def readable(self) -> None:
         """Take what is there, up to EAGAIN: an event loop may report an error condition only once."""

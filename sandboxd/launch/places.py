@@ -5,6 +5,7 @@ why before anything is made. Sources leave here resolved: the child follows no l
 in afterwards gets an error and not another directory.
 """
 
+import functools
 import os
 import pwd
 import stat
@@ -60,8 +61,8 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
     """The facts, or WorkspaceInvalid, SpecInvalid. environ: the caller's; env_dir: S/envs/ID; uid: the daemon's."""
     runs_as = NOBODY if uid == 0 and spec.isolation.user != "root" else uid
     home = home_of(environ, uid)
-    real_home = os.path.realpath(home)
-    hide = hidden(env_dir)
+    real_home = resolve(home)
+    hide = hidden(str(env_dir.parent.parent))  # S of S/envs/ID
     workspace = look_at_workspace(spec.workspace.path, real_home, hide, runs_as if uid == 0 else None)
     mounts = [look_at_mount(mount, hide) for mount in spec.mounts]
     writable = [mount.source for mount in mounts if not mount.readonly and not mount.file]
@@ -103,6 +104,7 @@ def home_of(environ: dict[str, str], uid: int) -> str:
     return "/home" if home in SHARED and home != "/root" else home
 
 
+@functools.cache
 def user_name(uid: int) -> str:
     """The name of a uid, or its number."""
     try:
@@ -111,11 +113,18 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def hidden(env_dir: Path) -> list[str]:
-    """The daemon's own directories: state (S of S/envs/ID) and sockets."""
+@functools.cache
+def hidden(state: str) -> list[str]:
+    """The daemon's own directories: state and sockets."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    own = [str(env_dir.parent.parent), f"{runtime}/sandboxd" if runtime else f"/tmp/sandboxd-{os.getuid()}"]
-    return list(dict.fromkeys(os.path.realpath(path) for path in own))
+    own = [state, f"{runtime}/sandboxd" if runtime else f"/tmp/sandboxd-{os.getuid()}"]
+    return list(dict.fromkeys(resolve(path) for path in own))
+
+
+@functools.cache
+def default_path() -> list[str]:
+    """The system's directories of programs."""
+    return [name for name in DEFAULT_PATH if os.path.isdir(name)]
 
 
 # -- workspace ---------------------------------------------------------------------------------------------------------------
@@ -128,7 +137,7 @@ def look_at_workspace(path: str | None, home: str, hide: list[str], runs_as: int
     utf8(path, "workspace")
     if not path.startswith("/"):
         raise WorkspaceInvalid(f"workspace {path!r} is not an absolute path", hint="give its full path", key="workspace.path")
-    real = utf8(os.path.realpath(path), "workspace")
+    real = utf8(resolve(path), "workspace")
     refuse_workspace(real, home, hide)
     try:
         if not stat.S_ISDIR(os.stat(real).st_mode):
@@ -151,7 +160,7 @@ def look_at_workspace(path: str | None, home: str, hide: list[str], runs_as: int
 def refuse_workspace(real: str, home: str, hide: list[str]) -> None:
     """What must not be handed to an env for writing."""
     hint = "use a directory of its own for the project"
-    if real in SHARED or any(real == system or real.startswith(f"{system}/") for system in SYSTEM):
+    if real in SHARED or is_in(real, [*SYSTEM]):
         raise WorkspaceInvalid(f"workspace {real} is a directory of the system", hint=hint, key="workspace.path")
     if f"{home}/".startswith(f"{real}/"):
         raise WorkspaceInvalid(
@@ -159,7 +168,7 @@ def refuse_workspace(real: str, home: str, hide: list[str]) -> None:
         )
     if real.startswith(f"{home}/") and toolchains.is_secret(os.path.relpath(real, home)):
         raise WorkspaceInvalid(f"workspace {real} is where secrets are kept", hint=hint, key="workspace.path")
-    if any(real == own or real.startswith(f"{own}/") for own in hide):
+    if is_in(real, hide):
         raise WorkspaceInvalid(f"workspace {real} lies in sandboxd's own directory", hint=hint, key="workspace.path")
 
 
@@ -187,8 +196,8 @@ def protected(trees: list[str]) -> tuple[list[tuple[str, bool]], list[str]]:
         wanted = [os.path.join(tree, name) for name in PROTECTED]
         if os.path.isfile(os.path.join(tree, ".git")):  # a linked worktree: it names the repository whose hooks git runs
             wanted.append(os.path.join(tree, ".git"))
-        for path in [*wanted, *own_code()]:
-            real = os.path.realpath(path)
+        found = [resolve(path) for path in wanted if os.path.lexists(path)]
+        for real in [*found, *own_code()]:
             if not real.startswith(f"{tree}/") or not os.path.exists(real):
                 continue
             protect[real] = not os.path.isdir(real)
@@ -197,14 +206,6 @@ def protected(trees: list[str]) -> tuple[list[tuple[str, bool]], list[str]]:
                 pins[between] = None
                 between = os.path.dirname(between)
     return list(protect.items()), sorted(pins)
-
-
-def own_code() -> list[str]:
-    """The code that guards the env: this package, and the virtual environment it runs from."""
-    found = [str(Path(__file__).resolve().parent.parent)]
-    if sys.prefix != sys.base_prefix:
-        found.append(sys.prefix)
-    return found
 
 
 # -- mounts, toolchains, texts -----------------------------------------------------------------------------------------------
@@ -218,14 +219,14 @@ def look_at_mount(mount: Mount, hide: list[str]) -> MountFact:
         if not path.startswith("/"):
             raise SpecInvalid(f"mount {path!r} is not an absolute path", hint="give its full path", key=key)
     target = os.path.normpath(mount.target)
-    if target == "/" or any(target == own or target.startswith(f"{own}/") for own in OWN):
+    if target == "/" or is_in(target, [*OWN]):
         raise SpecInvalid(f"nothing can be mounted at {target}: it is the env's own", hint="mount it elsewhere", key=key)
-    real = utf8(os.path.realpath(mount.source), "mount")
-    if real == "/" or any(real == own or real.startswith(f"{own}/") for own in ("/proc", "/sys")):
+    real = utf8(resolve(mount.source), "mount")
+    if real == "/" or is_in(real, ["/proc", "/sys"]):
         raise SpecInvalid(
             f"{real} cannot be shown: it has the host's processes in it", hint="mount what is needed of it", key=key
         )
-    if any(real == own or real.startswith(f"{own}/") for own in hide):
+    if is_in(real, hide):
         raise SpecInvalid(f"{real} is sandboxd's own directory and is never shown", key=key)
     if not os.path.exists(real):
         raise SpecInvalid(
@@ -238,12 +239,12 @@ def find_tools(path: str, home: str, seen: list[str], hide: list[str]) -> list[s
     """Directories below the home that the programs on PATH need."""
     found: list[str] = []
     for named in path.split(":"):
-        directory = os.path.realpath(named) if named.startswith("/") else ""
+        outside = not named.startswith("/") or is_in(named, [*SYSTEM])
+        directory = "" if outside else resolve(named)
         if directory.startswith(f"{home}/") and os.path.isdir(directory):
             found += tools_of(directory, home)
-    kept = [tool for tool in found if os.path.exists(tool) and os.path.realpath(tool) == tool and is_utf8(tool)]
-    outside = [*seen, *hide]
-    return [tool for tool in toolchains.outermost(kept) if not any(f"{tool}/".startswith(f"{other}/") for other in outside)]
+    kept = [tool for tool in found if os.path.exists(tool) and resolve(tool) == tool and is_utf8(tool)]
+    return [tool for tool in toolchains.outermost(kept) if not is_in(tool, [*seen, *hide])]
 
 
 def tools_of(directory: str, home: str) -> list[str]:
@@ -254,13 +255,13 @@ def tools_of(directory: str, home: str) -> list[str]:
         with os.scandir(directory) as entries:
             for entry, _ in zip(entries, range(LINKS_LIMIT), strict=False):
                 if entry.is_symlink():
-                    leads.append(os.path.realpath(entry.path))
+                    leads.append(resolve(entry.path))
     except OSError:
         return found
     for line in read_text(os.path.join(os.path.dirname(directory), "pyvenv.cfg")).splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "home":
-            leads.append(os.path.join(os.path.realpath(value.strip()), "python"))
+            leads.append(os.path.join(resolve(value.strip()), "python"))
     for lead in leads:
         if lead.startswith(f"{home}/") and toolchains.is_known(lead, home):
             found += toolchains.needed(os.path.dirname(lead), home, is_prefix=False)
@@ -277,16 +278,41 @@ def path_inside(path: str, shown: list[str]) -> str:
     visible = [*SYSTEM, "/opt", "/run/current-system", *shown]
     kept = []
     for named in path.split(":"):
-        real = os.path.realpath(named) if named.startswith("/") else ""
-        if is_utf8(named) and any(place == own or place.startswith(f"{own}/") for own in visible for place in (named, real)):
+        if named.startswith("/") and is_utf8(named) and (is_in(named, visible) or is_in(resolve(named), visible)):
             kept.append(named)
-    return ":".join(dict.fromkeys([*kept, *[name for name in DEFAULT_PATH if os.path.isdir(name)]]))
+    return ":".join(dict.fromkeys([*kept, *default_path()]))
+
+
+def is_in(path: str, places: list[str]) -> bool:
+    """Whether a path is one of the places or lies in one."""
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def secrets_of(home: str) -> list[tuple[str, bool]]:
     """The secrets that are there, as (path, is it a file)."""
     paths = [os.path.join(home, name) for name in toolchains.SECRETS]
-    return [(path, not os.path.isdir(path)) for path in paths if os.path.exists(path) and os.path.realpath(path) == path]
+    return [(path, not os.path.isdir(path)) for path in paths if os.path.exists(path) and resolve(path) == path]
+
+
+def resolve(path: str) -> str:
+    """The path without links, of a missing one as far as it is there. One open: realpath asks for each name on the way."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return os.path.realpath(path)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
+@functools.cache
+def own_code() -> list[str]:
+    """The code that guards the env: this package, and the virtual environment it runs from."""
+    found = [str(Path(__file__).resolve().parent.parent)]
+    if sys.prefix != sys.base_prefix:
+        found.append(os.path.realpath(sys.prefix))
+    return found
 
 
 def read_text(path: str) -> str:
@@ -300,7 +326,11 @@ def read_text(path: str) -> str:
 
 def is_utf8(path: str) -> bool:
     """Whether a path can travel in JSON."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in path)  # how Python shows a byte that is none
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # Python shows a byte that is no text as a lone surrogate
+        return False
+    return True
 
 
 def utf8(path: str, what: str) -> str:

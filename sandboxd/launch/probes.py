@@ -14,6 +14,7 @@ from pathlib import Path
 from sandboxd.errors import LaunchFailed
 from sandboxd.isolation import hints
 from sandboxd.isolation.facts import WALLS, HostFacts, Layout, Offer
+from sandboxd.launch import places
 from sandboxd.launch.places import look_at
 
 __all__ = ["look_at", "look_at_layout", "probe_host"]
@@ -22,12 +23,7 @@ PROGRAM = Path(__file__).with_name("attempts.py")
 TIMEOUT = 30.0  # seconds
 # What a program may need of the host, and nothing that tells of its users: no /var, /run, /srv, /root, /home, /mnt, /boot.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")
-SYSFS = (
-    "/sys/devices/system/cpu",
-    "/sys/devices/system/node",
-    "/sys/kernel/mm/transparent_hugepage",
-    "/sys/kernel/mm/hugepages",
-)
+SYSFS = ("/sys/devices/system", "/sys/kernel/mm")  # how many processors and nodes there are, and how pages behave
 NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 LINKS = ("/run/current-system",)  # NixOS finds its programs through it
 POWERFUL = ("docker", "podman", "lxd", "incus", "libvirt", "kvm", "adm", "disk", "sudo", "wheel", "systemd-journal", "shadow")
@@ -96,6 +92,7 @@ def look_at_layout() -> Layout:
         nodes=[node for node in NODES if os.path.exists(node)],
         resolv_conf=where_it_ends("/etc/resolv.conf"),
         hosts=where_it_ends("/etc/hosts"),
+        home=places.home_of({}, os.geteuid()),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
 
