@@ -5,11 +5,8 @@ The only place of the CLI that makes a `Client`; tests hand in another one. Impo
 
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import click
 import msgspec
 
 from sandboxd.errors import UsageError
@@ -65,25 +62,6 @@ def made(*, autostart: bool) -> "Client":
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
     """A verb's flags and arguments under click's names; each verb has its own kind."""
-
-
-F = TypeVar("F", bound=Flags)
-
-
-def takes(kind: type[F]) -> Callable[[Callable[[Cli, F], int | None]], Callable[..., int | None]]:
-    """Call a verb with the `Cli` and its flags as a struct, so that types are checked where click has only names.
-
-    What the verb returns is the exit code; None is 0.
-    """
-
-    def decorate(verb: Callable[[Cli, F], int | None]) -> Callable[..., int | None]:
-        @wraps(verb)
-        def call(**given: Any) -> int | None:
-            return verb(click.get_current_context().ensure_object(Cli), kind(**given))
-
-        return call
-
-    return decorate
 
 
 class Chosen(Flags, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import sys
 import click
 
 from sandboxd.cli import options
-from sandboxd.cli.context import Cli, Flags, takes
+from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import items, note, out
 from sandboxd.cli.template import Columns
@@ -49,7 +49,7 @@ def daemon() -> None:
 
 @daemon.command("start")
 @options.format_option
-@takes(FormatFlags)
+@options.takes(FormatFlags)
 def start_daemon(cli: Cli, flags: FormatFlags) -> None:
     """Start the daemon, unless it runs already."""
     with Progress("starting the daemon"):
@@ -62,7 +62,7 @@ def start_daemon(cli: Cli, flags: FormatFlags) -> None:
 
 @daemon.command("status")
 @options.format_option
-@takes(FormatFlags)
+@options.takes(FormatFlags)
 def show_status(cli: Cli, flags: FormatFlags) -> None:
     """Show the daemon's pid, addresses and envs; an error when none runs."""
     status = cli.visitor.call(Status())
@@ -77,7 +77,7 @@ def show_status(cli: Cli, flags: FormatFlags) -> None:
 
 @daemon.command("stop")
 @click.option("--all", "everything", is_flag=True, help="Also end every env and the router.")
-@takes(StopFlags)
+@options.takes(StopFlags)
 def stop_daemon(cli: Cli, flags: StopFlags) -> None:
     """Stop the daemon. Envs and the router run on, and the next daemon finds them, unless --all is given."""
     client = cli.client if flags.everything else cli.visitor  # envs may live on without a daemon

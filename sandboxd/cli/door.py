@@ -1,20 +1,16 @@
 """The one door by which errors leave: `sandbox: MESSAGE`, `hint: …` on stderr, and the error's exit code.
 
-Imports errors and click only. Invariant: no traceback ever reaches the terminal; one that nobody foresaw goes to a file,
+Imports errors only. Invariant: no traceback ever reaches the terminal; one that nobody foresaw goes to a file,
 and its path is said.
 """
 
 import os
 import sys
 
-import click
-
-from sandboxd.errors import EXIT_SANDBOXD, EXIT_USAGE, SandboxdError
+from sandboxd.errors import EXIT_SANDBOXD, SandboxdError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_PIPE = 141  # 128 + SIGPIPE: what a program that does not catch the signal leaves with
-
-NEAR_FLAGS = 3
 
 
 def printable(text: str) -> str:
@@ -43,11 +39,7 @@ def report(error: BaseException) -> int:
     if isinstance(error, SandboxdError):
         complain(error.message, error.hint)
         return error.exit_code
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, click.ClickException):
-        return usage(error)
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    if isinstance(error, KeyboardInterrupt):
         if sys.stderr.isatty():
             sys.stderr.write("\n")
         return EXIT_INTERRUPTED
@@ -55,24 +47,6 @@ def report(error: BaseException) -> int:
         quiet_stdout()
         return EXIT_PIPE
     return unforeseen(error)
-
-
-def usage(error: click.ClickException) -> int:
-    """click's own errors, in our words: a wrong command or flag gets the nearest right one."""
-    where = ""
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        where = error.ctx.command_path
-    hint = f"{where} --help" if where else ""
-    message = error.format_message()
-    if isinstance(error, click.NoSuchOption):
-        message = f"no such flag: {error.option_name}"
-        near = list(error.possibilities or [])[:NEAR_FLAGS]
-        if near:
-            hint = f"did you mean {' or '.join(near)}?"
-    elif isinstance(error, click.MissingParameter) and error.param is not None:
-        message = f"missing {error.param.make_metavar(error.ctx) if error.ctx else error.param.human_readable_name}"
-    complain(message[:1].lower() + message[1:].rstrip(".") if not message.startswith("-") else message.rstrip("."), hint)
-    return EXIT_USAGE
 
 
 def unforeseen(error: BaseException) -> int:
@@ -96,7 +70,7 @@ def write_down(error: BaseException) -> str | None:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
             if log.tell() > 1 << 20:
                 log.truncate(0)
-            log.write(f"--- sandbox {' '.join(sys.argv[1:])}\n")
+            log.write(f"--- sandbox {' '.join(sys.argv[1:2])}\n")  # no more: arguments may hold secrets
             log.writelines(traceback.format_exception(error))
     except (OSError, SandboxdError):
         return None

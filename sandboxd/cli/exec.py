@@ -12,7 +12,7 @@ import click
 
 from sandboxd.cli import keys, options, targets
 from sandboxd.cli.command_line import WithCommand, env_and_command
-from sandboxd.cli.context import Cli, Flags, is_terminal, takes
+from sandboxd.cli.context import Cli, Flags, is_terminal
 from sandboxd.cli.relay import Ended, Plug, Relay
 from sandboxd.cli.render import note
 from sandboxd.cli.terminal import check_input, raw, size_of
@@ -100,7 +100,7 @@ class ExecFlags(Flags, frozen=True, kw_only=True):
 @click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable for the command (K alone: your own value).")
 @click.option("-w", "--workdir", metavar="DIR", help="Where it runs, inside.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[ENV[/SERVICE]] [--] CMD...")
-@takes(ExecFlags)
+@options.takes(ExecFlags)
 def exec_(cli: Cli, flags: ExecFlags) -> int:
     """Run a command in a running env: exec -it shop bash; exec -- ls (the env of this directory)."""
     reference, command = env_and_command(click.get_current_context(), flags.words)
@@ -128,7 +128,7 @@ class ShellFlags(Flags, frozen=True, kw_only=True):
 
 @click.command
 @options.reference
-@takes(ShellFlags)
+@options.takes(ShellFlags)
 def shell(cli: Cli, flags: ShellFlags) -> int:
     """Open your shell (or bash, or sh) in a running env."""
     name, service = targets.split(flags.reference)
@@ -152,7 +152,7 @@ class AttachFlags(Flags, frozen=True, kw_only=True):
 @click.option("--no-stdin", is_flag=True, help="Only watch.")
 @click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on to the service (ctrl-C too; default: on).")
 @click.option("--detach-keys", default=keys.DEFAULT, metavar="KEYS", help=f"Leave and let it run (default: {keys.DEFAULT}).")
-@takes(AttachFlags)
+@options.takes(AttachFlags)
 def attach(cli: Cli, flags: AttachFlags) -> int:
     """Join a running service's terminal, or its output; ctrl-p ctrl-q leaves it."""
     sequence = keys.DetachKeys(keys.parse_keys(flags.detach_keys))

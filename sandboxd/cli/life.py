@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from sandboxd.cli import options
-from sandboxd.cli.context import Chosen, Cli, takes
+from sandboxd.cli.context import Chosen, Cli
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import out
 from sandboxd.cli.targets import Target, chosen, each, split
@@ -43,7 +43,7 @@ class WaitFlags(Timed, frozen=True, kw_only=True):
 @click.command
 @options.targets
 @options.duration_option("-t", "--time", "--timeout", "timeout", text="Grace before the kill (default: the env's own).")
-@takes(Timed)
+@options.takes(Timed)
 def stop(cli: Cli, flags: Timed) -> int:
     """Stop envs: SIGTERM, grace, then the whole tree is killed. They can be started again."""
 
@@ -60,7 +60,7 @@ def stop(cli: Cli, flags: Timed) -> int:
 @options.targets
 @click.option("--wait", "ready", is_flag=True, help="Until they are ready.")
 @options.duration_option("--timeout", text="How long to wait for that.")
-@takes(StartFlags)
+@options.takes(StartFlags)
 def start(cli: Cli, flags: StartFlags) -> int:
     """Start stopped envs again: same id, same name, same private home."""
     until: Literal["ready", "started"] = "ready" if flags.ready else "started"
@@ -77,7 +77,7 @@ def start(cli: Cli, flags: StartFlags) -> int:
 @click.command
 @options.targets
 @options.duration_option("-t", "--time", "--timeout", "timeout", text="Grace before the kill (default: the env's own).")
-@takes(Timed)
+@options.takes(Timed)
 def restart(cli: Cli, flags: Timed) -> int:
     """Stop envs, then start them."""
 
@@ -94,7 +94,7 @@ def restart(cli: Cli, flags: Timed) -> int:
 @options.targets
 @click.option("-s", "--signal", default="KILL", metavar="SIGNAL", help="TERM, SIGTERM or 15 (default: KILL, the whole tree).")
 @options.yes_option
-@takes(KillFlags)
+@options.takes(KillFlags)
 def kill(cli: Cli, flags: KillFlags) -> int:
     """Kill envs at once, or send their services (or, as ENV/SERVICE, one of them) a signal."""
 
@@ -114,7 +114,7 @@ def kill(cli: Cli, flags: KillFlags) -> int:
     "--for", "until", type=click.Choice(["ready", "healthy", "stopped", "removed"]), default="stopped", help="Default: stopped."
 )
 @options.duration_option("--timeout", text="Give up after that, with exit code 124.")
-@takes(WaitFlags)
+@options.takes(WaitFlags)
 def wait(cli: Cli, flags: WaitFlags) -> int:
     """Wait until envs have ended, and print their exit codes; or, with --for, until they are ready or gone."""
 

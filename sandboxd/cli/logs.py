@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 import click
 
 from sandboxd.cli import options, targets
-from sandboxd.cli.context import Cli, Flags, takes
+from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.phrases import clean
 from sandboxd.cli.render import out
 from sandboxd.cli.template import Columns, Template, json_line, plain
@@ -89,7 +89,7 @@ class LogsFlags(Flags, frozen=True, kw_only=True):
 @click.option("-t", "--timestamps", is_flag=True, help="The time before each line.")
 @click.option("--no-log-prefix", "bare", is_flag=True, help="No service names before the lines.")
 @options.format_option
-@takes(LogsFlags)
+@options.takes(LogsFlags)
 def logs(cli: Cli, flags: LogsFlags) -> None:
     """Show what an env's services (or, as ENV/SERVICE, one of them) wrote."""
     tail, how = tail_of(flags.tail), flags.how
@@ -144,7 +144,7 @@ class EventsFlags(Flags, frozen=True, kw_only=True):
 @click.option("--since", metavar="TIME", help="RFC 3339, or an age such as 5m.")
 @click.option("--filter", "filters", multiple=True, metavar="K=V", help="event=, name=, id=.")
 @options.format_option
-@takes(EventsFlags)
+@options.takes(EventsFlags)
 def events(cli: Cli, flags: EventsFlags) -> None:
     """Show what happened to envs, oldest first; with -f also what comes."""
     how = flags.how

@@ -4,11 +4,12 @@ Imports click and the template parser; the daemon is asked only by shell complet
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sandboxd.cli.context import Cli
+from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.template import Template
 from sandboxd.errors import SandboxdError, UsageError
 from sandboxd.units import parse_duration
@@ -16,7 +17,24 @@ from sandboxd.units import parse_duration
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+F = TypeVar("F", bound=Flags)
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
+
+
+def takes(kind: type[F]) -> Callable[[Callable[[Cli, F], int | None]], Callable[..., int | None]]:
+    """Call a verb with the `Cli` and its flags as a struct, so that types are checked where click has only names.
+
+    What the verb returns is the exit code; None is 0.
+    """
+
+    def decorate(verb: Callable[[Cli, F], int | None]) -> Callable[..., int | None]:
+        @wraps(verb)
+        def call(**given: Any) -> int | None:
+            return verb(click.get_current_context().ensure_object(Cli), kind(**given))
+
+        return call
+
+    return decorate
 
 
 def env_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from sandboxd.cli import options, phrases, targets
-from sandboxd.cli.context import Chosen, Cli, Flags, takes
+from sandboxd.cli.context import Chosen, Cli, Flags
 from sandboxd.cli.render import items, note, out
 from sandboxd.cli.template import Columns
 from sandboxd.errors import NotFound, SandboxdError
@@ -67,7 +67,7 @@ class PortsFlags(Chosen, frozen=True, kw_only=True):
 
 @click.command
 @options.reference
-@takes(UrlFlags)
+@options.takes(UrlFlags)
 def url(cli: Cli, flags: UrlFlags) -> None:
     """Print where an env (or ENV/SERVICE) is reached."""
     name, service = targets.split(flags.reference)
@@ -76,7 +76,7 @@ def url(cli: Cli, flags: UrlFlags) -> None:
 
 @click.command("open")
 @options.reference
-@takes(UrlFlags)
+@options.takes(UrlFlags)
 def open_url(cli: Cli, flags: UrlFlags) -> None:
     """Open an env's URL in the browser."""
     name, service = targets.split(flags.reference)
@@ -93,7 +93,7 @@ def open_url(cli: Cli, flags: UrlFlags) -> None:
 @click.command
 @options.targets
 @options.format_option
-@takes(PortsFlags)
+@options.takes(PortsFlags)
 def ports(cli: Cli, flags: PortsFlags) -> None:
     """List envs' ports: inside, by name through the router, and on the host where one was published."""
     chosen = targets.chosen(cli, flags)

@@ -7,25 +7,13 @@ import click
 import msgspec
 
 from sandboxd.cli import door, options
-from sandboxd.cli.context import Chosen, Cli, Flags, takes
-from sandboxd.cli.phrases import short_id
-from sandboxd.cli.render import env_columns, items, out
-from sandboxd.cli.targets import chosen, has_labels
+from sandboxd.cli.context import Chosen, Cli
+from sandboxd.cli.listing import PsFlags, show
+from sandboxd.cli.render import env_columns, out
+from sandboxd.cli.targets import chosen
 from sandboxd.cli.template import Template, plain
 from sandboxd.errors import NotFound
-from sandboxd.protocol.messages import EnvInfo, Inspect, List
-
-
-class PsFlags(Flags, frozen=True, kw_only=True):
-    """Flags of `ps`."""
-
-    everything: bool
-    quiet: bool
-    last: int | None
-    filters: tuple[str, ...]
-    labels: tuple[str, ...]
-    whole: bool
-    how: str | None
+from sandboxd.protocol.messages import EnvInfo, Inspect
 
 
 @click.command
@@ -36,16 +24,10 @@ class PsFlags(Flags, frozen=True, kw_only=True):
 @click.option("-l", "--label", "labels", multiple=True, metavar="K[=V]", help="With that label; several: with them all.")
 @click.option("--no-trunc", "whole", is_flag=True, help="Cut nothing short.")
 @options.format_option
-@takes(PsFlags)
+@options.takes(PsFlags)
 def ps(cli: Cli, flags: PsFlags) -> None:
     """List envs that run; with -a also those that have ended."""
-    found = cli.client.call(List(all=flags.everything or flags.last is not None, filters=list(flags.filters))).envs
-    found = [info for info in found if has_labels(info, flags.labels)][: flags.last]
-    if flags.quiet:
-        for info in found:
-            out(short_id(info.id, whole=flags.whole))
-        return
-    items(found, env_columns(whole=flags.whole), how=flags.how, hide=["LABELS"])
+    show(cli, flags)
 
 
 class InspectFlags(Chosen, frozen=True, kw_only=True):
@@ -57,7 +39,7 @@ class InspectFlags(Chosen, frozen=True, kw_only=True):
 @click.command
 @options.targets
 @options.format_option
-@takes(InspectFlags)
+@options.takes(InspectFlags)
 def inspect(cli: Cli, flags: InspectFlags) -> int:
     """Everything about envs, as a JSON array; with a template a line for each."""
     found: list[EnvInfo] = []

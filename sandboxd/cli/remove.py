@@ -3,7 +3,7 @@
 import click
 
 from sandboxd.cli import options
-from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt, takes
+from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import note, out
 from sandboxd.cli.targets import Target, chosen, each
@@ -25,7 +25,7 @@ class RmFlags(Chosen, frozen=True, kw_only=True):
 @click.option("-v", "--volumes", is_flag=True, help="As docker: an env's private home and logs go in any case.")
 @click.option("--receipt", is_flag=True, help="Print what was counted before and after, as JSON.")
 @options.yes_option
-@takes(RmFlags)
+@options.takes(RmFlags)
 def rm(cli: Cli, flags: RmFlags) -> int:
     """Remove envs and all they left: processes, mounts, sockets, private home, logs, routes."""
 
@@ -59,7 +59,7 @@ class PruneFlags(Flags, frozen=True, kw_only=True):
 @click.command
 @click.option("-f", "--force", "--yes", "force", is_flag=True, help="Do not ask.")
 @click.option("--filter", "filters", multiple=True, metavar="K=V", help="Only those, as in ps.")
-@takes(PruneFlags)
+@options.takes(PruneFlags)
 def prune(cli: Cli, flags: PruneFlags) -> None:
     """Remove every env that has ended; asks first on a terminal."""
     if not flags.force and may_prompt():

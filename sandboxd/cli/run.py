@@ -12,7 +12,7 @@ import click
 
 from sandboxd.cli import keys, options
 from sandboxd.cli.command_line import WithCommand, whole_command
-from sandboxd.cli.context import Cli, Flags, takes
+from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.exec import connect
 from sandboxd.cli.phrases import cause
 from sandboxd.cli.progress import Progress
@@ -93,7 +93,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @options.duration_option("--timeout", text="With --wait: give up after that, with exit code 124.")
 @options.format_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD...")
-@takes(AllFlags)
+@options.takes(AllFlags)
 def run(cli: Cli, flags: AllFlags) -> int:
     """Run a command in an env of its own: run -- npm run dev; run -d --name shop -p 3000 -- npm start."""
     detached = flags.detach or flags.ready

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from sandboxd.cli import options, phrases, targets
-from sandboxd.cli.context import Chosen, Cli, Flags, takes
+from sandboxd.cli.context import Chosen, Cli, Flags
 from sandboxd.cli.render import items, out, table
 from sandboxd.cli.template import Columns
 from sandboxd.errors import InvalidState, NotFound
@@ -60,7 +60,7 @@ class StatsFlags(Chosen, frozen=True, kw_only=True):
 @click.option("--no-trunc", "whole", is_flag=True, help="Whole ids.")
 @options.duration_option("--interval", text="Between samples (default: 1s).")
 @options.format_option
-@takes(StatsFlags)
+@options.takes(StatsFlags)
 def stats(cli: Cli, flags: StatsFlags) -> None:
     """Show what envs use (none named: all that run), live on a terminal."""
     how = flags.how
@@ -103,7 +103,7 @@ class TopFlags(Flags, frozen=True, kw_only=True):
 
 @click.command
 @click.argument("name", required=False, metavar="[ENV]", shell_complete=options.env_names)
-@takes(TopFlags)
+@options.takes(TopFlags)
 def top(cli: Cli, flags: TopFlags) -> None:
     """Show an env's processes, with their pids on this host."""
     info = cli.client.call(Inspect(target=targets.one(cli, flags.name))).env

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from sandboxd.cli import door
 from sandboxd.cli.context import Chosen, Cli
+from sandboxd.cli.listing import has_labels
 from sandboxd.cli.render import out
 from sandboxd.errors import NotFound, SandboxdError, UsageError
 from sandboxd.protocol.messages import EnvInfo, Inspect, List
@@ -66,15 +67,6 @@ def exactly(cli: Cli, directory: str, verb: str) -> Target:
 def listed(cli: Cli, filters: list[str]) -> list[EnvInfo]:
     """Envs by the daemon's filters, ended ones too."""
     return cli.client.call(List(all=True, filters=filters)).envs
-
-
-def has_labels(info: EnvInfo, labels: Sequence[str]) -> bool:
-    """Whether an env has them all: repeated -l is *and*, while the daemon's filters of one key are *or* (docker's rule)."""
-    for label in labels:
-        key, equals, value = label.partition("=")
-        if key not in info.labels or (equals and info.labels[key] != value):
-            return False
-    return True
 
 
 def split(reference: str | None) -> tuple[str | None, str | None]:

@@ -12,7 +12,7 @@ import click
 from msgspec.structs import replace
 
 from sandboxd.cli import options, targets
-from sandboxd.cli.context import Chosen, Cli, Flags, takes
+from sandboxd.cli.context import Chosen, Cli, Flags
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.translate import as_label, checked_name, default_name, handed_on, placed
@@ -132,7 +132,7 @@ class DownFlags(Flags, frozen=True, kw_only=True):
 @click.option("--wait/--no-wait", "ready", default=True, help="Until it is ready (default), or only started.")
 @options.duration_option("--timeout", text="Give up waiting after that, with exit code 124; the env runs on.")
 @options.format_option
-@takes(UpFlags)
+@options.takes(UpFlags)
 def up(cli: Cli, flags: UpFlags) -> None:
     """Start the project of this directory, or bring it to what its sandbox.toml says now."""
     began = time.monotonic()
@@ -208,7 +208,7 @@ def last_lines(cli: Cli, name: str) -> None:
 @click.option("-v", "--volumes", is_flag=True, help="As compose: an env's private home and logs go in any case.")
 @options.duration_option("-t", "--time", "--timeout", "timeout", text="Grace before the kill (default: the env's own).")
 @options.yes_option
-@takes(DownFlags)
+@options.takes(DownFlags)
 def down(cli: Cli, flags: DownFlags) -> int:
     """Stop and remove the project of this directory (or of DIR, or an env by name)."""
 

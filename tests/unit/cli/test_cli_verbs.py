@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sandboxd.cli.listing import USUAL, PsFlags
+from sandboxd.cli.ps import ps
 from sandboxd.errors import InvalidState, NotFound, TimedOut
 from sandboxd.protocol import messages as m
 from tests.unit.cli.fakes import ID, Sandbox, env
@@ -40,6 +42,12 @@ def test_ps_quiet_json_and_last(sandbox: Sandbox) -> None:
     assert (last.out, last.asked) == ("shop\n", [m.List(all=True)])
     assert sandbox("ps", "-q", "-l", "a=1", "-l", "b", List=both).out == f"{OTHER[:12]}\n"
     assert sandbox("ps", "-q", "-l", "a=1", "-l", "c", List=both).out == ""
+
+
+@pytest.mark.parametrize("words", USUAL)
+def test_usual_spellings_of_ps_mean_what_click_says(words: tuple[str, ...]) -> None:
+    with ps.make_context("ps", list(words)) as parsed:
+        assert PsFlags(**parsed.params) == USUAL[words]
 
 
 def test_inspect_is_an_array(sandbox: Sandbox) -> None:

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from sandboxd.cli import door
-from sandboxd.cli.main import LATER, VERBS, Verbs, app
+from sandboxd.cli.verbs import LATER, VERBS, Verbs, app
 from sandboxd.errors import NotFound, SandboxdError, by_code
 from tests.unit.cli.fakes import Sandbox, env
 
@@ -123,6 +123,12 @@ def test_help_lists_every_verb_without_importing_any() -> None:
     loaded = done.stdout.splitlines()[-1]
     assert "sandboxd.cli.ps" not in loaded
     assert "sandboxd.cli.main" in loaded
+
+
+def test_nothing_typed_is_help(sandbox: Sandbox) -> None:
+    done = sandbox()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Usage: sandbox")
 
 
 def test_version(sandbox: Sandbox) -> None:

@@ -33,7 +33,13 @@ VERB_MODULES = {
     "sandboxd.cli.completion": HEAVY | TOML,
     "sandboxd.cli.up": HEAVY,
 }
-HELPERS = ("sandboxd.cli.context", "sandboxd.cli.options", "sandboxd.cli.targets", "sandboxd.cli.command_line")
+HELPERS = (
+    "sandboxd.cli.verbs",
+    "sandboxd.cli.context",
+    "sandboxd.cli.options",
+    "sandboxd.cli.targets",
+    "sandboxd.cli.command_line",
+)
 
 
 @pytest.mark.parametrize("module", [*VERB_MODULES, *HELPERS])
@@ -41,3 +47,9 @@ def test_a_verb_imports_little(module: str) -> None:
     code = f"import sandboxd.cli.main, {module}, sandboxd.client, sys; sandboxd.client.Client; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & VERB_MODULES.get(module, HEAVY | TOML)
+
+
+def test_the_usual_ps_needs_no_click() -> None:
+    code = "import sandboxd.cli.main, sandboxd.cli.listing, sandboxd.client, sys; sandboxd.client.Client; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & (HEAVY | TOML | {"click", "difflib"})
