@@ -197,6 +197,8 @@ class Session:
         reply = self._wire.next_reply(self._exchange)
         if self._wire.fds:
             self.fds |= named(reply, self._wire.fds)
+            for fd in self.fds.values():
+                os.set_blocking(fd, True)  # init had them without; this end is ours alone now
             self._wire.fds = []
         self.session = session_of(reply) or self.session
         self.last = reply

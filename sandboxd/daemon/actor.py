@@ -24,14 +24,19 @@ log = logging.getLogger(__name__)
 
 
 class Actor:
-    """The life of one env. Made by the supervisor, which also holds it by id."""
+    """The life of one env. Made by the supervisor, which also holds it by id.
+
+    `record` is what was decided; `settled` the same once its effects are done, which is what those who wait are shown: an
+    env is not told to be stopped while the router still holds its port.
+    """
 
     def __init__(self, record: EnvRecord, supervisor: "Supervisor") -> None:
         self.record = record
+        self.settled = record
         self.supervisor = supervisor
         self.body = Body(self)
         self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[EnvRecord], Callable[[EnvRecord], bool]] = {}
         self._task = supervisor.own(self._live(), name=f"env-{record.name}")
 
     def post(self, event: ev.Event) -> None:
@@ -49,39 +54,32 @@ class Actor:
                     await self.body.perform(effect)
                 except (SandboxdError, OSError):
                     log.exception("env %s: %s failed", self.record.name, type(effect).__name__)
+            self.settled = self.record
             self._wake()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        for future, holds in list(self._waiting.items()):
+            if not future.done() and (holds(self.settled) or self.settled.state is State.REMOVED):
+                future.set_result(self.settled)
 
     async def wait_until(self, holds: Callable[[EnvRecord], bool], timeout: float | None = None) -> EnvRecord:
-        """Wait for the record to be so; raises TimedOut after `timeout` seconds. A removed env ends every wait."""
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
-        while not holds(self.record) and self.record.state is not State.REMOVED:
-            future: asyncio.Future[None] = loop.create_future()
-            self._waiting.add(future)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await future
-            except TimeoutError:
-                state = self.record.state.value
-                raise TimedOut(
-                    f"{self.record.name} is still {state} after {timeout:g} s",
-                    hint=f"`sandbox logs {self.record.name}` shows what it does",
-                    state=state,
-                ) from None
-            finally:
-                self._waiting.discard(future)
-        return self.record
-
-    async def wait_change(self) -> None:
-        """Wait for the next change of the record."""
-        before = self.record
-        await self.wait_until(lambda record: record is not before)
+        """Wait for the record to be so, if only for a moment; raises TimedOut. A removed env ends every wait. Seconds."""
+        if holds(self.settled) or self.settled.state is State.REMOVED:
+            return self.settled
+        future: asyncio.Future[EnvRecord] = asyncio.get_running_loop().create_future()
+        self._waiting[future] = holds
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            state = self.settled.state.value
+            raise TimedOut(
+                f"{self.record.name} is still {state} after {timeout:g} s",
+                hint=f"`sandbox logs {self.record.name}` shows what it does",
+                state=state,
+            ) from None
+        finally:
+            del self._waiting[future]
 
     async def close(self) -> None:
         """The daemon leaves: let go of the env without touching it."""

@@ -112,12 +112,19 @@ class Body:
         """Whether that session is open here."""
         return session in self._sessions and not self._sessions[session].done()
 
-    def session_end(self, session: str) -> asyncio.Future[int]:
-        """The exit code of a session, to be awaited; it may have been told before anybody asked."""
+    def open_session(self, session: str) -> None:
+        """Know a session from here on."""
+        self._session(session)
+
+    async def session_code(self, session: str) -> int:
+        """Wait for a session's exit code, which may have been told before anybody asked. Who stops waiting ends nothing."""
+        return await asyncio.shield(self._session(session))
+
+    def _session(self, session: str) -> asyncio.Future[int]:
         return self._sessions.setdefault(session, asyncio.get_running_loop().create_future())
 
     def _end_session(self, session: str, code: int) -> None:
-        ended = self.session_end(session)
+        ended = self._session(session)
         if not ended.done():
             ended.set_result(code)
         while len(self._sessions) > SESSIONS_KEPT:

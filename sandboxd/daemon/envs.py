@@ -119,20 +119,21 @@ class EnvRequests:
         """Wait for "created", "started" or "ready", telling a streaming client of each change; raises what ended it before."""
         holds = GOALS[wait]
         loop_end = None if timeout is None else time.monotonic() + timeout
-        told = actor.record
+        told = actor.settled
         # descriptors ride on the first reply, so an attached run tells of nothing before it
         tells = call.more and not getattr(call.params, "attach", False)
-        while not holds(actor.record) and not has_ended(actor.record):
+        while not holds(actor.settled) and not has_ended(actor.settled):
             left = None if loop_end is None else max(0.0, loop_end - time.monotonic())
-            seen = actor.record
+            seen = actor.settled
             record = await actor.wait_until(lambda record, seen=seen: record is not seen, left)  # type: ignore[misc]
             if tells and record.state is not told.state:
                 told = record
                 with suppress(ConnectionError):
                     await call.reply(m.RunReply(env=self.info(record), done=False), continues=True)
-        record = actor.record
+        record = actor.settled
         if record.error is not None and wait != "created":
-            await actor.wait_until(has_ended)
+            record = await actor.wait_until(has_ended)
+            assert record.error is not None
             code, message, hint = record.error
             raise by_code().get(code, SandboxdError)(message, hint=hint, id=record.id, name=record.name)
         if wait == "ready" and record.state is not State.READY and not finished_well(record):

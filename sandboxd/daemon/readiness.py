@@ -137,12 +137,11 @@ class Readiness:
         words = ["/bin/sh", "-c", command] if isinstance(command, str) else command
         argv = ["/bin/sh", "-c", 'exec "$@" >/dev/null 2>&1 </dev/null', "ready", *words]
         opened = await link.exec(building.exec_plan(self.actor, argv))
-        ended = self.actor.body.session_end(opened.session)
         for fd in opened.fds.values():
             os.close(fd)
         try:
             async with asyncio.timeout(timeout):
-                code = await ended
+                code = await self.actor.body.session_code(opened.session)
         except TimeoutError:
             await link.close_session(opened.session)
             return f"its check `{' '.join(words)}` did not end in {timeout:g} s"

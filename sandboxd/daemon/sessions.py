@@ -98,24 +98,24 @@ class SessionRequests:
 
     async def serve(self, call: Call, actor: "Actor", session: str, channel: Channel, *, with_fds: bool) -> m.SessionReply:
         """Hand the descriptors over, or pump; answer with the exit code."""
-        ended = actor.body.session_end(session)
+        actor.body.open_session(session)
         try:
             names = list(channel.fds)
             if with_fds:
                 fds = [channel.fds[name] for name in names]
                 await call.reply(m.SessionReply(session=session, fds=names), continues=True, fds=fds)
                 channel.close()
-                code = await ended
+                code = await actor.body.session_code(session)
             else:
                 self.inband[session] = (actor, channel, call.peer.uid)
                 await call.reply(m.SessionReply(session=session), continues=True)
                 await pump(channel.fds, lambda stream, data: call.reply(chunk(session, stream, data), continues=True))
-                code = await ended
+                code = await actor.body.session_code(session)
             return m.SessionReply(session=session, exit_code=code, reason=actor.record.cause)
         finally:
             self.inband.pop(session, None)
             channel.close()
-            if not ended.done() and actor.body.link is not None:
+            if actor.body.has_session(session) and actor.body.link is not None:
                 # the client has left: the session dies with the connection that opened it
                 self.supervisor.own(close_session(actor, session), name=f"close-{session}")
 

@@ -12,7 +12,7 @@ import msgspec
 
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.routes import route_table
-from sandboxd.errors import NameTaken, QueueFull, StoreFailed
+from sandboxd.errors import NameTaken, PortTaken, QueueFull, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
 from sandboxd.lifecycle import events as ev
@@ -100,7 +100,11 @@ class Supervisor:
 
     async def start_router(self) -> None:
         """Find the router that an earlier daemon left, or start one; a new one whenever one dies."""
-        self.router = await RouterHandle.start_or_adopt(dir=self.settings.state_dir, listen=self.settings.listen)
+        try:
+            self.router = await RouterHandle.start_or_adopt(dir=self.settings.state_dir, listen=self.settings.listen)
+        except PortTaken as error:
+            hint = "end that process, or route from another address with SANDBOXD_LISTEN=127.0.0.1:PORT"
+            raise PortTaken(error.message, hint=hint, **error.details) from error
         self.router.on_death = lambda: self._again("router", self.start_router)
         self.routes_changed()
 

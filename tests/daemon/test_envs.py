@@ -12,7 +12,7 @@ from sandboxd.spec import Lifecycle, Limits, Network, Ready, Service
 from tests.daemon.asking import ENVIRON, SERVER, ended, inspect, logged, remove, run, spec
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(shared_daemon):
     with shared_daemon.client() as client:
         yield client
@@ -110,7 +110,7 @@ def test_not_ready_in_time_is_told_with_its_reason_and_runs_on(client, tmp_path)
 
 
 def test_stop_start_restart_keep_id_name_and_home(client, tmp_path):
-    env = run(client, "echo $((1 + $(cat ~/n 2>/dev/null || echo 0))) > ~/n; cat ~/n; sleep 1000", name="again", path=tmp_path)
+    env = run(client, "n=$(cat ~/n 2>/dev/null); echo $((n + 1)) > ~/n; cat ~/n; exec sleep 1000", name="again", path=tmp_path)
     first = inspect(client, "again").pid
     stopped = client.call(m.Stop(target="again", timeout=1.0)).env
     assert (stopped.state, stopped.exit_code) == ("stopped", 143)

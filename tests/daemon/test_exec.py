@@ -10,14 +10,21 @@ from sandboxd.protocol import messages as m
 from tests.daemon.asking import ended, inspect, remove, run
 
 
-@pytest.fixture(scope="module")
-def client(shared_daemon, tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True)
+def _host(shared_daemon, tmp_path_factory):
+    place = tmp_path_factory.mktemp("exec")
+    (place / "plain.txt").write_text("text")
     with shared_daemon.client() as client:
-        place = tmp_path_factory.mktemp("exec")
-        (place / "plain.txt").write_text("text")
         run(client, "sleep 1000", name="host", path=place, env={"COLOUR": "red"})
-        yield client
+    yield
+    with shared_daemon.client() as client:
         remove(client, "host")
+
+
+@pytest.fixture
+def client(shared_daemon):
+    with shared_daemon.client() as client:
+        yield client
 
 
 def read_all(fd: int) -> bytes:
