@@ -138,6 +138,7 @@ class EnvRequests:
             raise by_code().get(code, SandboxdError)(message, hint=hint, id=record.id, name=record.name)
         if wait == "ready" and record.state is not State.READY and not finished_well(record):
             raise not_ready(record)
+        self.supervisor.push_routes()
         return record
 
     # -- the rest of an env's life -------------------------------------------------------------------------------------

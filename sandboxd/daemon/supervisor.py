@@ -194,9 +194,12 @@ class Supervisor:
         """Push a new table soon: changes of one turn of the loop go out as one."""
         if not self._routes_due:
             self._routes_due = True
-            asyncio.get_running_loop().call_soon(self._push_routes)
+            asyncio.get_running_loop().call_soon(self.push_routes)
 
-    def _push_routes(self) -> None:
+    def push_routes(self) -> None:
+        """Push the table now if it changed: whoever is told of an env next finds it through the router, too."""
+        if not self._routes_due:
+            return
         self._routes_due = False
         self._table_version += 1
         records = [actor.record for actor in self.actors.values()]

@@ -1,0 +1,53 @@
+"""Records as the router's table."""
+
+import pytest
+
+from sandboxd.daemon.routes import route_table
+from sandboxd.lifecycle import events as ev
+from sandboxd.spec import Network, Service
+from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
+
+
+def table(*records):
+    made = route_table(records, version=1, base_domain="localhost", envs_dir="/s/envs", hold=30.0)
+    return made, {route.host: made.endpoints[route.endpoint] for route in made.routes}
+
+
+def test_an_env_has_its_name_its_services_and_its_id():
+    made, routes = table(fresh(TWO))
+    assert set(routes) == {"shop.localhost", f"{'0' * 32}.localhost", "web.shop.localhost", "db.shop.localhost"}
+    assert routes["shop.localhost"].service == "web"
+    assert made.endpoints[0].dial == f"/s/envs/{'0' * 32}/dial.sock"
+
+
+def test_what_is_not_http_is_dialled_but_has_no_name():
+    services = {"web": WEB["web"], "db": Service(command="d", port=5432, expose="tcp"), "x": Service(command="x", expose="none")}
+    made, routes = table(fresh(services))
+    assert [endpoint.service for endpoint in made.endpoints] == ["web", "db"]
+    assert "db.shop.localhost" not in routes
+
+
+def test_no_network_no_route():
+    assert table(fresh(WEB, network=Network(mode="none")))[0].endpoints == []
+
+
+def test_the_hosts_network_is_dialled_from_the_host():
+    record, _ = run(fresh(WEB, network=Network(mode="host")), ev.Admitted(), LAUNCHED)
+    made, _ = table(record)
+    assert (made.endpoints[0].dial, made.endpoints[0].init_pid) == ("", 77)
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([], "starting"),
+        ([LAUNCHED, started("web")], "starting"),
+        ([LAUNCHED, started("web"), ev.ServiceReady(service="web")], "ready"),
+        ([LAUNCHED, started("web"), ev.StopAsked()], "stopped"),
+        ([LAUNCHED, started("web"), exited("web", 3), ev.InitGone()], "failed"),
+        ([LAUNCHED, started("web"), exited("web", 0), ev.InitGone()], "stopped"),
+    ],
+)
+def test_a_request_is_served_held_or_told(events, state):
+    record, _ = run(fresh(WEB), ev.Admitted(), *events)
+    assert table(record)[0].endpoints[0].state == state
