@@ -1,0 +1,179 @@
+"""What an env uses, without cgroups: one walk over the tree below its init.
+
+Touches /proc, waits for nothing. The walk reads `children` and `stat` by itself: 27 µs a process where psutil takes 100 (and
+its children(recursive) 49 ms a call among 666 processes, since it looks at every process of the host). PSS costs 0.1 ms and
+more a process, so it is read only when RSS has passed the gate. Not seen, for want of a cgroup: kernel memory, and memfds that
+nobody has mapped.
+"""
+
+import os
+import time
+from typing import NamedTuple
+
+from sandboxd.errors import KernelError
+from sandboxd.kernel.kcmp import is_same_memory
+from sandboxd.limits import memoryfs
+from sandboxd.limits.memoryfs import MemoryMount
+from sandboxd.limits.usage import Sample
+
+__all__ = ["Sample", "Sampler"]
+
+WALK_LIMIT = 65536  # a fork bomb must not keep the daemon walking
+KEPT_MOUNTS = 4096
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Stat(NamedTuple):
+    """The fields of /proc/PID/stat that are counted. cpu: with that of children that were waited for."""
+
+    parent: int
+    threads: int
+    cpu: int
+    rss: int
+    start: int
+
+
+class Sampler:
+    """Looks at envs; remembers only where their tmpfs mounts are."""
+
+    def __init__(self) -> None:
+        self._mounts: dict[tuple[int, int], list[MemoryMount]] = {}
+
+    def sample(self, init_pid: int, *, gate: int | None = None) -> Sample:
+        """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: never).
+
+        Raises KernelError (ESRCH) when init is gone. Processes that end meanwhile count as far as they were seen.
+        """
+        init = read_stat(init_pid)
+        if init is None:
+            raise KernelError(3, "open", f"/proc/{init_pid}/stat", hint="the env has ended")
+        tree = walk(init_pid)
+        rss = sum(stat.rss for stat in tree.values()) * PAGE
+        io = [read_io(pid) for pid in tree]
+        mounts, tmpfs = self._memoryfs((init_pid, init.start), list(tree))
+        pss: int | None = None
+        mapped = 0
+        if gate is not None and rss + tmpfs > gate:
+            pss, mapped = proportional(tree, mounts if tmpfs else [])
+        return Sample(
+            rss=rss,
+            tmpfs=tmpfs,
+            pids=sum(stat.threads for stat in tree.values()),
+            cpu_seconds=(init.cpu + sum(stat.cpu for stat in tree.values())) / TICK,
+            io_read=sum(read for read, _ in io),
+            io_write=sum(written for _, written in io),
+            now=time.monotonic(),
+            pss=pss,
+            mapped=min(mapped, tmpfs),
+        )
+
+    def _memoryfs(self, init: tuple[int, int], pids: list[int]) -> tuple[list[MemoryMount], int]:
+        """The env's own tmpfs mounts and the bytes in them, seen through the first of its processes that lets us."""
+        for pid in pids:
+            try:
+                if init not in self._mounts:
+                    if len(self._mounts) >= KEPT_MOUNTS:
+                        self._mounts.clear()
+                    self._mounts[init] = memoryfs.own_mounts(pid)
+                return self._mounts[init], memoryfs.bytes_used(pid, self._mounts[init])
+            except OSError:
+                continue
+        return [], 0
+
+
+def walk(init_pid: int) -> dict[int, Stat]:
+    """Every process below an init (without it): one pass, each once; of what ends meanwhile what was seen."""
+    found: dict[int, Stat] = {}
+    waiting = children(init_pid)
+    while waiting and len(found) < WALK_LIMIT:
+        pid = waiting.pop()
+        stat = read_stat(pid)
+        if stat is not None and pid not in found:
+            found[pid] = stat
+            waiting.extend(children(pid))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """A process's children, of all its threads (proc_pid_task(5)); none when it is gone."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found.extend(map(int, read(f"/proc/{pid}/task/{thread}/children").split()))
+    except OSError:
+        pass
+    return found
+
+
+def read_stat(pid: int) -> Stat | None:
+    """What proc_pid_stat(5) says; None when the process is gone."""
+    try:
+        data = read(f"/proc/{pid}/stat")
+    except OSError:
+        return None
+    fields = data[data.rfind(b")") + 2 :].split()  # the name before it may hold anything, ")" too
+    if len(fields) < 22:
+        return None
+    return Stat(
+        parent=int(fields[1]),
+        threads=int(fields[17]),
+        cpu=sum(map(int, fields[11:15])),
+        rss=int(fields[21]),
+        start=int(fields[19]),
+    )
+
+
+def read_io(pid: int) -> tuple[int, int]:
+    """(bytes read, bytes written) on disks, children that were waited for included; zeros where that is not ours to know."""
+    counted = {b"read_bytes": 0, b"write_bytes": 0}
+    try:
+        for line in read(f"/proc/{pid}/io").splitlines():
+            key, _, value = line.partition(b": ")
+            if key in counted:
+                counted[key] = int(value)
+    except OSError:
+        pass
+    return counted[b"read_bytes"], counted[b"write_bytes"]
+
+
+def proportional(tree: dict[int, Stat], mounts: list[MemoryMount]) -> tuple[int, int]:
+    """(bytes of anonymous and shared memory, each page counted once; bytes of `mounts` among them)."""
+    pss = mapped = 0
+    for pid, stat in tree.items():
+        if stat.parent in tree and is_same_memory(pid, stat.parent):
+            continue  # between vfork and exec: the parent's pages, which its own PSS counts whole
+        try:
+            private, shared = read_rollup(pid)
+            pss += private + shared
+            if shared and mounts:
+                mapped += memoryfs.mapped_bytes(pid, mounts)
+        except ProcessLookupError:
+            continue  # it ended: what it had is free
+        except OSError:
+            # Unreadable (a process that made itself non-dumpable): it must not be able to hide, so its RSS counts.
+            pss += stat.rss * PAGE if read_stat(pid) is not None else 0
+    return pss, mapped
+
+
+def read_rollup(pid: int) -> tuple[int, int]:
+    """(anonymous, shared) proportional bytes of smaps_rollup; raises OSError."""
+    sizes = {b"Pss_Anon": 0, b"Pss_Shmem": 0}
+    for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
+        key, _, value = line.partition(b":")
+        if key in sizes:
+            sizes[key] = int(value.split()[0]) << 10
+    return sizes[b"Pss_Anon"], sizes[b"Pss_Shmem"]
+
+
+def read(path: str) -> bytes:
+    """A /proc file whole."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(fd, 1 << 16)
+        if len(data) >= 4000:  # `children` hands out a page at a time
+            while more := os.read(fd, 1 << 16):
+                data += more
+        return data
+    finally:
+        os.close(fd)
