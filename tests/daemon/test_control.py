@@ -1,13 +1,17 @@
 """The control server on real sockets under uvloop: what it answers, in which order, and that no client disturbs another."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sandboxd.daemon.connection import Departures
 from sandboxd.daemon.control import Bounds, ControlServer, Peer, refuse_descriptors
@@ -263,6 +267,33 @@ def test_a_kernel_without_the_option_is_no_error() -> None:
 
     with Older(socket.AF_UNIX) as sock:
         assert refuse_descriptors(sock) is False
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.binary(max_size=60) | st.sampled_from([b"\0", b'{"method":"io.sandboxd.Control.List"}\0', b'{"method":']), max_size=8
+    )
+)
+def test_any_bytes_leave_the_server_serving(pieces: list[bytes]) -> None:
+    async def main() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "s"
+            async with serving(path, Toy()) as server:
+                async with Raw(path) as client:
+                    with contextlib.suppress(OSError):
+                        for piece in pieces:
+                            await client.send(piece)
+                            await asyncio.sleep(0)
+                        client.sock.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(EOFError, ConnectionResetError):
+                        while True:
+                            assert (await client.answer()).keys() <= {"parameters", "error"}
+                async with Raw(path) as other:
+                    assert "error" not in await other.ask("List")
+                await settle(lambda: len(server) == 0)
+
+    under_uvloop(main())
 
 
 # -- slow and departed clients -----------------------------------------------------------------------------------------------
