@@ -38,9 +38,9 @@ LINKS = [
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
-    ("/var/tmp", "/tmp"),
-    ("/var/run", "/run"),
-    ("/var/lock", "/run"),
+    ("/var/tmp", "../tmp"),
+    ("/var/run", "../run"),
+    ("/var/lock", "../run"),
 ]
 TMP_LEAST, TMP_MOST = 64 << 20, 2 << 30
 RESOLVER = """\

@@ -1,10 +1,12 @@
 """Step tag -> function: what `isolation.steps` describes, done. Runs as pid 1 of a namespace that nobody else is in yet.
 
-Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories by
-plain mount(2), which is what makes a cold launch quick. After it the old root is stacked upon the new one, where no path leads;
-`Stage.host` alone reaches it. An env's own sources are opened below that without following any link (the planner resolved them;
-whoever can write to a directory on the way could have swapped one in since). Targets are resolved inside the new root as chroot
-would, magic links refused, because an env's home keeps what the env put there, links to /proc/self/fd included.
+Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories
+by plain mount(2), which is what makes a cold launch quick. After it the old root is stacked upon the new one, and
+`Stage.host` reaches it. An env's own sources are opened below that without following any link (the planner resolved them;
+whoever can write to a directory on the way could have swapped one in since). Targets must resolve beneath the new root, no
+magic links, no absolute ones: an env's home keeps what the env put there, and /proc/self/fd and, as long as the old root is
+stacked, "/.." (seen: it steps over the root onto what is mounted there, under RESOLVE_IN_ROOT too) would lead a link in it
+out to the host.
 """
 
 import errno
@@ -14,7 +16,7 @@ from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, mounts, namespaces
 
 SOURCE = mounts.RESOLVE_IN_ROOT | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
-TARGET = mounts.RESOLVE_IN_ROOT | mounts.RESOLVE_NO_MAGICLINKS
+TARGET = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
 QUIETLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until the pivot

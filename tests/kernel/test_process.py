@@ -1,0 +1,199 @@
+"""libc, titles, signals, pidfd, capabilities, spawn: one process's own attributes."""
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sandboxd.errors import KernelError, NotFound
+from sandboxd.kernel import capabilities, libc, pidfd, signals, spawn, titles
+from tests.kernel.inside import run
+
+
+def test_an_errno_becomes_an_error_with_its_call_and_hint() -> None:
+    found = run("""
+try:
+    mounts.mount("tmpfs", "/nowhere")
+except KernelError as error:
+    found = [error.errno, str(error), error.details["call"]]
+""")
+    assert found[0] in (errno.EPERM, errno.ENOENT)
+    assert found[1].startswith("mount tmpfs /nowhere: ")
+    assert found[2] == "mount"
+    assert ("clone3", errno.ENOSPC) in libc.HINTS
+
+
+def test_a_title_is_what_ps_shows() -> None:
+    found = run("""
+titles.set_title("sandboxd-init: shop")
+found = [open("/proc/self/cmdline", "rb").read().rstrip(b"\\0").decode(), open("/proc/self/comm").read().strip()]
+titles.set_title("x" * 100000)
+found.append(len(open("/proc/self/cmdline", "rb").read()) <= titles.room()[1])
+found.append(open("/proc/self/environ", "rb").read().startswith(b"xxx"))
+""")
+    assert found == ["sandboxd-init: shop", "sandboxd-init", True, False]
+    assert titles.COMM == 15
+
+
+def test_a_title_can_be_set_where_proc_cannot_be_read_any_more() -> None:
+    assert (
+        run("""
+titles.room()
+capabilities.set_dumpable(False)
+titles.set_title("quiet")
+found = open("/proc/self/comm").read().strip()
+""")
+        == "quiet"
+    )
+
+
+def test_signals_are_read_and_not_handled() -> None:
+    assert run("""
+signals.block_all()
+fd = signals.signalfd({signal.SIGTERM, signal.SIGUSR1})
+found = [signals.read_signals(fd)]
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGUSR1)
+found.append(sorted(signals.read_signals(fd)))
+signals.unblock_all()
+found.append(len(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+""") == [[], [signal.SIGUSR1, signal.SIGTERM], 0]
+    assert signals.SIGINFO == 128
+
+
+def test_a_process_is_pid_and_start_time_and_boot() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    started = pidfd.start_time(process.pid)
+    assert started is not None
+    fd = pidfd.adopt(process.pid, started, pidfd.boot_id())
+    try:
+        assert pidfd.is_alive(fd)
+        for wrong in ((process.pid, started + 1, pidfd.boot_id()), (process.pid, started, "another-boot")):
+            with pytest.raises(NotFound):
+                pidfd.adopt(*wrong)
+        assert pidfd.send_signal(fd, signal.SIGKILL)
+        select.select([fd], [], [], 30)
+        assert pidfd.start_time(process.pid) is None, "a zombie counts as dead"
+        with pytest.raises(NotFound):
+            pidfd.adopt(process.pid, started, pidfd.boot_id())
+        process.wait()
+        assert not pidfd.send_signal(fd, signal.SIGKILL)
+        assert not pidfd.is_alive(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_name_with_parentheses_does_not_move_the_fields() -> None:
+    assert run("""
+before = pidfd.start_time(os.getpid())
+titles.set_name("a) Z 1 (b")
+found = pidfd.start_time(os.getpid()) == before is not None
+""")
+
+
+def test_capabilities_go_and_stay_gone(require) -> None:
+    require("userns", "unprivileged")
+    found = run(
+        """
+found = [capabilities.held()[0] > 0, len(capabilities.bounding()) > 30, capabilities.has_no_new_privs()]
+capabilities.drop_bounding()
+capabilities.no_new_privs()
+found += [capabilities.bounding(), capabilities.has_no_new_privs(), capabilities.held()[0] > 0]
+capabilities.empty()
+found += [capabilities.held(), errno_of(namespaces.sethostname, "x")]
+status = open("/proc/self/status").read()
+found += [line.split()[1] for line in status.splitlines() if line.startswith("Cap")]
+""",
+        enter="NEWUTS",
+    )
+    assert found[:3] == [True, True, False]
+    assert found[3:8] == [[], True, True, [0, 0, 0], "EPERM"]
+    assert found[8:] == ["0000000000000000"] * 5
+    assert capabilities.LAST_POSSIBLE == 63
+
+
+def test_bounding_without_the_capability_is_an_error(require) -> None:
+    require("unprivileged")
+    assert run("found = errno_of(capabilities.drop_bounding)") == "EPERM"
+
+
+def test_dumpable_is_read_back() -> None:
+    assert run("""
+found = [capabilities.is_dumpable()]
+capabilities.set_dumpable(False)
+found += [capabilities.is_dumpable(), errno_of(os.readlink, "/proc/self/exe")]
+""")[:2] == [True, False]
+
+
+def run_program(argv: list[str], **given: object) -> tuple[int, bytes]:
+    """Spawn, with stdout on a pipe; wait status and output."""
+    read, write = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    ours = {"env": [b"A=1"], "workdir": b"/", "terminal": b"", **given}
+    with open(read, "rb") as output:
+        try:
+            pid = spawn.spawn(argv[0].encode(), [word.encode() for word in argv], stdio=(null, write, null), **ours)  # type: ignore[arg-type]
+        finally:
+            os.close(write)
+            os.close(null)
+        text = output.read()
+    return os.waitpid(pid, 0)[1], text
+
+
+pytestmark_spawn = pytest.mark.skipif(
+    not spawn.is_possible(), reason="this C library lacks posix_spawn_file_actions_addclosefrom_np"
+)
+
+
+@pytestmark_spawn
+def test_spawn_gives_a_clean_program() -> None:
+    code = """if True:
+        import os
+        fds = sorted(int(name) for name in os.listdir("/proc/self/fd"))
+        status = open("/proc/self/status").read()
+        masks = [status.split(key)[1].split()[0] for key in ("SigBlk:", "SigIgn:")]
+        print(fds, os.getcwd(), os.environ["A"], os.getsid(0) == os.getpid(), *masks)
+    """
+    leaked = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(leaked, True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        status, text = run_program([sys.executable, "-I", "-S", "-c", code], workdir=b"/usr")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(leaked)
+    assert status == 0
+    # Python itself ignores SIGPIPE and SIGXFSZ (bits 12 and 24); nothing else is ignored, nothing blocked.
+    assert text.decode().split("\n")[0] == "[0, 1, 2, 3] /usr 1 True 0000000000000000 0000000001001000"
+
+
+@pytestmark_spawn
+@pytest.mark.parametrize(
+    ("argv", "workdir", "number"),
+    [(["/nowhere"], b"/", errno.ENOENT), (["/etc"], b"/", errno.EACCES), (["/bin/true"], b"/nowhere", errno.ENOENT)],
+)
+def test_spawn_says_why_not(argv: list[str], workdir: bytes, number: int) -> None:
+    with pytest.raises(KernelError) as failed:
+        run_program(argv, workdir=workdir)
+    assert failed.value.errno == number
+
+
+@pytestmark_spawn
+def test_spawn_on_a_terminal_has_it_as_its_own() -> None:
+    master, slave = os.openpty()
+    name = os.ttyname(slave)
+    try:
+        code = "import os; os.write(0, f'{os.tcgetpgrp(0) == os.getpid()}'.encode()); os.close(os.open('/dev/tty', 2))"
+        pid = spawn.spawn(
+            sys.executable.encode(), [b"python", b"-I", b"-S", b"-c", code.encode()], [], stdio=(0, 0, 0), workdir=b"/",
+            terminal=name.encode(),
+        )  # fmt: skip
+        assert os.waitpid(pid, 0)[1] == 0
+        assert os.read(master, 100) == b"True"
+    finally:
+        os.close(master)
+        os.close(slave)

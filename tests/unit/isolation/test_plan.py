@@ -1,0 +1,134 @@
+from typing import Any
+
+import msgspec
+import pytest
+
+from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
+from sandboxd.isolation.facts import LATER, WALLS, Offer
+from sandboxd.isolation.plan import LaunchPlan, default_profile, plan
+from sandboxd.isolation.steps import Bind, Capabilities, Hostname, Leave, Prove, Resize, Seal, in_order
+from sandboxd.spec import EnvSpec, Isolation, Limits, Network, Service
+from tests.unit.isolation.hosts import host, place, spec
+
+
+def planned(what: EnvSpec | None = None, *, uid: int = 1000, **given: Any) -> LaunchPlan:
+    facts = {"host": host(), "place": place(), "environ": {}, **given}
+    return plan(what or spec(), id="a" * 32, name="shop", uid=uid, gid=uid, **facts)
+
+
+def test_both_halves_are_in_the_order_that_works() -> None:
+    made = planned()
+    assert in_order(made.base)
+    assert in_order(made.steps)
+    assert made.steps[-4:] == [Seal(), Leave(), Capabilities(), Prove()]
+    assert Hostname("shop") in made.steps
+
+
+def test_the_base_depends_on_nothing_of_the_spec() -> None:
+    other = spec(limits=Limits(memory=64 << 20), env={"A": "b"}, services={"x": Service(command="y", port=1)})
+    assert planned(other, place=place(workspace=None)).base == planned().base
+
+
+def test_every_wall_is_answered_for() -> None:
+    walls = planned().walls
+    assert list(walls) == [*WALLS, *LATER]
+    assert all(walls[wall].enforced and walls[wall].demanded for wall in WALLS)
+    assert not any(walls[wall].enforced or walls[wall].offered for wall in LATER)
+
+
+def test_sharing_the_hosts_network_is_said() -> None:
+    made = planned(spec(network=Network(mode="host")), place=place(resolv_conf="nameserver 10.0.0.1\n", hosts="10.0.0.1 x\n"))
+    assert not made.walls["net"].demanded
+    assert not made.walls["net"].enforced
+    assert "shares" in made.walls["net"].reason
+    assert not made.profile.network
+    assert any("nameserver 10.0.0.1" in text for step in made.steps for _, text in getattr(step, "files", []))
+
+
+@pytest.mark.parametrize("wall", WALLS)
+def test_a_wall_that_is_missing_is_refused_by_name_with_the_fix(wall: str) -> None:
+    lacking = host(**{wall: Offer(offered=False, reason="user.max_user_namespaces is 0", fix="sudo sysctl -w x=1")})
+    with pytest.raises(WallUnavailable) as refused:
+        planned(host=lacking)
+    assert refused.value.details == {"wall": wall, "reason": "user.max_user_namespaces is 0"}
+    assert refused.value.hint == "sudo sysctl -w x=1"
+
+
+def test_without_network_namespaces_the_hosts_network_will_do() -> None:
+    lacking = host(net=Offer(offered=False, reason="no"))
+    assert planned(spec(network=Network(mode="host")), host=lacking).walls["net"].offered is False
+
+
+@pytest.mark.parametrize("limits", [Limits(cpus=1.5), Limits(disk=1 << 30)])
+def test_a_limit_that_cannot_be_enforced_is_refused(limits: Limits) -> None:
+    with pytest.raises(LimitUnenforceable) as refused:
+        planned(spec(limits=limits))
+    assert refused.value.details["limit"] in ("cpus", "disk")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"isolation": Isolation(level="landlock")},
+        {"isolation": Isolation(level="none")},
+        {"network": Network(egress="open")},
+        {"network": Network(egress=["pypi.org"])},
+        {"network": Network(forward=[11434])},
+        {"network": Network(mode="host", egress=["pypi.org"])},
+    ],
+)
+def test_what_this_version_lacks_is_refused(parts: dict[str, Any]) -> None:
+    with pytest.raises(NotOffered) as refused:
+        planned(spec(**parts))
+    assert refused.value.hint
+
+
+def test_egress_names_what_reaches_out() -> None:
+    with pytest.raises(NotOffered) as refused:
+        planned(spec(network=Network(egress="open")))
+    assert refused.value.hint == "only --network host reaches out in this version"
+
+
+def test_an_ordinary_users_env_is_its_own() -> None:
+    made = planned(uid=1000)
+    assert made.profile.uid == (1000, 1000)
+    assert made.profile == default_profile(1000, 1000)
+    assert not made.handed
+    assert planned(spec(isolation=Isolation(user="root")), uid=1000).profile.uid == (0, 1000)
+
+
+def test_roots_env_is_nobodys_unless_root_is_asked_for() -> None:
+    made = planned(uid=0)
+    assert made.profile.uid == made.profile.gid == (65534, 65534)
+    assert not made.profile.root
+    assert made.handed == ["/state/envs/x/home"]
+    assert next(step.origin for step in made.steps if isinstance(step, Bind)) == "handed"
+    asked = planned(spec(isolation=Isolation(user="root")), uid=0)
+    assert asked.profile.root
+    assert asked.profile.uid == (0, 0)
+    assert not asked.handed
+
+
+def test_a_small_env_gets_a_small_tmp() -> None:
+    assert [step for step in planned(spec(limits=Limits(memory=32 << 20))).steps if isinstance(step, Resize)] == [
+        Resize("/tmp", 32 << 20),
+        Resize("/dev/shm", 32 << 20),
+    ]
+    assert not [step for step in planned().steps if isinstance(step, Resize)]
+
+
+def test_what_starts_at_once_waits_for_nothing() -> None:
+    made = planned(spec(services={"db": Service(command="d"), "web": Service(command="w", depends_on=["db"])}))
+    assert made.init.start == ["db"]
+    assert list(made.init.services) == ["db", "web"]
+
+
+def test_a_plan_is_json_and_capped() -> None:
+    made = planned()
+    assert msgspec.json.decode(made.to_json(), type=LaunchPlan) == made
+    with pytest.raises(SpecInvalid, match="over the cap"):
+        planned(spec(env={"BIG": "x" * (5 << 20)}))
+
+
+def test_a_plan_can_be_read() -> None:
+    assert "give up all capabilities" in planned().describe()
