@@ -149,6 +149,8 @@ class Daemon:
 
     def start(self) -> "Daemon":
         """Start a daemon here and wait until it says that it is ready; raises AssertionError with its log."""
+        if self.process is not None:
+            self.process.close()
         ready, write = os.pipe()
         with open(self.dir / "daemon.log", "ab") as log, open(os.devnull, "rb") as nothing:
             stdio = [nothing.fileno(), log.fileno(), log.fileno()]

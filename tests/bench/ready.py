@@ -58,7 +58,7 @@ def ours(daemon: Daemon, client: Any, workspace: Path) -> float:
     service = Service(command=server(workspace, 8080), port=8080)
     spec = EnvSpec(services={"web": service}, workspace=Workspace(path=str(workspace)))
     begun = time.perf_counter()
-    env = client.call(Run(spec=spec, environ=ENVIRON, wait="created")).env
+    env = client.call(Run(spec=spec, environ=ENVIRON, wait="started")).env
     status = answer(daemon.port, f"{env.name}.localhost")
     taken = time.perf_counter() - begun
     assert status == 200, status

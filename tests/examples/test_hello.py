@@ -1,6 +1,7 @@
 """The first thing that a newcomer runs: one command, and it answers at its name."""
 
 import json
+from pathlib import Path
 
 from tests.daemons import Daemon
 
@@ -17,7 +18,9 @@ def test_up_url_down(shared_daemon: Daemon, project) -> None:
     assert seen["workspace"] == str(directory)
     assert seen["reached"] == f"at   {url}"
     assert int(seen["processes"].partition(",")[0].split()[0]) <= 3, "processes of others can be seen"
-    assert seen["home"].endswith("with 0 files in it")
+    shown = shared_daemon.sandbox("exec", "hello", "--", "ls", "-A", Path.home()).stdout.split()
+    tools = [Path(entry) for entry in shared_daemon.environ["PATH"].split(":") if Path(entry).is_relative_to(Path.home())]
+    assert set(shown) <= {tool.relative_to(Path.home()).parts[0] for tool in tools}, "more of the real home than toolchains"
 
     assert shared_daemon.sandbox("url", "hello").stdout.strip() == url
     (listed,) = shared_daemon.json("ps")
