@@ -64,9 +64,9 @@ class Journal:
                 if int(seq) % TRIM_EVERY == 0:
                     self._run("DELETE FROM events WHERE seq <= ?", int(seq) - KEPT_EVENTS)
             self._run("COMMIT")
-        except StoreFailed:
+        except BaseException:
             if self._db.in_transaction:  # a full disk rolls back by itself
-                self._db.execute("ROLLBACK")
+                self._run("ROLLBACK")
             raise
 
     def events(self, since: float = 0.0) -> list[bytes]:

@@ -8,7 +8,8 @@ import jsonschema  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from sandboxd.errors import SpecInvalid
-from sandboxd.specfile import json_schema, parse_spec
+from sandboxd.specfile import parse_spec
+from sandboxd.specfile.schema import json_schema
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*/sandbox.toml"))
 WEB = '[services.web]\ncommand = "x"\n'

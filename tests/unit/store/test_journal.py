@@ -50,6 +50,18 @@ def test_events_are_bounded(journal, monkeypatch):
     assert journal._run("SELECT max(seq) FROM events") == [(41,)], "numbers are never used twice"
 
 
+def test_events_that_cannot_be_made_leave_no_half_of_them(journal):
+    def broken():
+        yield 1.0, b"one"
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        journal.add_events(broken())
+    assert journal.events() == []
+    journal.add_events([(1.0, b"two")])
+    assert journal.events() == [b"two"]
+
+
 def test_facts(journal):
     assert journal.get_meta("x") is None
     journal.set_meta("x", "1")

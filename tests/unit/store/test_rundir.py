@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sandboxd.errors import DaemonRunning, NotFound, StoreFailed
@@ -170,6 +171,21 @@ def test_a_directory_of_another_user_is_refused():
     with pytest.raises(StoreFailed) as caught:
         checked(Path("/etc") if os.getuid() else Path("/home/nobody"))
     assert "belongs to uid" in caught.value.message
+
+
+@pytest.mark.root
+def test_a_fallback_directory_that_another_user_made_first_is_refused(tmp_path):
+    """What /tmp/sandboxd-UID is open to: somebody else makes it, 0700 and all, and waits."""
+    squatted = tmp_path / "sandboxd-0"
+    squatted.mkdir(mode=0o700)
+    os.chown(squatted, 65534, 65534)
+    settings = msgspec.structs.replace(settings_for(tmp_path / "d"), runtime_dir=squatted, socket=squatted / "control.sock")
+    with pytest.raises(StoreFailed) as caught:
+        prepare(settings)
+    assert "belongs to uid 65534" in caught.value.message
+    assert caught.value.hint
+    assert os.listdir(squatted) == []
+    prepare(settings_for(tmp_path / "d")).close()  # and the refusal held on to nothing
 
 
 def test_a_directory_others_write_to_is_refused(tmp_path):
