@@ -1,9 +1,9 @@
 """What an env uses, without cgroups: one walk over the tree below its init.
 
 Touches /proc, waits for nothing. The walk reads `children` and `stat` by itself: 27 µs a process where psutil takes 100 (and
-its children(recursive) 49 ms a call among 666 processes, since it looks at every process of the host). PSS costs 0.1 ms and
-more a process, so it is read only when RSS has passed the gate. Not seen, for want of a cgroup: kernel memory, and memfds that
-nobody has mapped.
+its children(recursive) 49 ms a call among 666 processes, since it looks at every process of the host): 200 envs of three
+processes each take 30 ms, 25 without their disk traffic, most of it in open(2). PSS costs 0.1 ms and more a process, so it is
+read only when RSS has passed the gate. Not seen, for want of a cgroup: kernel memory, and memfds that nobody has mapped.
 """
 
 import os
@@ -40,8 +40,9 @@ class Sampler:
     def __init__(self) -> None:
         self._mounts: dict[tuple[int, int], list[MemoryMount]] = {}
 
-    def sample(self, init_pid: int, *, gate: int | None = None) -> Sample:
-        """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: never).
+    def sample(self, init_pid: int, *, gate: int | None = None, traffic: bool = True) -> Sample:
+        """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: never). traffic: also
+        count what went to disks; without it io_read and io_write are 0 and the look costs a quarter less.
 
         Raises KernelError (ESRCH) when init is gone. Processes that end meanwhile count as far as they were seen.
         """
@@ -50,7 +51,7 @@ class Sampler:
             raise KernelError(3, "open", f"/proc/{init_pid}/stat", hint="the env has ended")
         tree = walk(init_pid)
         rss = sum(stat.rss for stat in tree.values()) * PAGE
-        io = [read_io(pid) for pid in tree]
+        io = [read_io(pid) for pid in tree] if traffic else []
         mounts, tmpfs = self._memoryfs((init_pid, init.start), list(tree))
         pss: int | None = None
         mapped = 0
@@ -91,15 +92,15 @@ def walk(init_pid: int) -> dict[int, Stat]:
         stat = read_stat(pid)
         if stat is not None and pid not in found:
             found[pid] = stat
-            waiting.extend(children(pid))
+            waiting.extend(children(pid, stat.threads))
     return found
 
 
-def children(pid: int) -> list[int]:
-    """A process's children, of all its threads (proc_pid_task(5)); none when it is gone."""
+def children(pid: int, threads: int = 0) -> list[int]:
+    """A process's children, of all its threads (proc_pid_task(5)); none when it is gone. threads: how many, if known."""
     found: list[int] = []
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
+        for thread in [pid] if threads == 1 else os.listdir(f"/proc/{pid}/task"):
             found.extend(map(int, read(f"/proc/{pid}/task/{thread}/children").split()))
     except OSError:
         pass
@@ -170,8 +171,8 @@ def read(path: str) -> bytes:
     """A /proc file whole."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = os.read(fd, 1 << 16)
-        if len(data) >= 4000:  # `children` hands out a page at a time
+        data = os.read(fd, 4096)
+        if len(data) >= 4000:  # these files come a page at a time, and a page may end before the last number that would not fit
             while more := os.read(fd, 1 << 16):
                 data += more
         return data
