@@ -2,7 +2,7 @@
 
 Pure: the text is an argument, nothing is opened. The value tree is walked beside the types of `spec.py`, so that each fault
 has its own path and from it a line; units and the short forms of `words` become what the structs hold; what is left of a
-value is msgspec's to judge. Then `rules` are asked. Relative paths mean the directory of the file.
+value is msgspec's to judge. Then `rules` are asked.
 """
 
 import difflib
@@ -56,7 +56,8 @@ class Fault(Exception):
 def parse_spec(text: bytes, *, file: str, default_name: str | None, directory: str | None = None) -> EnvSpec:
     """Read a sandbox.toml; raises SpecInvalid (details: file, line, key) and nothing else.
 
-    file: its name for messages; if it is absolute, relative paths in it start at its directory, or at `directory`.
+    file: its name for messages; if it is absolute, relative paths in it start at its directory, or at `directory`; else they
+    stay as they are, and so do those that start with ~, for the caller to place.
     default_name: the env's name when the file has none.
     """
     source, tree = read_toml(text, file)
@@ -66,7 +67,7 @@ def parse_spec(text: bytes, *, file: str, default_name: str | None, directory: s
         if default_name is not None:
             built.setdefault("name", leaf(default_name, default_name, Name, ("name",)))
         spec = rebased(msgspec.convert(built, EnvSpec), base)
-        for problem in problems(spec):
+        for problem in problems(spec, placed=False):
             raise Fault(*problem)
     except Fault as fault:
         complain(fault.problem, file, source)

@@ -43,8 +43,11 @@ def check(spec: EnvSpec) -> None:
         raise problem.kind(f"{dotted(problem.path)}: {problem.message}", hint=problem.hint, key=dotted(problem.path))
 
 
-def problems(spec: EnvSpec) -> Iterator[Problem]:
-    """Every broken rule, in the order of a reader; caps first, so that the rest looks at bounded data."""
+def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
+    """Every broken rule, in the order of a reader; caps first, so that the rest looks at bounded data.
+
+    placed: host paths must be absolute. A file's are not yet: who reads it knows its directory, and what ~ is.
+    """
     yield from caps(spec)
     if spec.name is not None:
         yield from name(("name",), spec.name)
@@ -60,7 +63,7 @@ def problems(spec: EnvSpec) -> Iterator[Problem]:
     yield from variables(("env",), spec.env)
     if not RESTART.fullmatch(spec.lifecycle.restart):
         yield Problem(("lifecycle", "restart"), f"{shown(spec.lifecycle.restart)} is no restart policy", RESTART_HINT)
-    yield from paths(spec)
+    yield from paths(spec, placed=placed)
     for key, value in spec.labels.items():
         yield from text(("labels", key), key)
         yield from text(("labels", key), value)
@@ -229,17 +232,17 @@ def limits(spec: EnvSpec) -> Iterator[Problem]:
         yield Problem(("limits", "cpus"), f"{spec.limits.cpus} is no number of CPUs", "as cpus = 1.5")
 
 
-def paths(spec: EnvSpec) -> Iterator[Problem]:
+def paths(spec: EnvSpec, *, placed: bool) -> Iterator[Problem]:
     """Paths that mean the same wherever the daemon stands."""
     if spec.workspace.path is not None:
         yield from text(("workspace", "path"), spec.workspace.path)
-        if not spec.workspace.path.startswith("/"):
+        if placed and not spec.workspace.path.startswith("/"):
             yield Problem(("workspace", "path"), f"{shown(spec.workspace.path)} is no absolute path", "start it with /")
     targets: set[str] = set()
     for index, mount in enumerate(spec.mounts):
         for key, path in (("source", mount.source), ("target", mount.target)):
-            yield from text(("mounts", index, key), path)
-            if not path.startswith("/"):
+            yield from text(("mounts", index, key), path, empty=False)
+            if not path.startswith("/") and (placed or key == "target"):
                 yield Problem(("mounts", index, key), f"{shown(path)} is no absolute path", "start it with /")
             elif key == "target" and ".." in path.split("/"):
                 yield Problem(("mounts", index, key), f"{shown(path)} goes up by ..", "write the path it comes to")

@@ -12,6 +12,7 @@ from sandboxd.errors import NameInvalid, SpecInvalid
 from sandboxd.spec import EnvSpec, Mount, Publish
 from sandboxd.specfile import check, parse_spec
 from sandboxd.specfile.parse import MAX_BYTES
+from sandboxd.specfile.rules import problems
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*/sandbox.toml"))
 WEB = '[services.web]\ncommand = "x"\n'
@@ -207,7 +208,15 @@ def test_relative_paths_start_where_the_file_lies():
     assert [mount.source for mount in spec.mounts] == ["/home/u/shop/data", "/home/u/x", "/abs"]
     assert spec.workspace.path == "/home/u/shop/app"
     assert parse(text, directory="/w").workspace.path == "/w/app"
-    assert "no absolute path" in fault(text).message
+    unplaced = parse(text)
+    assert (unplaced.workspace.path, unplaced.mounts[0].source) == ("app", "data")
+    with pytest.raises(SpecInvalid):
+        check(unplaced)
+
+
+def test_what_home_is_the_caller_knows():
+    spec = parse("mounts = ['~/.cache:/cache']\n" + WEB, file="/home/u/shop/sandbox.toml")
+    assert spec.mounts[0].source == "~/.cache"
 
 
 # -- anything at all -----------------------------------------------------------------------------------------------------
@@ -283,11 +292,11 @@ def test_any_tree_is_a_spec_or_invalid(tree):
         spec = parse(text)
     except SpecInvalid:
         return
-    check(spec)
+    assert not list(problems(spec, placed=False))
 
 
 @given(TREES, TREES)
 def test_any_service_is_a_spec_or_invalid(service, network):
     text = f"services.web = {written({'command': 'x', **service})}\nnetwork = {written(network)}"
     with contextlib.suppress(SpecInvalid):
-        check(parse(text))
+        assert not list(problems(parse(text), placed=False))
