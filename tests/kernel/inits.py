@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -55,8 +57,10 @@ class Env:
         fds = {
             "control": sockets.control.fileno(), "dial": sockets.dial.fileno(), "exits": exits, "logs": logs, "attach": attach,
         }  # fmt: skip
+        if not given.pop("dial", True):
+            fds["dial"] = -1
         given.update(root=str(ROOT), config=self.config, fds=fds, report=theirs.fileno())
-        passed = [fds["control"], fds["dial"], exits, theirs.fileno()]
+        passed = [fds["control"], sockets.dial.fileno(), exits, theirs.fileno()]
         passed += [fd for pair in logs.values() for fd in pair] + [fd for ends in attach.values() for fd in ends.values()]
         self.stderr = path / "stderr"
         plan = path / "plan.json"
@@ -94,12 +98,12 @@ class Env:
 
     def text(self, service: str, stream: str = "stdout") -> bytes:
         """What a service wrote to a stream, put together from its records."""
-        text = b""
+        parts = []
         for record in self.log(service).split(b"\n")[:-1]:
             _, name, tag, words = record.split(b" ", 3)
             if name == stream.encode():
-                text += words + (b"\n" if tag == b"F" else b"")
-        return text
+                parts += [words, b"\n"] if tag == b"F" else [words]
+        return b"".join(parts)
 
     def private_kib(self) -> int:
         """Private dirty memory and page tables of init."""
@@ -179,24 +183,34 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+def read_some(fd: int, size: int = 1 << 16) -> bytes:
+    """Read once; fails when nothing comes, since a thread that reads for ever would keep the tests from ending."""
+    if not select.select([fd], [], [], BOUND)[0]:
+        raise TimeoutError(f"nothing came from descriptor {fd}")
+    try:
+        return os.read(fd, size)
+    except OSError as error:
+        if error.errno == errno.EIO:  # the end of a terminal
+            return b""
+        raise
+
+
 def read_all(fd: int) -> bytes:
-    """Read to the end (EIO is a terminal's) and close."""
-    data = b""
-    while True:
-        try:
-            more = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            os.set_blocking(fd, True)
-            continue
-        except OSError:
-            break
-        if not more:
-            break
-        data += more
-    os.close(fd)
-    return data
+    """Read to the end and close."""
+    parts = []
+    try:
+        while data := read_some(fd):
+            parts.append(data)
+    finally:
+        os.close(fd)
+    return b"".join(parts)
 
 
 async def read(fd: int) -> bytes:
     """`read_all` without holding the loop."""
     return await asyncio.to_thread(read_all, fd)
+
+
+async def hear(fd: int) -> bytes:
+    """`read_some` without holding the loop."""
+    return await asyncio.to_thread(read_some, fd, 100)
