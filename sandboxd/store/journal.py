@@ -5,6 +5,8 @@ dies at any moment; only a power cut may take the last calls (and then the envs 
 Records are bytes to this module. Everything sqlite can say becomes StoreFailed with what to do.
 """
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,6 +34,8 @@ class Journal:
         """Open or make the database; a damaged one, or one of a newer sandboxd, is refused and left as it is."""
         self.path = path
         try:
+            with contextlib.suppress(OSError):  # sqlite says it better; its other two files take their mode from this one
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)
         except sqlite3.Error as error:
             raise failed(error, path) from error

@@ -15,6 +15,7 @@ from sandboxd.observe.watches import watches
 from tests.unit.observe.writer import Writer
 
 START = 1_700_000_000
+uvloop.new_event_loop().close()  # libuv keeps one pipe per process, from its first loop on: no leak of a test's
 
 
 @pytest.fixture

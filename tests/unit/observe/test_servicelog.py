@@ -27,7 +27,7 @@ def log(tmp_path):
 def texts(log: ServiceLog) -> list[str]:
     found: list[str] = []
     while chunk := log.read():
-        found.extend(record.text.decode() for record in chunk)
+        found.extend(record.text.decode(errors="replace") for record in chunk)
     return found
 
 
@@ -170,3 +170,38 @@ def test_any_course_of_writes_and_reads(tmp_path_factory, monkeypatch, steps, ch
     assert found == sorted(set(found))
     standing = sum(path.read_bytes().count(b"\n") for path in directory.iterdir())
     assert set(range(written - standing, written)) <= set(found)
+
+
+JUNK = st.one_of(
+    st.binary(max_size=300),
+    st.just(b"2026-11-23T04:38:22.123456789Z stdout F good\n"),
+    st.just(b"2026-11-23T04:38:22.123456789Z stdout P half"),
+    st.just(b"x" * 1000),
+    st.integers(0, 2000),  # cut to this size
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.integers(0, 1), JUNK, st.integers(0, 4)), max_size=25), chunk=st.sampled_from([64, 500]))
+def test_any_bytes_cut_anywhere_are_records_or_nothing(tmp_path_factory, monkeypatch, steps, chunk):
+    monkeypatch.setattr(servicelog, "CHUNK", chunk)
+    directory = tmp_path_factory.mktemp("logs")
+    log = ServiceLog(directory, "web")
+    try:
+        for number, junk, then in steps:
+            with (directory / f"web.{number}.log").open("ab") as file:
+                if isinstance(junk, int):
+                    file.truncate(min(junk, file.tell()))
+                else:
+                    file.write(junk)
+            if then == 0:
+                texts(log)
+            elif then == 1:
+                log.start_at(stamp(1.7e9))
+            elif then == 2:
+                log.start_before_end(2, 500)
+        for record in iter(lambda: log.read() or None, None):
+            assert all(b"\n" not in found.text for found in record)
+        assert log.read() == []
+    finally:
+        log.close()

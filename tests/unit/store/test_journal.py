@@ -220,3 +220,13 @@ def test_a_write_past_the_file_size_limit_fails_and_is_survived(tmp_path):
 def test_it_leaves_one_file_when_closed(tmp_path):
     Journal(tmp_path / "state.db").close()
     assert os.listdir(tmp_path) == ["state.db"]
+
+
+def test_it_is_for_nobody_else_to_read(journal, tmp_path):
+    """Records hold environments, and those hold secrets."""
+    journal.put("a", b"b")
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "state.db": 0o600,
+        "state.db-shm": 0o600,
+        "state.db-wal": 0o600,
+    }
