@@ -101,7 +101,7 @@ def steps_of(spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, han
     if size != tmp_size(layout.memory, None):
         steps += [Resize("/tmp", size), Resize("/dev/shm", size)]
     steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
-    steps += view_steps(place, handed=handed)
+    steps += view_steps(place, layout, handed=handed)
     steps += [Seal(), Leave()]
     # Between here and the capabilities: cgroup namespace, sysctls, nft. After them: Landlock, seccomp.
     steps += [Capabilities(), Prove()]

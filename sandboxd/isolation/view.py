@@ -8,6 +8,8 @@ and the directories on the way to them are mounted upon themselves, since a moun
 
 import posixpath
 
+import msgspec
+
 from sandboxd.isolation.facts import Layout, MountFact, PlaceFacts
 from sandboxd.isolation.steps import (
     AnyStep,
@@ -113,9 +115,10 @@ def own_files(layout: Layout, hosts: str, resolver: str) -> Files:
     return Files([(path, text) for path, text in files if path and text])
 
 
-def view_steps(place: PlaceFacts, *, handed: bool) -> list[AnyStep]:
+def view_steps(place: PlaceFacts, layout: Layout, *, handed: bool) -> list[AnyStep]:
     """This env's own part of the view. handed: the private home comes as a descriptor; its path is not the env's to walk."""
-    shown = trees(place)
+    links = [*layout.links, *LINKS]
+    shown = [msgspec.structs.replace(tree, target=settle(tree.target, links)) for tree in trees(place)]
     if place.real_home is None:
         home = Bind(place.env_home, place.home, readonly=False, origin="handed" if handed else "host")
     else:
@@ -134,6 +137,15 @@ def view_steps(place: PlaceFacts, *, handed: bool) -> list[AnyStep]:
             binds += [Bind(BLANK if is_file else EMPTY, seen, file=is_file, origin="inside") for _, seen in masks]
     # Stable: what lies in something comes after it, and of two at one place the later one is on top.
     return [*sorted(binds, key=lambda bind: depth(bind.target))]
+
+
+def settle(target: str, links: list[tuple[str, str]]) -> str:
+    """Where a path inside really lies, given the links of the root that are ours; the child follows none."""
+    for path, text in links:
+        if target == path or target.startswith(f"{path}/"):
+            there = posixpath.normpath(posixpath.join(posixpath.dirname(path), text))
+            return settle(there + target[len(path) :], [link for link in links if link[0] != path])
+    return target
 
 
 def trees(place: PlaceFacts) -> list[MountFact]:

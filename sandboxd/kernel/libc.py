@@ -24,7 +24,6 @@ HINTS = {
     ("move_mount", errno.ENOSPC): "too many mounts: the limit is sysctl fs.mount-max, not disk space",
     ("open_tree", errno.ENOSPC): "too many mounts: the limit is sysctl fs.mount-max, not disk space",
     ("openat2", errno.ELOOP): "a symbolic link stands in the path; name the place it points to",
-    ("openat2", errno.EXDEV): "a symbolic link in the path leads out of the env; name the place it should be",
 }
 
 

@@ -58,7 +58,7 @@ def umount(target: str, flags: int = 0) -> None:
 
 
 def pivot_root(new: str, old: str) -> None:
-    """pivot_root(2); with "." twice the old root is stacked upon the new one, where only "/.." leads."""
+    """pivot_root(2); with "." twice the old root is stacked upon the new one, where only ".." leads."""
     check(_pivot_root(os.fsencode(new), os.fsencode(old)), "pivot_root", new)
 
 

@@ -2,11 +2,11 @@
 
 Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories
 by plain mount(2), which is what makes a cold launch quick. After it the old root is stacked upon the new one, and
-`Stage.host` reaches it. An env's own sources are opened below that without following any link (the planner resolved them;
-whoever can write to a directory on the way could have swapped one in since). Targets must resolve beneath the new root, no
-magic links, no absolute ones: an env's home keeps what the env put there, and /proc/self/fd and, as long as the old root is
-stacked, "/.." (seen: it steps over the root onto what is mounted there, under RESOLVE_IN_ROOT too) would lead a link in it
-out to the host.
+`Stage.host` reaches it. An env's own sources and targets are opened without following any link. Of sources because whoever
+can write to a directory on the way could have swapped one in since the planner resolved it. Of targets because an env's home
+keeps what the env put there, and a link in it would lead out to the host: over /proc/self/fd, and, as long as the old root is
+stacked, by any ".." that comes to the root (seen: it steps onto what is mounted on it, under RESOLVE_IN_ROOT and
+RESOLVE_BENEATH too).
 """
 
 import errno
@@ -15,8 +15,7 @@ import os
 from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, mounts, namespaces
 
-SOURCE = mounts.RESOLVE_IN_ROOT | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
-TARGET = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS
+STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
 QUIETLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until the pivot
@@ -140,7 +139,7 @@ def rehearse(stage: Stage) -> None:
     A fork's first touch of each page costs a fault (measured on a nested virtual machine: 36 of them, 0.2 ms of the 0.7 ms
     from a plan to its init). Everything opened here is closed by the next steps' `leave`, or by the end of the child.
     """
-    tree = mounts.open_tree(mounts.openat2(stage.root, "tmp", os.O_PATH, SOURCE), recursive=True, subject="/tmp")
+    tree = mounts.open_tree(mounts.openat2(stage.root, "tmp", os.O_PATH, STRICT), recursive=True, subject="/tmp")
     mounts.mount_setattr(tree, QUIETLY, recursive=True, propagation=mounts.MS_PRIVATE, subject="/tmp")
     find(stage.root, "/tmp", make_file=False)
     namespaces.sethostname("parked")
@@ -162,7 +161,7 @@ def bind(stage: Stage, source: str, target: str, readonly: bool, is_file: bool, 
     if origin == "handed":
         tree = stage.handed.pop(0)
     else:
-        place = mounts.openat2(stage.host if origin == "host" else stage.root, inside(source), os.O_PATH, SOURCE)
+        place = mounts.openat2(stage.host if origin == "host" else stage.root, inside(source), os.O_PATH, STRICT)
         tree = mounts.open_tree(place, recursive=not is_file, subject=source)
     wanted = QUIETLY | (mounts.ATTR_RDONLY if readonly else 0)
     mounts.mount_setattr(tree, wanted, recursive=not is_file, propagation=mounts.MS_PRIVATE, subject=source)
@@ -175,19 +174,19 @@ def find(root: int, target: str, *, make_file: bool) -> int:
     """A descriptor of the place to mount on, made where it is missing."""
     path = inside(target)
     try:
-        return mounts.openat2(root, path, os.O_PATH, TARGET)
+        return mounts.openat2(root, path, os.O_PATH, STRICT)
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
     make(root, path, make_file=make_file)
-    return mounts.openat2(root, path, os.O_PATH, TARGET)
+    return mounts.openat2(root, path, os.O_PATH, STRICT)
 
 
 def make(root: int, path: str, *, make_file: bool) -> None:
     """Make what is missing of `path`, one name at a time, each below a descriptor that was resolved inside the new root."""
     parts = path.split("/")
     for depth in range(1, len(parts) + 1):
-        parent = mounts.openat2(root, "/".join(parts[: depth - 1]) or ".", os.O_PATH | os.O_DIRECTORY, TARGET)
+        parent = mounts.openat2(root, "/".join(parts[: depth - 1]) or ".", os.O_PATH | os.O_DIRECTORY, STRICT)
         try:
             if depth == len(parts) and make_file:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,12 +14,12 @@ from sandboxd.isolation.steps import (
     Tmpfs,
     in_order,
 )
-from sandboxd.isolation.view import BLANK, EMPTY, base_steps, directories, hosts_file, own_files, tmp_size, view_steps
+from sandboxd.isolation.view import BLANK, EMPTY, base_steps, directories, hosts_file, own_files, settle, tmp_size, view_steps
 from tests.unit.isolation.hosts import LAYOUT, place
 
 
 def binds(**facts: object) -> list[Bind]:
-    return [step for step in view_steps(place(**facts), handed=False) if isinstance(step, Bind)]
+    return [step for step in view_steps(place(**facts), LAYOUT, handed=False) if isinstance(step, Bind)]
 
 
 def test_the_base_is_in_order_and_ends_with_nothing_to_gain() -> None:
@@ -128,7 +128,7 @@ def test_of_two_mounts_at_one_place_the_later_is_on_top() -> None:
 
 
 def test_a_handed_home_comes_as_a_descriptor() -> None:
-    (home, *_) = view_steps(place(), handed=True)
+    (home, *_) = view_steps(place(), LAYOUT, handed=True)
     assert isinstance(home, Bind)
     assert home.origin == "handed"
 
@@ -144,3 +144,13 @@ def test_hosts_names_every_service_once() -> None:
     text = hosts_file(["shop", "web", "shop"], "")
     assert text.splitlines()[0] == "127.0.0.1 localhost shop web"
     assert hosts_file(["shop"], "10.0.0.1 box\n").startswith("10.0.0.1 box\n127.0.0.1 ")
+
+
+def test_targets_are_settled_because_no_link_is_followed() -> None:
+    links = [("/bin", "usr/bin"), ("/var/run", "../run"), ("/loop", "loop")]
+    assert settle("/var/run/x", links) == "/run/x"
+    assert settle("/bin", links) == "/usr/bin"
+    assert settle("/binary", links) == "/binary"
+    assert settle("/loop/x", links) == "/loop/x"
+    mount = MountFact(source="/data", target="/var/run/data", readonly=True, file=False)
+    assert "/run/data" in [bind.target for bind in binds(mounts=[mount])]

@@ -1,0 +1,192 @@
+"""Envs behind their walls without a daemon: launcher, plan and init as they are, and code that runs inside and outside.
+
+A wall's test is a triple: the attack fails inside with the named errno, the same attack works (or fails otherwise) without
+the wall, and the allowed neighbour works inside. The code of both is Python that sets `found`; `tried(f, *args)` gives "ok"
+or an errno's name.
+"""
+
+import asyncio
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from sandboxd.isolation.plan import LaunchPlan, plan
+from sandboxd.launch.client import InitFds, Launched, Launcher
+from sandboxd.launch.probes import look_at, probe_host
+from sandboxd.spec import EnvSpec, Service, Workspace
+
+PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or "python3"
+TIMEOUT = 60.0
+HEAD = """
+import ctypes, errno, json, os, signal, socket, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+given = json.loads({given!r})
+def tried(action, *arguments, **named):
+    try:
+        action(*arguments, **named)
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+    return "ok"
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+def write(path, text="x"):
+    with open(path, "a") as file:
+        file.write(text)
+def read(path):
+    with open(path, "rb") as file:
+        file.read(1)
+def connect(port, address="127.0.0.1", family=socket.AF_INET):
+    with socket.socket(family) as client:
+        client.settimeout(5)
+        client.connect((address, port) if family != socket.AF_UNIX else address)
+found = None
+"""
+TAIL = '\nos.write(1, b"\\n" + json.dumps(found).encode() + b"\\n")\n'
+
+
+def program(code: str, given: dict[str, Any]) -> list[str]:
+    """The command that runs the code."""
+    return [PYTHON, "-I", "-S", "-c", HEAD.format(given=json.dumps(given)) + code + TAIL]
+
+
+def outside(code: str, **given: Any) -> Any:
+    """What the code finds on the host, with no wall at all."""
+    done = subprocess.run(
+        program(code, given), capture_output=True, text=True, timeout=TIMEOUT, check=False, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def wait_dead(pidfd: int) -> None:
+    """Wait for the end of a process; its pidfd becomes readable."""
+    ready, _, _ = select.select([pidfd], [], [], TIMEOUT)
+    assert ready, "it did not end"
+
+
+class Inside:
+    """A launched env: its pid 1, and what its first service says."""
+
+    def __init__(self, launched: Launched, ends: dict[str, int], sockets: list[socket.socket]) -> None:
+        self.launched = launched
+        self.ends = ends
+        self.sockets = sockets
+
+    def lines(self, stream: str = "stdout", count: int = 0) -> list[str]:
+        """Output up to `count` lines, or with 0 to its end."""
+        text, until = b"", time.monotonic() + TIMEOUT
+        while not count or text.count(b"\n") < count:
+            ready, _, _ = select.select([self.ends[stream]], [], [], until - time.monotonic())
+            assert ready, f"nothing more after {text!r}"
+            data = os.read(self.ends[stream], 65536)
+            if not data:
+                break
+            text += data
+        return text.decode().splitlines()
+
+    def found(self) -> Any:
+        """What the code found."""
+        lines = self.lines()
+        assert lines, "\n".join(self.lines("stderr"))
+        return json.loads(lines[-1])
+
+    def is_alive(self) -> bool:
+        """Whether pid 1 runs."""
+        return not select.select([self.launched.pidfd], [], [], 0)[0]
+
+    def close(self) -> None:
+        """Kill it whole."""
+        signal.pidfd_send_signal(self.launched.pidfd, signal.SIGKILL)
+        wait_dead(self.launched.pidfd)
+        os.close(self.launched.pidfd)
+        for fd in self.ends.values():
+            os.close(fd)
+        for sock in self.sockets:
+            sock.close()
+
+
+class Walls:
+    """A launcher, a home, a workspace and a state directory of the test's own."""
+
+    def __init__(self, root: Path, *, pool: int = 0, init: str = "sandboxd.launch.init") -> None:
+        self.root = root = Path(os.path.realpath(root))
+        self.home, self.state, self.shop = root / "home", root / "state", root / "home" / "src" / "shop"
+        for directory in (self.home, self.state, self.shop):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.count = 0
+        self.log = self.state / "launcher.log"
+        self.runner = asyncio.Runner()
+        self.host = probe_host()
+        start = Launcher.start(pool=pool, log=self.log, host=self.host, init=init, path=str(Path(__file__).parent))
+        self.launcher = self.runner.run(start)
+
+    def close(self) -> None:
+        """End the launcher; what it logged is for the test to see."""
+        self.launcher.close()
+        self.runner.close()
+        assert self.log.read_text() == ""
+
+    def env_dir(self) -> Path:
+        """A directory for one more env."""
+        self.count += 1
+        directory = self.state / "envs" / f"{self.count:032x}"
+        (directory / "home").mkdir(parents=True)
+        return directory
+
+    def planned(
+        self, command: list[str], *, workspace: Path | None = None, env_dir: Path | None = None, **parts: Any
+    ) -> LaunchPlan:
+        """The plan of an env with one service; `environ` is the caller's."""
+        environ = {"HOME": str(self.home), "PATH": "/usr/bin:/bin", **parts.pop("environ", {})}
+        spec = EnvSpec(
+            services={"web": Service(command=command)}, workspace=Workspace(path=str(workspace or self.shop)), **parts
+        )  # fmt: skip
+        directory = env_dir or self.env_dir()
+        place = look_at(spec, environ=environ, env_dir=directory, uid=os.geteuid())
+        uid, gid = os.geteuid(), os.getegid()
+        return plan(spec, id=directory.name, name="shop", host=self.host, place=place, environ=environ, uid=uid, gid=gid)
+
+    def launch(self, made: LaunchPlan) -> Inside:
+        """An env of that plan."""
+        control, dial = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        read_out, write_out = os.pipe()
+        read_err, write_err = os.pipe()
+        files = [os.open(self.root, os.O_TMPFILE | os.O_RDWR, 0o600) for _ in range(3)]
+        try:
+            for sock in (control, dial):
+                sock.bind(b"")  # an abstract address that the kernel picks
+                sock.listen()
+            given = InitFds(
+                control=control.fileno(),
+                dial=dial.fileno(),
+                exits=files[0],
+                logs={"web": (files[1], files[2])},
+                attach={"web": {"stdout": write_out, "stderr": write_err}},
+            )
+            launched = self.runner.run(self.launcher.launch(made, given))
+        except BaseException:
+            for end in (read_out, read_err):
+                os.close(end)
+            for sock in (control, dial):
+                sock.close()
+            raise
+        finally:
+            for fd in [write_out, write_err, *files]:
+                os.close(fd)
+        return Inside(launched, {"stdout": read_out, "stderr": read_err}, [control, dial])
+
+    def inside(self, code: str, *, parts: dict[str, Any] | None = None, **given: Any) -> Any:
+        """What the code finds in an env of its own."""
+        env = self.launch(self.planned(program(code, given), **(parts or {})))
+        try:
+            return env.found()
+        finally:
+            env.close()
