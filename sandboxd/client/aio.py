@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxd.client.dial import READ_SIZE, Daemon, receive
 from sandboxd.client.env import AsyncEnv, Command, Completed, run_params
-from sandboxd.client.session import Exchange, named, session_of, with_descriptors
-from sandboxd.errors import TimedOut
+from sandboxd.client.session import Exchange, may_ask_again, named, session_of, with_descriptors
+from sandboxd.errors import DaemonUnreachable, TimedOut
 from sandboxd.protocol.messages import (
     Attach,
     Exec,
@@ -136,20 +136,15 @@ class AsyncClient:
 
         async def call(self, params: Params) -> Reply:
             """Ask, and wait for the answer."""
-            exchange = Exchange(params)
-            wire = await self._take()
-            try:
-                await wire.send(exchange)
-                return await wire.next_reply(exchange)
-            finally:
-                self._give_back(wire, exchange)
+            wire, exchange, reply = await self._ask(params)
+            self._give_back(wire, exchange)
+            return reply
 
         async def stream(self, params: Params) -> AsyncIterator[Reply]:
             """Ask, and give the answers as they come; closing the iterator (`contextlib.aclosing`) ends the call."""
-            exchange = Exchange(params, more=True)
-            wire = await self._take()
+            wire, exchange, reply = await self._ask(params, more=True)
             try:
-                await wire.send(exchange)
+                yield reply
                 while not exchange.done:
                     yield await wire.next_reply(exchange)
             finally:
@@ -157,16 +152,7 @@ class AsyncClient:
 
     async def open(self, params: Run | Exec | Attach) -> "AsyncSession":
         """Open a session whose descriptors come to this process. A Run is attached."""
-        exchange = Exchange(with_descriptors(params), more=True)
-        wire = await self._take()
-        session = AsyncSession(self, wire, exchange)
-        try:
-            await wire.send(exchange)
-            session.first = await session.next_reply()
-        except BaseException:
-            session.close()
-            raise
-        return session
+        return AsyncSession(self, *await self._ask(with_descriptors(params), more=True))
 
     async def run(self, command: Command | None = None, **options: "Unpack[RunOptions]") -> AsyncEnv:
         """Create an env with one service (or `spec=`) and start it; see client.env.RunOptions."""
@@ -190,6 +176,22 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    async def _ask(self, params: Params, *, more: bool = False) -> tuple[Wire, Exchange, Reply]:
+        """A connection with a call under way, and the call's first answer."""
+        while True:
+            exchange = Exchange(params, more=more)
+            wire = await self._take()
+            try:
+                await wire.send(exchange)
+                return wire, exchange, await wire.next_reply(exchange)
+            except DaemonUnreachable as error:
+                wire.close()
+                if not (self._daemon.autostart and may_ask_again(error)):
+                    raise
+            except BaseException:
+                self._give_back(wire, exchange)
+                raise
 
     async def _take(self) -> Wire:
         while self._idle:
@@ -226,18 +228,20 @@ class AsyncSession:
     What you pop from `fds` is yours to close; the rest closes with the session. It lives as long as this connection.
     """
 
-    def __init__(self, client: AsyncClient, wire: Wire, exchange: Exchange) -> None:
+    def __init__(self, client: AsyncClient, wire: Wire, exchange: Exchange, first: Reply) -> None:
         self.fds: dict[str, int] = {}
-        self.first: Any = None
         self.last: Any = None
         self.session = ""
         self._client = client
         self._wire = wire
         self._exchange = exchange
+        try:
+            self.first: Any = self._seen(first)
+        except BaseException:
+            wire.close()
+            raise
 
-    async def next_reply(self) -> Any:
-        """The next answer."""
-        reply = await self._wire.next_reply(self._exchange)
+    def _seen(self, reply: Reply) -> Any:
         if self._wire.fds:
             self.fds |= named(reply, self._wire.fds)
             self._wire.fds = []
@@ -248,12 +252,12 @@ class AsyncSession:
     async def replies(self) -> AsyncIterator[Any]:
         """The answers after the first, as they come."""
         while not self._exchange.done:
-            yield await self.next_reply()
+            yield self._seen(await self._wire.next_reply(self._exchange))
 
     async def wait(self) -> Any:
         """The last answer, which has the exit code."""
         while not self._exchange.done:
-            await self.next_reply()
+            self._seen(await self._wire.next_reply(self._exchange))
         return self.last
 
     async def resize(self, rows: int, cols: int) -> None:

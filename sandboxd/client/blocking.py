@@ -13,7 +13,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sandboxd.client.dial import Daemon, receive
-from sandboxd.client.session import Exchange, named, session_of, with_descriptors
+from sandboxd.client.session import Exchange, may_ask_again, named, session_of, with_descriptors
+from sandboxd.errors import DaemonUnreachable
 from sandboxd.protocol.messages import (
     Attach,
     Exec,
@@ -99,20 +100,15 @@ class Client:
 
         def call(self, params: Params) -> Reply:
             """Ask, and wait for the answer."""
-            exchange = Exchange(params)
-            wire = self._take()
-            try:
-                wire.send(exchange)
-                return wire.next_reply(exchange)
-            finally:
-                self._give_back(wire, exchange)
+            wire, exchange, reply = self._ask(params)
+            self._give_back(wire, exchange)
+            return reply
 
         def stream(self, params: Params) -> Iterator[Reply]:
             """Ask, and give the answers as they come; leaving the loop ends the call."""
-            exchange = Exchange(params, more=True)
-            wire = self._take()
+            wire, exchange, reply = self._ask(params, more=True)
             try:
-                wire.send(exchange)
+                yield reply
                 while not exchange.done:
                     yield wire.next_reply(exchange)
             finally:
@@ -120,14 +116,7 @@ class Client:
 
     def open(self, params: Run | Exec | Attach) -> "Session":
         """Open a session whose descriptors come to this process. A Run is attached."""
-        exchange = Exchange(with_descriptors(params), more=True)
-        wire = self._take()
-        try:
-            wire.send(exchange)
-            return Session(self, wire, exchange)
-        except BaseException:
-            wire.close()
-            raise
+        return Session(self, *self._ask(with_descriptors(params), more=True))
 
     def run(self, command: "Command | None" = None, **options: "Unpack[RunOptions]") -> "Env":
         """Create an env with one service (or `spec=`) and start it; see client.env.RunOptions."""
@@ -158,6 +147,22 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _ask(self, params: Params, *, more: bool = False) -> tuple[Wire, Exchange, Reply]:
+        """A connection with a call under way, and the call's first answer."""
+        while True:
+            exchange = Exchange(params, more=more)
+            wire = self._take()
+            try:
+                wire.send(exchange)
+                return wire, exchange, wire.next_reply(exchange)
+            except DaemonUnreachable as error:
+                wire.close()
+                if not (self._daemon.autostart and may_ask_again(error)):
+                    raise
+            except BaseException:
+                self._give_back(wire, exchange)
+                raise
+
     def _take(self) -> Wire:
         while self._idle:
             try:
@@ -183,18 +188,20 @@ class Session:
     another thread only `close` may be called, and what goes over a connection of its own: resize, signal, write.
     """
 
-    def __init__(self, client: Client, wire: Wire, exchange: Exchange) -> None:
+    def __init__(self, client: Client, wire: Wire, exchange: Exchange, first: Reply) -> None:
         self.fds: dict[str, int] = {}
-        self.first: Any = None
         self.last: Any = None
         self.session = ""
         self._client = client
         self._wire = wire
         self._exchange = exchange
-        self.first = self._next()
+        try:
+            self.first: Any = self._seen(first)
+        except BaseException:
+            wire.close()
+            raise
 
-    def _next(self) -> Any:
-        reply = self._wire.next_reply(self._exchange)
+    def _seen(self, reply: Reply) -> Any:
         if self._wire.fds:
             self.fds |= named(reply, self._wire.fds)
             for fd in self.fds.values():
@@ -211,7 +218,7 @@ class Session:
     def replies(self) -> Iterator[Any]:
         """The answers after the first, as they come."""
         while not self._exchange.done:
-            yield self._next()
+            yield self._seen(self._wire.next_reply(self._exchange))
 
     def wait(self) -> Any:
         """The last answer, which has the exit code."""

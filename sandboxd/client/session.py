@@ -93,6 +93,11 @@ def named(reply: Reply, fds: list[int]) -> dict[str, int]:
     return dict(zip(names, fds, strict=True))
 
 
+def may_ask_again(error: DaemonUnreachable) -> bool:
+    """Whether a leaving daemon said that it did not take up the call, so that the next one may be asked."""
+    return bool(error.details.get("leaving"))
+
+
 def unreachable(path: str, why: str) -> DaemonUnreachable:
     """The error for a socket on which no daemon answers."""
     return DaemonUnreachable(f"no daemon answers on {path}: {why}", hint="start one: sandbox daemon start")

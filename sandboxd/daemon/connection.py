@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sandboxd.errors import Internal, KernelError, ProtocolViolation, SandboxdError
+from sandboxd.errors import DaemonUnreachable, Internal, KernelError, ProtocolViolation, SandboxdError
 from sandboxd.protocol.envelopes import CallFrame, ServiceError, decode_call, decode_parameters, encode_error, encode_reply
 from sandboxd.protocol.framing import REPLY_CAP, FrameReader
 from sandboxd.protocol.messages import Params, Reply
@@ -147,6 +147,7 @@ class Connection:
         self._reading = False
         self._no_more_input = False
         self._task: asyncio.Task[None] | None = None
+        self._begun = False
         self._oneway = False
         self._sending = asyncio.Lock()
         self._writable: asyncio.Future[None] | None = None
@@ -207,6 +208,7 @@ class Connection:
                 self._refuse(error)
                 return
             if frame is not None:
+                self._begun = self._oneway = False
                 self._task = self._loop.create_task(self._answer(frame))
                 self._task.add_done_callback(self._answered)
         if self._task is None and (self.gone or self._no_more_input):
@@ -227,6 +229,7 @@ class Connection:
         self._advance()
 
     async def _answer(self, frame: bytes) -> None:
+        self._begun = True
         try:
             envelope = decode_call(frame)
         except ProtocolViolation as violation:
@@ -338,18 +341,26 @@ class Connection:
         self._woken()
         if self._task is None:
             self._loop.call_soon(self._advance)
-        # The call's own task has noticed by itself, and its clean-up must not be cancelled.
-        elif not self._oneway and self._task is not asyncio.current_task():
+        # A call that has not begun sees it when it does, and may be oneway. The call's own task has noticed by itself, and
+        # its clean-up must not be cancelled.
+        elif self._begun and not self._oneway and self._task is not asyncio.current_task():
             self._task.cancel()
 
     async def end(self) -> None:
         """Close, and wait until the call that was being answered has cleaned up."""
+        if not self.gone and (self._task is None or not self._begun):
+            say(self._sock, leaving())
         self.close()
         self._incoming = FrameReader()
         if self._task is not None:
             task = self._task
             task.cancel()
             await asyncio.wait([task])
+
+
+def leaving() -> DaemonUnreachable:
+    """The error for a client of whom nothing was taken up; one with `leaving` may ask the next daemon the same."""
+    return DaemonUnreachable("the daemon is leaving", hint="try again in a moment", leaving=True)
 
 
 def say(sock: socket.socket, error: SandboxdError) -> None:

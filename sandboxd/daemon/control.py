@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from sandboxd import __version__
-from sandboxd.daemon.connection import Call, ClientGone, Connection, Departures, Handler, Methods, Peer, say
+from sandboxd.daemon.connection import Call, ClientGone, Connection, Departures, Handler, Methods, Peer, leaving, say
 from sandboxd.errors import PermissionDenied, QueueFull, SandboxdError
 from sandboxd.protocol.envelopes import SERVICE, ServiceError
 from sandboxd.protocol.interface import Description, GetInfo, GetInterfaceDescription, Info, description
@@ -89,16 +89,27 @@ class ControlServer:
         if self._departures is None:
             return
         self._loop.remove_reader(self._sock.fileno())
-        # Else who connects while the daemon leaves would wait for an answer that nobody gives.
-        self._sock.shutdown(socket.SHUT_RDWR)
         if self._resting:
             self._resting.cancel()
+        # Who connects from now on is refused. Who is connected and asked nothing yet is told, so that he may ask the next
+        # daemon; a call that is cut short just ends: nobody knows how far it came.
+        self._sock.shutdown(socket.SHUT_RDWR)
+        self._turn_away_waiting()
         while self._connections:
             ended = list(self._connections)
             await asyncio.gather(*(connection.end() for connection in ended))
             self._connections.difference_update(ended)
         self._departures.close()
         self._departures = None
+
+    def _turn_away_waiting(self) -> None:
+        while True:
+            try:
+                sock, _ = self._sock.accept()
+            except OSError:  # EINVAL once the queue of a listener that was shut down is empty
+                return
+            say(sock, leaving())
+            sock.close()
 
     # -- who comes in
 

@@ -425,6 +425,20 @@ def test_a_oneway_call_outlives_its_client(path: Path) -> None:
     under_uvloop(main())
 
 
+def test_a_oneway_call_of_a_client_that_left_at_once_is_done(path: Path) -> None:
+    async def main() -> None:
+        toy = Toy()
+        async with serving(path, toy) as server:
+            for _ in range(20):
+                client = Raw(path)
+                await client.call("List", oneway=True)
+                client.close()
+            await settle(lambda: len(toy.calls) == 20)
+            await settle(lambda: len(server) == 0)
+
+    under_uvloop(main())
+
+
 def test_calls_behind_a_long_one_wait_in_the_kernel(path: Path) -> None:
     async def main() -> None:
         toy = Toy()
@@ -631,6 +645,34 @@ def test_stop_cancels_and_waits(path: Path) -> None:
         assert await client.ended()
         client.close()
         lazy.close()
+
+    under_uvloop(main())
+
+
+def test_who_asked_nothing_yet_is_told_that_the_daemon_leaves(path: Path) -> None:
+    """Also who was not even accepted; a call that is cut short just ends, since nobody knows how far it came."""
+
+    async def main() -> None:
+        toy = Toy()
+        async with serving(path, toy) as server:
+            idle, busy = Raw(path), Raw(path)
+            await idle.ask("List")
+            await busy.call("Stop", {"target": "a"})
+            await toy.began.wait()
+            waiting = Raw(path)
+            await waiting.call("List")
+            await server.stop()
+            for client in (idle, waiting):
+                answer = await client.answer()
+                assert answer["error"] == f"{OURS}DaemonUnreachable"
+                assert answer["parameters"]["details"] == {"leaving": True}
+                assert await client.ended()
+            assert await busy.ended()
+            with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
+                late.connect(str(path))
+            for client in (idle, busy, waiting):
+                client.close()
+        assert toy.calls == ["List"]
 
     under_uvloop(main())
 

@@ -154,6 +154,8 @@ def test_one_that_never_becomes_ready(home: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(autostart, "READY_SECONDS", 0.5)
     with Client() as client, pytest.raises(DaemonUnreachable, match="is not ready after"):
         client.call(m.Status())
+    while not (home / "starts").exists() or not (home / "starts").read_text():
+        select.poll().poll(1)  # it was started all the same
     for pid in (home / "starts").read_text().split():
         os.kill(int(pid), 9)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sandboxd.client.session import Exchange, check, method_of, named, session_of, unreachable, with_descriptors
+from sandboxd.client.session import Exchange, check, may_ask_again, method_of, named, session_of, unreachable, with_descriptors
 from sandboxd.errors import DaemonUnreachable, NotFound, ProtocolViolation, SpecInvalid, UsageError
 from sandboxd.protocol import messages as m
 from sandboxd.protocol.envelopes import encode_error, encode_reply
@@ -125,6 +125,11 @@ def test_descriptors_have_the_names_of_their_reply() -> None:
 def test_the_session_of_a_reply() -> None:
     assert session_of(m.SessionReply(session="s")) == "s"
     assert session_of(m.Empty()) is None
+
+
+def test_only_a_leaving_daemon_says_that_the_next_may_be_asked() -> None:
+    assert may_ask_again(DaemonUnreachable("the daemon is leaving", leaving=True))
+    assert not may_ask_again(DaemonUnreachable("the daemon closed the connection"))
 
 
 def test_no_daemon() -> None:
