@@ -164,8 +164,8 @@ def start_while_stopping(turn: Turn, event: ev.Event) -> None:
 def exited_while_stopping(turn: Turn, event: ev.Event) -> None:
     """One less; the next ones are told to stop, or the tree is killed once none is left."""
     assert isinstance(event, ev.ServiceExited)
-    if turn.record.services[event.service].pid == event.pid:
-        turn.note_exit(event.service, event.exit_code)
+    if turn.is_news(event.service, event.pid):
+        turn.note_exit(event.service, event.pid, event.exit_code)
         begin_end(turn)
 
 

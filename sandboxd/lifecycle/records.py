@@ -30,11 +30,12 @@ class Wall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One service. pid is as seen inside. failures: ends in a row, for the delay before the next restart."""
+    """One service. pid is as seen inside, ended that of its last end. failures: ends in a row, for the delay before the next restart."""
 
     name: str
     state: ServiceState = ServiceState.WAITING
     pid: int | None = None
+    ended: int | None = None
     port: int | None = None
     exit_code: int | None = None
     restarts: int = 0

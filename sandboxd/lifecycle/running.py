@@ -4,7 +4,7 @@ from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.ending import end_failed, end_of_services
 from sandboxd.lifecycle.order import blocked_by
 from sandboxd.lifecycle.restart import delay, failures_after, parse_policy, wants_restart
-from sandboxd.lifecycle.states import OVER, UP, ServiceState, State
+from sandboxd.lifecycle.states import OVER, ServiceState, State
 from sandboxd.lifecycle.turn import Turn, start_next
 
 
@@ -70,11 +70,11 @@ def service_exited(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.ServiceExited)
     name = event.service
     before = turn.record.services[name]
-    if before.state not in UP or before.pid != event.pid:
-        return  # told before
+    if not turn.is_news(name, event.pid):
+        return
     uptime = turn.now - before.started if before.started is not None else 0.0
     turn.do(ev.EndProbes(service=name))
-    turn.note_exit(name, event.exit_code)
+    turn.note_exit(name, event.pid, event.exit_code)
     turn.do(ev.Announce(event="exited", detail={"service": name, "exit_code": str(event.exit_code)}))
     policy = parse_policy(turn.record.spec.services[name].restart or turn.record.spec.lifecycle.restart)
     if wants_restart(policy, event.exit_code, before.failures):

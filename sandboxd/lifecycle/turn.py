@@ -35,9 +35,15 @@ class Turn:
         self.record = replace(self.record, services={**self.record.services, name: changed})
         return changed
 
-    def note_exit(self, name: str, exit_code: int) -> ServiceRecord:
+    def is_news(self, name: str, pid: int) -> bool:
+        """Whether that end was not told before. It may come before its own start was: both travel on one socket, but the
+        start can be the answer to a call, which is read by another task."""
+        service = self.record.services[name]
+        return service.state in UP and (service.pid == pid if service.pid is not None else service.ended != pid)
+
+    def note_exit(self, name: str, pid: int, exit_code: int) -> None:
         """A service's main process has ended."""
-        return self.service(name, state=ServiceState.EXITED, exit_code=exit_code, pid=None, unready="")
+        self.service(name, state=ServiceState.EXITED, exit_code=exit_code, pid=None, ended=pid, unready="")
 
     def mark_startable(self) -> list[str]:
         """The services whose turn it is, marked as starting."""

@@ -173,6 +173,22 @@ def test_an_exit_told_twice_counts_once():
     assert (again, effects) == (record, [])
 
 
+def test_an_end_that_is_told_before_its_start_counts():
+    record, effects = run(fresh(JOB), ev.Admitted(), LAUNCHED, exited("job", 0, pid=2))
+    assert record.state is State.STOPPING
+    record, effects = run(record, started("job", 2))
+    assert effects == []
+    assert record.services["job"].state is ServiceState.EXITED
+
+
+def test_an_old_end_told_again_is_not_the_end_of_the_new_start():
+    record = fresh(WEB, lifecycle=Lifecycle(restart="always"))
+    record, _ = run(record, ev.Admitted(), LAUNCHED, started("web"), exited("web", 1), ev.RestartDue(service="web"))
+    again, effects = run(record, exited("web", 1))
+    assert (again, effects) == (record, [])
+    assert run(record, exited("web", 1, pid=3))[0].services["web"].ended == 3
+
+
 def test_a_limit_names_its_cause_and_exits_137():
     record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"))
     record, effects = run(record, ev.KillAsked(cause="memory", reason="used 70 MiB of 64 MiB"))

@@ -12,7 +12,9 @@ from tests.unit.lifecycle.test_machine import WEB, fresh
 
 def env(id_, name, path=None, created=1.0):
     record = fresh(WEB, workspace=Workspace(path=path))
-    return type(record)(**{f: getattr(record, f) for f in record.__struct_fields__} | {"id": id_, "name": name, "created": created})
+    return type(record)(
+        **{f: getattr(record, f) for f in record.__struct_fields__} | {"id": id_, "name": name, "created": created}
+    )
 
 
 A, B, C = env("ab" * 16, "shop", "/src/shop"), env("ac" * 16, "api", "/src/shop/api"), env("d" * 32, "ab", "/src/shop", 2.0)
