@@ -155,4 +155,4 @@ def failed(error: sqlite3.Error | UnicodeError, path: Path) -> StoreFailed:
         sqlite3.SQLITE_PERM: f"make {path} readable and writable for you",
     }
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    return StoreFailed(f"cannot use {path}: {error} ({name})", hint=hints.get(code, ""), sqlite=name)
+    return StoreFailed(f"cannot use {path}: {error} ({name})", hint=hints.get(code, aside(path)), sqlite=name)

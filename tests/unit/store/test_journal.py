@@ -101,7 +101,7 @@ def test_what_is_no_database_is_refused_and_kept(tmp_path):
     assert path.read_bytes().startswith(b"this is not")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.integers(0, 4095), junk=st.binary(min_size=1, max_size=600))
 def test_a_damaged_database_works_or_is_refused(tmp_path, where, junk):
     path = tmp_path / "state.db"
