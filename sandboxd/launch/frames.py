@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 VERSION = 1
 FRAME_LIMIT = 1 << 20
 FDS_LIMIT = 16
+WORDS_LIMIT = 1000
 CHUNK = 1 << 16
 
 
@@ -47,8 +48,14 @@ def decode(body: bytes | bytearray) -> Message:
 
 
 def error_to(error: SandboxdError) -> Message:
-    """An error as plain data."""
-    return {"code": error.code, "message": error.message, "hint": error.hint, "details": error.details}
+    """An error as plain data; what it quotes may be as long as a command line, so words are cut."""
+    details = {key: value[:WORDS_LIMIT] if isinstance(value, str) else value for key, value in error.details.items()}
+    return {
+        "code": error.code,
+        "message": error.message[:WORDS_LIMIT],
+        "hint": error.hint[:WORDS_LIMIT],
+        "details": details,
+    }
 
 
 def error_from(data: Message) -> SandboxdError:

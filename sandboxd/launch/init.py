@@ -21,6 +21,7 @@ from sandboxd.launch.dialer import Dialer, open_diag
 from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
 from sandboxd.launch.loop import READ, Loop, complain
+from sandboxd.launch.program import mapped
 from sandboxd.launch.services import Services, start_all
 from sandboxd.launch.sessions import Attachment, Execution, Sessions, send_signal
 
@@ -160,7 +161,7 @@ class Init:
 
     def start(self, call: Call) -> None:
         """Start a service, with its log files and perhaps somebody attached."""
-        asked = call.asked["service"]
+        asked = mapped(call.asked["service"], "service")
         logs = (call.fds.pop("log.0"), call.fds.pop("log.1")) if "log.1" in call.fds else None
         service = self.services.add(str(asked["name"]), logs)
         given = {name.partition(".")[2]: call.fds[name] for name in call.fds if name.startswith("attach.")}

@@ -151,7 +151,6 @@ class InitLink:
                 try:
                     await link.hello
                 except BaseException:
-                    link.on_event = lambda _event: None  # it never was a link
                     link.close()
                     raise
                 return link
@@ -261,6 +260,7 @@ class InitLink:
         if not self.is_open:
             return
         self.is_open = False
+        was_greeted = self.hello.done() and not self.hello.cancelled()
         self.loop.remove_reader(self.fd)
         self.loop.remove_writer(self.fd)
         self.sock.close()
@@ -274,7 +274,8 @@ class InitLink:
                     NotFound(f"the env's init is gone ({reason})", hint="the env has ended, or its init was lost")
                 )
                 future.exception()  # read once: a caller that was cancelled leaves nobody to
-        self.on_event(Closed(reason))
+        if was_greeted:  # else `connect` raises, and there never was a link
+            self.on_event(Closed(reason))
 
     def _readable(self) -> None:
         """Receive until nothing is left: uv_poll reports an error once, so stopping early could be for good."""
@@ -345,13 +346,14 @@ class InitLink:
         error = error_from(message["error"]) if "error" in message else None
         if message["id"] is None and error is not None:
             raise error  # init could not read what we sent
-        future = self.waiting.pop(as_int(message["id"]), None)
+        answer = {} if error is not None else dict(message["ok"])
+        future = self.waiting.pop(as_int(message["id"]), None)  # what is broken above fails it with the link
         if future is None or future.done():
             return
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result((dict(message["ok"]), dict(fds)))
+            future.set_result((answer, dict(fds)))
             fds.clear()
 
     def _flush(self) -> None:

@@ -36,7 +36,8 @@ class Program:
 
     __slots__ = ("argv", "cols", "env", "rlimits", "rows", "stdin", "tty", "umask", "workdir")
 
-    def __init__(self, asked: dict[str, Any]) -> None:
+    def __init__(self, given: object) -> None:
+        asked = mapped(given, "a command to start")
         self.argv = [text(word) for word in listed(asked.get("argv"), "argv")]
         if not self.argv or not self.argv[0]:
             raise SpecInvalid("the command is empty", hint="name a program to run")

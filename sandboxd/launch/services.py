@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from sandboxd.errors import InvalidState, LaunchFailed, NotFound, QueueFull, SandboxdError
+from sandboxd.errors import InvalidState, LaunchFailed, NotFound, QueueFull, SandboxdError, SpecInvalid
 from sandboxd.kernel.fds import close_all
 from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandboxd.launch.frames import Message
 
 SERVICES_LIMIT = 128
+NAME_LIMIT = 63  # as a DNS label
 RETRY_AFTER = 5.0  # seconds between attempts to write exits that a full disk refused
 
 
@@ -90,12 +91,15 @@ class Services:
         return self.by_name[name]
 
     def add(self, name: str, logs: tuple[int, int] | None) -> Service:
-        """A service that may be started, and takes over its log files; raises QueueFull."""
+        """A service that may be started, and takes over its log files; raises QueueFull, SpecInvalid."""
         service = self.by_name.get(name)
         if service is None:
             if len(self.by_name) >= SERVICES_LIMIT:
                 close_all(list(logs or ()))
                 raise QueueFull(f"an env has at most {SERVICES_LIMIT} services", limit=SERVICES_LIMIT)
+            if not 1 <= len(name) <= NAME_LIMIT:
+                close_all(list(logs or ()))
+                raise SpecInvalid(f"a service's name has 1 to {NAME_LIMIT} characters")
             service = self.by_name[name] = Service(name)
         if logs is not None:
             self.log_to(service, logs)
