@@ -104,7 +104,7 @@ def not_yours() -> Page:
     return Page(
         403,
         "This environment belongs to someone else",
-        "Connections from this machine are let in only from the user the environment belongs to, and not out of other environments.",
+        "From this machine only the user it belongs to is let in, and no process of another environment.",
         "Make the request as the environment's own user, from outside of any environment.",
     )
 
@@ -137,7 +137,7 @@ def failed(name: str, reason: str) -> Page:
 
 def going(name: str) -> Page:
     """It was taken away while the request was under way."""
-    return Page(503, f"{name} is stopping", "The environment was stopped during the request.", f"Start it: `sandbox start {name}`.")
+    return Page(503, f"{name} is stopping", "It was stopped during the request.", f"Start it: `sandbox start {name}`.")
 
 
 def no_port(name: str) -> Page:

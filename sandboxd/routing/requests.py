@@ -20,17 +20,17 @@ from sandboxd.routing.framing import (
     why_fields,
 )
 
-HEAD = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/1\.([01])\r\n" + FIELDS + rb"\r\n")
-LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) ([!-~]++) HTTP/([0-9])\.([0-9])")
+HEAD = re.compile(rb"(" + TOKEN + rb"{1,32}) ([!-~]+) HTTP/1\.([01])\r\n" + FIELDS + rb"\r\n")
+LINE = re.compile(rb"(" + TOKEN + rb"{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])")
 
 # `_` beside `-`: WSGI and CGI servers fold both into CONTENT_LENGTH, which would be a second, unseen framing field.
+# Each line is found from the LF before it, one literal byte (sre's fast search), and the first letters spare most tries.
 NAMES = (
-    rb"(host|connection|content[-_]length|transfer[-_]encoding|upgrade|expect|te|keep-alive|http2-settings"
-    rb"|proxy-[a-z-]+|x-forwarded-for|x-forwarded-proto)"
+    rb"\n(?=[CEHKPTUXcehkptux])(?i:(host|connection|content[-_]length|transfer[-_]encoding|upgrade|expect|te|keep-alive"
+    rb"|http2-settings|proxy-[a-z-]+|x-forwarded-for|x-forwarded-proto)):([^\r]*)"
 )
-# Searched from the LF that ends the line before, so the scan is a search for one literal byte (sre's fast path).
-SPECIAL = re.compile(rb"\n(?i:" + NAMES + rb"):([^\r]*+)")
-DROPPED = re.compile(rb"(?im:^" + NAMES + rb":[^\r]*+\r\n)")
+SPECIAL = re.compile(NAMES)
+DROPPED = re.compile(NAMES + rb"\r")
 LISTED = re.compile(rb"[^,\s]+")
 ACCEPTS_HTML = re.compile(rb"(?im:^accept:[^\r]*text/html)")
 
@@ -41,10 +41,13 @@ class Request:
     """What a head says. length: of the body, or CHUNKED. end: offset behind the head. fields: the block of field lines.
 
     close: the client wants no further request on this connection. upgrade: the protocol asked for, or b"". expect: it waits
-    for a 100. simple: its field lines can be passed on as they are.
+    for a 100. simple: its field lines can be passed on as they are. tokens: of its Connection field, in lower case.
     """
 
-    __slots__ = ("close", "end", "expect", "fields", "host", "length", "method", "minor", "simple", "specials", "target", "upgrade")
+    __slots__ = (
+        *("method", "target", "minor", "fields", "end", "host", "length", "close", "upgrade", "expect", "simple"),
+        *("tokens", "sized", "forwarded", "scheme", "settings", "trailers"),
+    )
 
     def __init__(self, method: bytes, target: bytes, minor: bytes, fields: bytes, end: int) -> None:
         self.method = method
@@ -58,7 +61,13 @@ class Request:
         self.upgrade = b""
         self.expect = False
         self.simple = True
-        self.specials: list[tuple[bytes, bytes]] = []
+        # Of heads that are not simple; they are read by `read_specials` alone.
+        self.tokens: list[bytes] = []
+        self.sized = False
+        self.forwarded = b""
+        self.scheme = b"http"
+        self.settings = b""
+        self.trailers = False
 
     @property
     def wants_html(self) -> bool:
@@ -77,11 +86,13 @@ def parse_request(data: bytes | bytearray, end: int, bounds: Bounds, scanned: in
     `scanned`: how many of the bytes an earlier call has seen, so that a head that trickles in costs no quadratic work.
     """
     if scanned and data.find(b"\r\n\r\n", max(0, scanned - 3), end) < 0:
-        return unfinished(data, end, bounds, scanned)
+        check_growing(data, end, bounds, scanned)
+        return None
     match = HEAD.match(data, 0, end)
     if match is None:
         if data.find(b"\r\n\r\n", 0, end) < 0:
-            return unfinished(data, end, bounds, scanned)
+            check_growing(data, end, bounds, scanned)
+            return None
         raise malformed(bytes(data[:end]), bounds)
     stop = match.end()
     if stop > bounds.head_bytes:
@@ -108,32 +119,50 @@ def parse_request(data: bytes | bytearray, end: int, bounds: Bounds, scanned: in
 def read_specials(request: Request, specials: list[tuple[bytes, bytes]]) -> None:
     """Take what framing, routing and hops need out of the fields that matter to them."""
     request.simple = False
-    found: dict[bytes, list[bytes]] = {}
-    for name, value in specials:
-        found.setdefault(name.lower(), []).append(value.strip(b" \t"))
-    request.specials = specials
-    if b"content_length" in found or b"transfer_encoding" in found:
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    upgrades: list[bytes] = []
+    for raw, padded in specials:
+        name, value = raw.lower(), padded.strip(b" \t")
+        if name == b"connection":
+            request.tokens += [token.lower() for token in LISTED.findall(value)]
+        elif name == b"host":
+            if request.host is not None:
+                raise FramingError(400, "the Host field is given twice")
+            request.host = value
+        elif name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value)
+        elif name == b"upgrade":
+            upgrades.append(value)
+        else:
+            read_rare(request, name, value)
+    if lengths or codings:
+        request.length = body_length(lengths, codings, request.minor, 400)
+        request.sized = bool(lengths)
+    if request.tokens:
+        request.close = b"close" in request.tokens or (request.minor == b"0" and b"keep-alive" not in request.tokens)
+        if len(upgrades) == 1 and b"upgrade" in request.tokens and request.minor == b"1":
+            request.upgrade = upgrades[0]
+
+
+def read_rare(request: Request, name: bytes, value: bytes) -> None:
+    """The fields that few requests have."""
+    if name in (b"content_length", b"transfer_encoding", b"content_encoding"):
         raise FramingError(400, "a framing field is spelled with an underscore")
-    hosts = found.get(b"host", [])
-    if len(hosts) > 1:
-        raise FramingError(400, "the Host field is given twice")
-    if hosts:
-        request.host = hosts[0]
-    request.length = body_length(found.get(b"content-length", []), found.get(b"transfer-encoding", []), request.minor, 400) or 0
-    tokens = listed(found.get(b"connection", []))
-    request.close = b"close" in tokens or (request.minor == b"0" and b"keep-alive" not in tokens)
-    upgrades = found.get(b"upgrade", [])
-    if len(upgrades) == 1 and b"upgrade" in tokens and request.minor == b"1" and upgrades[0]:
-        request.upgrade = upgrades[0]
-    expected = listed(found.get(b"expect", []))
-    if expected and expected != [b"100-continue"]:
-        raise FramingError(417, "the request expects something other than 100-continue")
-    request.expect = bool(expected) and request.minor == b"1"
-
-
-def listed(values: list[bytes]) -> list[bytes]:
-    """The members of a comma-separated field, in lower case."""
-    return [member.lower() for value in values for member in LISTED.findall(value)]
+    if name == b"expect":
+        if value.lower() != b"100-continue":
+            raise FramingError(417, "the request expects something other than 100-continue")
+        request.expect = request.minor == b"1"
+    elif name == b"x-forwarded-for":
+        request.forwarded += value + b", "
+    elif name == b"x-forwarded-proto":
+        request.scheme = value
+    elif name == b"http2-settings":
+        request.settings = value
+    elif name == b"te":
+        request.trailers = b"trailers" in value.lower() and request.minor == b"1"
 
 
 def resolve_target(request: Request) -> None:
@@ -155,8 +184,6 @@ def resolve_target(request: Request) -> None:
     request.host = authority
     request.target = path
     request.simple = False
-    if not request.specials:
-        request.specials = [(b"host", authority)]
 
 
 def split_authority(rest: bytes) -> tuple[bytes, bytes]:
@@ -169,7 +196,10 @@ def split_authority(rest: bytes) -> tuple[bytes, bytes]:
 
 
 def serialise_request(request: Request, peer: bytes) -> bytes:
-    """The head as it goes to the service; `peer`: the client's address, for X-Forwarded-For."""
+    """The head as it goes to the service; `peer`: the client's address, for X-Forwarded-For.
+
+    X-Forwarded-* of an outer proxy are kept and added to, for the service to judge; nothing here trusts them.
+    """
     if request.simple:
         return b"%b %b HTTP/1.%b\r\n%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n\r\n" % (
             request.method,
@@ -178,58 +208,58 @@ def serialise_request(request: Request, peer: bytes) -> bytes:
             request.fields,
             peer,
         )
-    lines = [b"%b %b HTTP/1.%b\r\n" % (request.method, request.target, request.minor)]
-    if request.host is not None:
-        lines.append(b"Host: %b\r\n" % request.host)
-    lines.append(kept_fields(request))
-    if request.length == CHUNKED:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif request.length or any(name.lower() == b"content-length" for name, _ in request.specials):
-        lines.append(b"Content-Length: %d\r\n" % request.length)
-    if request.expect:
-        lines.append(b"Expect: 100-continue\r\n")
-    lines.append(hop_fields(request))
-    lines.append(forwarded(request, peer))
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"%b %b HTTP/1.%b%b%b%b%bX-Forwarded-For: %b%b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (
+        request.method,
+        request.target,
+        request.minor,
+        b"\r\nHost: " + request.host if request.host is not None else b"",
+        kept_fields(request),
+        framing_fields(request),
+        hop_fields(request),
+        request.forwarded,
+        peer,
+        request.scheme,
+    )
 
 
 def kept_fields(request: Request) -> bytes:
-    """The field lines without ours to write and without those that Connection names (RFC 9110 7.6.1)."""
-    kept = DROPPED.sub(b"", request.fields)
-    values = [value for name, value in request.specials if name.lower() == b"connection"]
-    named = {token for token in listed(values) if token not in (b"close", b"keep-alive", b"upgrade", b"te")}
+    """CR LF and the field lines without ours to write and without those that Connection names (RFC 9110 7.6.1)."""
+    kept = b"\r" + DROPPED.sub(b"", b"\n" + request.fields)
+    named = [token for token in request.tokens if token not in (b"close", b"keep-alive", b"upgrade", b"te")]
     if not named:
         return kept
-    lines = kept.split(b"\r\n")[:-1]
-    return b"".join(line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in named)
+    return b"\r\n".join(line for line in kept.split(b"\r\n") if line.partition(b":")[0].lower() not in named)
+
+
+def framing_fields(request: Request) -> bytes:
+    """What states the body, as we understood it."""
+    if request.length == CHUNKED:
+        stated = b"Transfer-Encoding: chunked\r\n"
+    elif request.sized:
+        stated = b"Content-Length: %d\r\n" % request.length
+    else:
+        return b""
+    return stated + b"Expect: 100-continue\r\n" if request.expect else stated
 
 
 def hop_fields(request: Request) -> bytes:
     """Connection as it holds between us and the service, with the upgrade that was asked for."""
     if request.upgrade:
-        settings = [value.strip(b" \t") for name, value in request.specials if name.lower() == b"http2-settings"]
-        if settings:  # RFC 7540 3.2.1: named in Connection, or the upgrade to h2c does not count
-            return b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: %b\r\n" % (request.upgrade, settings[0])
-        return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % request.upgrade
+        # RFC 7540 3.2.1: HTTP2-Settings is named in Connection, or the upgrade to h2c does not count.
+        if request.settings:
+            named = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: %b\r\n" % request.settings
+        else:
+            named = b"Connection: Upgrade\r\n"
+        return named + b"Upgrade: %b\r\n" % request.upgrade
     # The service's connection lives no longer than the client's, so it is told of the end as well.
-    tokens = [b"close"] if request.close and request.minor == b"1" else []
-    trailers = any(name.lower() == b"te" and b"trailers" in listed([value]) for name, value in request.specials)
-    if trailers and request.minor == b"1":
-        tokens.append(b"TE")
-    connection = b"Connection: %b\r\n" % b", ".join(tokens) if tokens else b""
-    return connection + (b"TE: trailers\r\n" if b"TE" in tokens else b"")
+    closing = request.close and request.minor == b"1"
+    if request.trailers:
+        return b"TE: trailers\r\nConnection: close, TE\r\n" if closing else b"TE: trailers\r\nConnection: TE\r\n"
+    return b"Connection: close\r\n" if closing else b""
 
 
-def forwarded(request: Request, peer: bytes) -> bytes:
-    """X-Forwarded-For with our client added, X-Forwarded-Proto as an outer proxy gave it, else http. We trust neither."""
-    chain = [value.strip(b" \t") for name, value in request.specials if name.lower() == b"x-forwarded-for"]
-    protocols = [value.strip(b" \t") for name, value in request.specials if name.lower() == b"x-forwarded-proto"]
-    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (b", ".join([*chain, peer]), (protocols or [b"http"])[0])
-
-
-def unfinished(data: bytes | bytearray, end: int, bounds: Bounds, scanned: int) -> None:
-    """Nothing yet, if what is there may still become a head within the caps; else FramingError."""
+def check_growing(data: bytes | bytearray, end: int, bounds: Bounds, scanned: int) -> None:
+    """Raise FramingError unless what is there may still become a head within the caps."""
     part = bytes(data[:end])
     check_unfinished(part, scanned)
     if end >= bounds.line_bytes and part.find(b"\r\n", 0, bounds.line_bytes) < 0:

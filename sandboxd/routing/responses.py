@@ -18,15 +18,18 @@ from sandboxd.routing.framing import (
     check_unfinished,
     why_fields,
 )
-from sandboxd.routing.requests import listed
 
 # Cookies and content security policies make heads of services larger than those of clients.
 HEAD_BYTES = 65536
 
-HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + TEXT + rb"*+))?\r\n" + FIELDS + rb"\r\n")
-NAMES = rb"(connection|content[-_]length|transfer[-_]encoding|upgrade|keep-alive|proxy-connection)"
-SPECIAL = re.compile(rb"\n(?i:" + NAMES + rb"):([^\r]*+)")
-DROPPED = re.compile(rb"(?im:^" + NAMES + rb":[^\r]*+\r\n)")
+HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + TEXT + rb"*))?\r\n" + FIELDS + rb"\r\n")
+NAMES = rb"\n(?=[CTKPUctkpu])(?i:(%b)):([^\r]*)"  # see `requests`
+HOPS = rb"connection|upgrade|keep-alive|proxy-connection"
+SPECIAL = re.compile(NAMES % (HOPS + rb"|content[-_]length|transfer[-_]encoding"))
+# Content-Length and Transfer-Encoding stay in their place: once each and well-formed, or the answer was refused.
+DROPPED = re.compile(NAMES % HOPS + rb"\r")
+UNFRAMED = re.compile(NAMES % (HOPS + rb"|content[-_]length|transfer[-_]encoding") + rb"\r")
+LISTED = re.compile(rb"[^,\s]+")
 
 
 class Response:
@@ -35,88 +38,90 @@ class Response:
     close: the service ends its connection after this. verbatim: the head may go out in the bytes it came in.
     """
 
-    __slots__ = ("close", "end", "fields", "length", "phrase", "specials", "status", "upgrade", "verbatim")
+    __slots__ = ("close", "end", "fields", "length", "phrase", "status", "upgrade", "verbatim")
 
-    def __init__(self, status: int, phrase: bytes, fields: bytes, end: int) -> None:
+    def __init__(self, status: int, phrase: bytes | None, fields: bytes, end: int) -> None:
         self.status = status
-        self.phrase = phrase
+        self.phrase = phrase or b""
         self.fields = fields
         self.end = end
         self.length = UNTIL_CLOSE
         self.close = False
         self.upgrade = b""
         self.verbatim = True
-        self.specials: list[tuple[bytes, bytes]] = []
 
 
 def parse_response(data: bytes | bytearray, start: int, end: int, *, bodiless: bool) -> Response | None:
     """The response whose head starts data[start:end]; None: more is needed. `bodiless`: it answers a HEAD request."""
     match = HEAD.match(data, start, end)
     if match is None:
-        return unfinished(bytes(data[start:end]))
+        check_growing(bytes(data[start:end]))
+        return None
     minor, status, phrase, fields = match.groups()
     stop = match.end()
-    response = Response(int(status), phrase or b"", fields, stop)
-    specials = SPECIAL.findall(data, match.end(2), stop)
-    stated: int | None
-    response.specials = specials
-    if len(specials) == 1 and minor == b"1" and specials[0][0].lower() == b"content-length":
-        stated = body_length([specials[0][1].strip(b" \t")], [], minor, 502)
-    else:
-        stated = read_specials(response, specials, minor)
+    response = Response(int(status), phrase, fields, stop)
+    read_specials(response, SPECIAL.findall(data, match.end(2), stop), minor)
     if fields.count(b"\n") > MOST_FIELDS or stop - start > HEAD_BYTES:
         raise FramingError(502, "the head of the answer is too large")
     code = response.status
-    # RFC 9112 6.3: these have no body, whatever their fields say.
-    if bodiless or code < 200 or code in (204, 304):
+    if code < 200 or code == 204:
+        if response.length == CHUNKED:
+            raise FramingError(502, "an answer that has no body states one")
+        # RFC 9110 8.6: these state no framing; a client might believe it.
+        response.verbatim = response.verbatim and response.length == UNTIL_CLOSE
         response.length = 0
-        response.verbatim = response.verbatim and (code >= 200 and code != 204 or not specials)
-    elif stated is not None:
-        response.length = stated
-    else:
+    elif bodiless or code == 304:
+        response.length = 0  # RFC 9112 6.3: whatever the fields say, they tell what the body would have been
+    elif response.length == UNTIL_CLOSE:
         response.close = True
-    if code < 200 and stated == CHUNKED:
-        raise FramingError(502, "an interim answer states a body")
     return response
 
 
-def read_specials(response: Response, specials: list[tuple[bytes, bytes]], minor: bytes) -> int | None:
-    """Take what framing and hops need; returns the stated length, CHUNKED, or None for neither."""
-    found: dict[bytes, list[bytes]] = {}
-    for name, value in specials:
-        found.setdefault(name.lower(), []).append(value.strip(b" \t"))
-    response.verbatim = minor == b"1" and not specials
-    tokens = listed(found.get(b"connection", []))
+def read_specials(response: Response, specials: list[tuple[bytes, bytes]], minor: bytes) -> None:
+    """Take what framing and hops need out of the fields that matter to them."""
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    tokens: list[bytes] = []
+    upgrade = b""
+    response.verbatim = minor == b"1"
+    for raw, padded in specials:
+        name = raw.lower()
+        value = padded.strip(b" \t")
+        if name == b"content-length":
+            lengths.append(value)
+            continue
+        if name == b"transfer-encoding":
+            codings.append(value)
+            continue
+        response.verbatim = False
+        if name == b"connection":
+            tokens += [token.lower() for token in LISTED.findall(value)]
+        elif name == b"upgrade":
+            upgrade = value
+        elif name in (b"content_length", b"transfer_encoding"):
+            raise FramingError(502, "in the answer, a framing field is spelled with an underscore")
+    if lengths or codings:
+        response.length = body_length(lengths, codings, minor, 502)
     response.close = b"close" in tokens or (minor == b"0" and b"keep-alive" not in tokens)
-    if b"upgrade" in tokens and len(found.get(b"upgrade", [])) == 1:
-        response.upgrade = found[b"upgrade"][0]
-    return body_length(found.get(b"content-length", []), found.get(b"transfer-encoding", []), minor, 502)
+    if b"upgrade" in tokens:
+        response.upgrade = upgrade
 
 
 def serialise_response(response: Response, *, close: bool, keep_alive: bool) -> bytes:
     """The head as it goes to the client. close: say that we end the connection; keep_alive: tell HTTP/1.0 that we do not."""
-    lines = [b"HTTP/1.1 %d %b\r\n" % (response.status, response.phrase), DROPPED.sub(b"", response.fields)]
-    for name, value in response.specials:
-        lowered = name.lower()
-        if response.status < 200 or response.status == 204:
-            break  # RFC 9110 8.6: these state no framing, and a client might believe it
-        if lowered == b"content-length":
-            # Of a HEAD or 304 it tells what the body would have been, so it is kept there.
-            lines.append(b"Content-Length: %d\r\n" % int(value.strip(b" \t")))
-        elif lowered == b"transfer-encoding":
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-    if response.status == 101:
-        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % response.upgrade)
+    code = response.status
+    dropped = UNFRAMED if code < 200 or code == 204 else DROPPED
+    if code == 101:
+        connection = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % response.upgrade
     elif close:
-        lines.append(b"Connection: close\r\n")
-    elif keep_alive:
-        lines.append(b"Connection: keep-alive\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+        connection = b"Connection: close\r\n"
+    else:
+        connection = b"Connection: keep-alive\r\n" if keep_alive else b""
+    return b"HTTP/1.1 %d %b\r%b%b\r\n" % (code, response.phrase, dropped.sub(b"", b"\n" + response.fields), connection)
 
 
-def unfinished(head: bytes) -> None:
-    """Nothing yet, if what is there may still become a head within the cap; else FramingError."""
+def check_growing(head: bytes) -> None:
+    """Raise FramingError unless what is there may still become a head within the cap."""
     stop = head.find(b"\r\n\r\n")
     if stop < 0:
         if len(head) > HEAD_BYTES:

@@ -1,0 +1,43 @@
+"""`python -m sandboxd.router`: takes over the descriptors its daemon bound, then serves until told to stop.
+
+Started by `RouterHandle`, in a session of its own. Arguments: the descriptors of the listening sockets, that of router.sock,
+and the bounds as JSON. Standard error is the log.
+"""
+
+import argparse
+import logging
+import socket
+import sys
+
+import msgspec
+
+from sandboxd.kernel.titles import set_title
+from sandboxd.router.worker import Router
+from sandboxd.routing.framing import Bounds
+
+
+def main(arguments: list[str]) -> int:
+    """Serve; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="sandboxd-router")
+    parser.add_argument("--listen", type=int, nargs="*", default=[], metavar="FD")
+    parser.add_argument("--control", type=int, required=True, metavar="FD")
+    parser.add_argument("--bounds", default="{}", metavar="JSON")
+    options = parser.parse_args(arguments)
+    set_title("sandboxd-router")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    bounds = msgspec.json.decode(options.bounds, type=Bounds)
+    router = Router(bounds, [inherit(fd) for fd in options.listen], inherit(options.control))
+    logging.getLogger("sandboxd.router").info("serving on %s", ", ".join(router.hello().listen))
+    router.run()
+    return 0
+
+
+def inherit(fd: int) -> socket.socket:
+    """A socket that the daemon passed on, not to be passed on further."""
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    return sock
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

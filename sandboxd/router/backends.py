@@ -1,0 +1,138 @@
+"""What the router knows at run time about the endpoints of the table in force: counts, open connections, ready sockets.
+
+A snapshot of the table is pure data; a Backend carries what outlives a snapshot. It is kept as long as the endpoint is the
+same place (env, service, socket, namespace, port) and made anew when one of these changed, so that a connection kept to an
+env that was stopped and started again is never used for the new one. Imports routing.table and the dialer's Stock.
+"""
+
+import logging
+import socket
+from typing import Protocol
+
+from sandboxd.router.dialer import Stock
+from sandboxd.router.loop import Loop
+from sandboxd.routing.orders import Traffic
+from sandboxd.routing.table import Endpoint, Routes, RouteTable
+
+Place = tuple[str, str, str, int, int | None]
+
+log = logging.getLogger("sandboxd.router")
+
+
+class Held(Protocol):
+    """Something that holds a connection to an env, or waits for one."""
+
+    def release(self) -> None:
+        """Let go of it now."""
+
+
+class Env:
+    """One env, over all its endpoints."""
+
+    __slots__ = ("blocked_until", "bytes_in", "bytes_out", "env_id", "held", "open", "reported", "requests", "stocks")
+
+    def __init__(self, env_id: str) -> None:
+        self.env_id = env_id
+        self.held: set[Held] = set()
+        self.stocks: dict[tuple[str, int], Stock] = {}
+        self.open = 0
+        self.requests = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.blocked_until = 0.0
+        self.reported = (0, 0, 0, 0)
+
+    def release(self) -> None:
+        """Close every connection and every ready socket."""
+        for held in list(self.held):
+            held.release()
+        for stock in self.stocks.values():
+            stock.close()
+        self.stocks.clear()
+
+    def traffic(self) -> Traffic | None:
+        """The counts, if they changed since they were asked for last."""
+        counts = (self.open, self.requests, self.bytes_in, self.bytes_out)
+        if counts == self.reported:
+            return None
+        self.reported = counts
+        return Traffic(open=counts[0], requests=counts[1], bytes_in=counts[2], bytes_out=counts[3])
+
+
+class Backend:
+    """One endpoint. family: which of 127.0.0.1 and ::1 answered last."""
+
+    __slots__ = ("endpoint", "env", "family", "loop")
+
+    def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
+        self.endpoint = endpoint
+        self.env = env
+        self.loop = loop
+        self.family: int = socket.AF_INET
+
+    @property
+    def stock(self) -> Stock:
+        """Where sockets for it come from."""
+        endpoint = self.endpoint
+        key = (endpoint.dial, endpoint.netns_cookie)
+        stock = self.env.stocks.get(key)
+        if stock is None:
+            stock = self.env.stocks[key] = Stock(self.loop, endpoint.dial, endpoint.netns_cookie)
+        return stock
+
+
+class Backends:
+    """The table in force, and the backends it names."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.routes = Routes(RouteTable(version=-1, endpoints=[], routes=[]))
+        self.envs: dict[str, Env] = {}
+        self._places: dict[Place, Backend] = {}
+        self._by_index: list[Backend] = []
+
+    def replace(self, table: RouteTable) -> None:
+        """Take a new snapshot; sockets of namespaces that are no longer named are closed, connections run on."""
+        places: dict[Place, Backend] = {}
+        self._by_index = []
+        for endpoint in table.endpoints:
+            place = (endpoint.env_id, endpoint.service, endpoint.dial, endpoint.netns_cookie, endpoint.port)
+            backend = places.get(place) or self._places.get(place)
+            if backend is None:
+                backend = Backend(endpoint, self.env(endpoint.env_id), self._loop)
+            backend.endpoint = endpoint
+            places[place] = backend
+            self._by_index.append(backend)
+        self._places = places
+        self.routes = Routes(table)
+        self._drop_unnamed()
+
+    def find(self, host: bytes) -> Backend | None:
+        """By the value of a Host field; raises FramingError for what is no host."""
+        index = self.routes.find(host)
+        return None if index is None else self._by_index[index]
+
+    def find_service(self, env_id: str, service: str) -> Endpoint | None:
+        """The endpoint of a service, else any of its env: they share dial.sock and namespace."""
+        of_env = [backend.endpoint for backend in self._by_index if backend.endpoint.env_id == env_id]
+        return next((endpoint for endpoint in of_env if endpoint.service == service), of_env[0] if of_env else None)
+
+    def env(self, env_id: str) -> Env:
+        """The env's counts and connections, made when there are none."""
+        env = self.envs.get(env_id)
+        if env is None:
+            env = self.envs[env_id] = Env(env_id)
+        return env
+
+    def _drop_unnamed(self) -> None:
+        named: dict[str, set[tuple[str, int]]] = {}
+        for backend in self._by_index:
+            endpoint = backend.endpoint
+            if endpoint.state in ("ready", "starting"):
+                named.setdefault(endpoint.env_id, set()).add((endpoint.dial, endpoint.netns_cookie))
+        for env_id, env in list(self.envs.items()):
+            keep = named.get(env_id, set())
+            for key in [key for key in env.stocks if key not in keep]:
+                env.stocks.pop(key).close()
+            if env_id not in named and not env.held and not any(b.endpoint.env_id == env_id for b in self._by_index):
+                del self.envs[env_id]

@@ -1,0 +1,344 @@
+"""One client connection: reads request heads, finds the env, waits while it starts, says so when it cannot be reached.
+
+One request at a time; what is pipelined behind it waits in `carry`, capped by the shared buffer. Each state has a deadline
+that `tick` looks at once a second. Imports exchange, backends, closing and routing. Invariant: in state READING nothing of an
+earlier request is left; every other state ends by itself or by its deadline.
+"""
+
+import socket
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from sandboxd.router.backends import Backend
+from sandboxd.router.closing import linger, reset_when_taken
+from sandboxd.router.exchange import Exchange
+from sandboxd.router.loop import READ, WRITE
+from sandboxd.router.relay import BUFFER, DONTWAIT, Flow, Side, shared, view
+from sandboxd.routing import pages
+from sandboxd.routing.framing import FramingError
+from sandboxd.routing.requests import Request, parse_request
+
+if TYPE_CHECKING:
+    from sandboxd.router.worker import Router
+
+# A client that half-closed may be gone altogether, which nothing tells us while its service is silent (a closed event
+# stream). Probes do: its kernel answers them with a reset once it has forgotten the socket (tcp(7), tcp_fin_timeout).
+PROBE_IDLE, PROBE_INTERVAL, PROBE_COUNT = 15, 15, 4
+
+
+class State(IntEnum):
+    """Where a connection is."""
+
+    READING = 0  # a head, or nothing yet
+    HELD = 1  # for an env that starts
+    BUSY = 2  # with an exchange
+    LEAVING = 3  # the last answer is going out
+
+
+class Client(Side):
+    """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here."""
+
+    __slots__ = (
+        *("router", "bounds", "pipes", "peer", "local", "uid", "state", "carry", "scanned", "eof", "deadline", "moved"),
+        *("request", "exchange", "proceeding", "unread"),
+    )
+
+    def __init__(self, router: "Router", sock: socket.socket, peer: str) -> None:
+        super().__init__(router.loop, sock)
+        self.router = router
+        self.bounds = router.bounds
+        self.pipes = router.pipes
+        self.peer = peer.encode()
+        self.local = True
+        self.uid: int | None = None
+        self.state = State.READING
+        self.carry = b""
+        self.scanned = 0
+        self.eof = False
+        self.deadline = router.loop.now + router.bounds.idle
+        self.moved = 0
+        self.request: Request | None = None
+        self.exchange = Exchange(self)
+        self.proceeding = False
+        self.unread = False
+
+    # -- reading requests ------------------------------------------------------------------------------------------------
+
+    def readable(self) -> None:
+        """A head, a body, or more than is wanted now."""
+        if self.outgoing is not None:
+            self.outgoing.move()
+        elif self.state == State.READING:
+            self._read_head()
+        else:
+            self._absorb()
+
+    def _read_head(self) -> None:
+        held = len(self.carry)
+        try:
+            if held:
+                view[:held] = self.carry
+                count = self.sock.recv_into(view[held:], BUFFER - held, DONTWAIT)
+            else:
+                count = self.sock.recv_into(shared, BUFFER, DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+            return
+        if self._take_head(held + count) and self.carry:
+            self._proceed()
+
+    def _take_head(self, end: int) -> bool:
+        """Act on the request in shared[:end]; False: its head is not whole yet."""
+        start = 2 if shared.startswith(b"\r\n", 0, end) and not self.scanned else 0  # RFC 9112 2.2: one empty line before
+        if start:
+            shared[: end - 2] = shared[2:end]
+            end -= 2
+        try:
+            request = parse_request(shared, end, self.bounds, self.scanned)
+        except FramingError as error:
+            self.refuse(error.status, error.reason)
+            return True
+        if request is None:
+            if not self.scanned:
+                self.deadline = self.loop.now + self.bounds.head
+            self.carry = bytes(view[:end])
+            self.scanned = end
+            return False
+        self.carry = bytes(view[request.end : end]) if request.end < end else b""
+        self.scanned = 0
+        self.request = request
+        self._route(request)
+        return True
+
+    def _proceed(self) -> None:
+        """Take the requests that are already here, in turn; a loop, since each may be answered before this returns."""
+        if self.proceeding:
+            return
+        self.proceeding = True
+        while self.open and self.state == State.READING and self.carry and not self.scanned:
+            size = len(self.carry)
+            view[:size] = self.carry
+            self.carry = b""
+            self._take_head(size)
+        self.proceeding = False
+
+    def _absorb(self) -> None:
+        """Bytes that are not for now: keep one piece and stop reading. Or the client's end."""
+        room = BUFFER - len(self.carry)
+        try:
+            count = self.sock.recv_into(shared, room, DONTWAIT) if room else 0
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()
+            return
+        if count:
+            self.carry += view[:count]
+        elif room:
+            self.eof = True
+            self._probe()
+        self.want(self.mask & ~READ)
+
+    def _probe(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_IDLE)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBE_COUNT)
+
+    # -- routing ---------------------------------------------------------------------------------------------------------
+
+    def _route(self, request: Request) -> None:
+        try:
+            backend = self.router.backends.find(request.host) if request.host is not None else None
+        except FramingError as error:
+            self.refuse(error.status, error.reason)
+            return
+        if backend is None:
+            self.answer_page(pages.unknown_host())
+        elif not self.router.access.allows(self, backend.endpoint):
+            self.answer_page(pages.not_yours())
+        else:
+            backend.env.requests += 1
+            self.begin(request, backend)
+
+    def begin(self, request: Request, backend: Backend) -> None:
+        """What the env's state allows; called again for a held request when the table changed."""
+        endpoint = backend.endpoint
+        if endpoint.state == "ready":
+            self.router.held.discard(self)
+            self.state = State.BUSY
+            self.exchange.begin(request, backend)
+        elif endpoint.state == "starting":
+            if self.state != State.HELD:
+                self.state = State.HELD
+                self.deadline = self.loop.now + self.router.backends.routes.table.hold
+                self.router.held.add(self)
+        elif endpoint.state == "stopped":
+            self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
+        else:
+            self.answer_page(pages.failed(endpoint.name, endpoint.reason))
+
+    def reconsider(self) -> None:
+        """The table changed while this request was held."""
+        request = self.request
+        if request is None or request.host is None:
+            return
+        backend = self.router.backends.find(request.host)
+        if backend is None:
+            self.answer_page(pages.unknown_host())
+        elif not self.router.access.allows(self, backend.endpoint):
+            self.answer_page(pages.not_yours())
+        else:
+            self.begin(request, backend)
+
+    # -- ends of an exchange ---------------------------------------------------------------------------------------------
+
+    def answer_page(self, page: pages.Page, *, close: bool = False) -> None:
+        """Our own answer to the request that is under way."""
+        request = self.request
+        self.router.held.discard(self)
+        # A body that was not taken makes the place of the next request unknowable, so the connection ends.
+        unread = request is not None and bool(request.length) and not self.exchange.sent
+        close = close or unread or request is None or request.close or bool(request.upgrade)
+        as_html = request is not None and request.wants_html
+        self.exchange.end_request()
+        data = pages.render(page, as_html=as_html, bodiless=request is not None and request.method == b"HEAD", close=close)
+        self.state = State.BUSY
+        try:
+            self.put(data)
+        except OSError:
+            self.close()
+            return
+        self.exchanged(close=close, unread=unread or close)
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Our own answer to a request that cannot be passed on; the connection ends."""
+        self.answer_page(pages.bad_request(status, reason), close=True)
+
+    def exchanged(self, *, close: bool, unread: bool) -> None:
+        """The exchange is over. `unread`: the client may still be sending what nobody reads."""
+        self.unread = unread or bool(self.carry)
+        if close:
+            self.state = State.LEAVING
+            self.deadline = self.loop.now + self.bounds.stall
+            if not self.backlog:
+                self._leave()
+            return
+        self.request = None
+        self.state = State.READING
+        if self.backlog:
+            self.state = State.BUSY  # `drained` comes here again
+            return
+        self.deadline = self.loop.now + self.bounds.idle
+        if self.eof and not self.carry:
+            self.close()
+            return
+        if not self.eof:
+            self.want(READ)
+        if self.carry:
+            self._proceed()
+            if self.open and self.eof and self.state == State.READING:
+                self.close()
+
+    def drained(self) -> None:
+        """The client took what waited."""
+        if self.feeder is not None:
+            self.feeder.resume()
+        elif self.state == State.LEAVING:
+            self._leave()
+        elif self.exchange.busy:
+            self.exchange.client_drained()
+        elif self.state == State.BUSY:
+            self.exchanged(close=False, unread=False)
+
+    def _leave(self) -> None:
+        """The last answer is with the kernel. Unread input would make close(2) reset it away."""
+        if self.unread and not self.eof:
+            self._let_go()
+            linger(self, self.bounds.linger)
+        else:
+            self.close()
+
+    def break_off(self) -> None:
+        """The answer broke off: the client gets what came, then a reset, so that it takes nothing for whole."""
+        self._let_go()
+        reset_when_taken(self)
+
+    def broken(self) -> None:
+        """The client takes nothing more."""
+        if self.exchange.tunnel is not None:
+            self.exchange.tunnel.broken(self)
+        else:
+            self.close()
+
+    def lost(self) -> None:
+        """The client is gone while nothing was read from it."""
+        if self.exchange.tunnel is not None:
+            self.park()  # both directions may be shut with bytes still to be read
+        else:
+            self.close()  # we never half-close a client that waits for an answer, so this is a reset
+
+    def gone(self) -> None:
+        """A tunnel closed this connection."""
+        self._let_go()
+
+    def close(self) -> None:
+        """Now."""
+        if self.open:
+            super().close()
+            self._let_go()
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        if stalled and self.exchange.backend is not None:
+            self.router.block(self.exchange.backend)
+        self.close()
+
+    def _let_go(self) -> None:
+        self.router.forget(self)
+        self.exchange.drop()
+
+    # -- time and counts -------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a second."""
+        if self.state == State.BUSY:
+            self._tick_busy(now)
+        elif now < self.deadline:
+            return
+        elif self.state == State.HELD:
+            table = self.router.backends.routes.table
+            host = self.request.host if self.request is not None else None
+            backend = self.router.backends.find(host) if host is not None else None
+            self.answer_page(pages.still_starting(backend.endpoint.name if backend is not None else "it", table.hold))
+        elif self.state == State.READING and self.carry:
+            self.answer_page(pages.too_slow("the head of the request did not come to its end in time"), close=True)
+        else:
+            self.close()
+
+    def _tick_busy(self, now: float) -> None:
+        """A client must take its answer, and send what it announced; how long a service thinks is its own business."""
+        exchange = self.exchange
+        moved = sum(flow.moved for flow in (exchange.sending, exchange.receiving) if flow is not None)
+        waits_for_client = bool(self.mask & WRITE) or (exchange.sending is not None and bool(self.mask & READ))
+        if not waits_for_client or moved != self.moved or exchange.tunnel is not None:
+            self.moved = moved
+            self.deadline = now + self.bounds.stall
+        elif now >= self.deadline and not exchange.begun:
+            self.answer_page(pages.too_slow("the body of the request stopped coming"), close=True)
+        elif now >= self.deadline:
+            self.break_off()
+
+    def count(self, flow: Flow, *, inward: bool) -> None:
+        """Add what a flow moved to its env's counts."""
+        backend = self.exchange.backend
+        if backend is not None:
+            if inward:
+                backend.env.bytes_in += flow.moved
+            else:
+                backend.env.bytes_out += flow.moved
+            flow.moved = 0

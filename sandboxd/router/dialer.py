@@ -1,0 +1,350 @@
+"""How the router gets into an env: sockets born in its network namespace, asked of init over dial.sock, kept ready.
+
+The init of a hostile env may hand over anything, so each descriptor is checked (domain, type, protocol, unconnected, born in
+the namespace whose cookie was read before any service ran) and no more are taken than were asked for; a stock that cheats is
+closed and every later dial fails until it is asked anew. Nothing here waits: requests and connects are events, and their
+time is bounded. Protocol (init answers in order): 2 bytes, family (4 or 6) and count; reply 2 bytes, count and errno, with
+the descriptors.
+"""
+
+import errno
+import logging
+import os
+import socket
+from collections import deque
+from typing import Protocol
+
+from sandboxd.errors import ProtocolViolation
+from sandboxd.kernel import fds
+from sandboxd.kernel.splice import is_fresh_tcp, tame
+from sandboxd.router.loop import LOST, READ, WRITE, Loop, Timer
+
+MOST_ASKED = 16
+MOST_WAITING = 4096
+FEW = 2
+EPHEMERAL = 32768  # from here up a dial may be given its own target as its source, and so connect to itself (RFC 9293 3.5)
+TCP_ESTABLISHED, TCP_SYN_SENT = 1, 2
+FAMILIES: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
+LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+log = logging.getLogger("sandboxd.router")
+
+
+class Waiting(Protocol):
+    """Who asked for a socket."""
+
+    def supplied(self, sock: socket.socket) -> None:
+        """Here it is, checked."""
+
+    def unsupplied(self, reason: str) -> None:
+        """There will be none."""
+
+
+class Stock:
+    """Ready sockets of one namespace. `path` "": the host's own, where sockets are made on the spot."""
+
+    def __init__(self, loop: Loop, path: str, cookie: int) -> None:
+        self._loop = loop
+        self._path = path
+        self._cookie = cookie
+        self._sock: socket.socket | None = None
+        self._asked: deque[tuple[int, int]] = deque()
+        self._ready: dict[int, list[socket.socket]] = {family: [] for family in FAMILIES}
+        self._coming = dict.fromkeys(FAMILIES, 0)
+        self._waiting: dict[int, deque[Waiting]] = {family: deque() for family in FAMILIES}
+        self._level = dict.fromkeys(FAMILIES, FEW)
+
+    def take(self, family: int) -> socket.socket | None:
+        """A socket at once, or None: then `wait` for one. Raises OSError where the host gives none."""
+        if not self._path:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+        ready = self._ready[family]
+        if not ready:
+            return None
+        sock = ready.pop()
+        if len(ready) + self._coming[family] <= self._level[family] // 2:
+            self._ask(family)
+        return sock
+
+    def wait(self, family: int, who: Waiting) -> None:
+        """Tell `who` once there is one; in turn."""
+        waiting = self._waiting[family]
+        if len(waiting) >= MOST_WAITING:
+            who.unsupplied("too many connections to it are being made at once")
+            return
+        waiting.append(who)
+        self._level[family] = min(MOST_ASKED, self._level[family] * 2)
+        if len(waiting) > self._coming[family]:
+            self._ask(family)
+
+    def forget(self, family: int, who: Waiting) -> None:
+        """It no longer waits."""
+        if who in self._waiting[family]:
+            self._waiting[family].remove(who)
+
+    def shrink(self) -> None:
+        """Called now and then: keep fewer ready than in the rush before, down to a few."""
+        for family, ready in self._ready.items():
+            self._level[family] = max(FEW, self._level[family] // 2)
+            while len(ready) > self._level[family]:
+                ready.pop().close()
+
+    def close(self, reason: str = "the environment is going away") -> None:
+        """Close every socket that nobody has taken; whoever waits is told."""
+        if self._sock is not None:
+            self._loop.forget(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+        self._asked.clear()
+        for family, ready in self._ready.items():
+            self._coming[family] = 0
+            while ready:
+                ready.pop().close()
+        for waiting in self._waiting.values():
+            for who in list(waiting):
+                waiting.remove(who)
+                who.unsupplied(reason)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.close("asking for a socket inside failed")
+
+    def on_event(self, mask: int) -> None:
+        """Replies of init."""
+        while self._sock is not None:
+            try:
+                data, received = fds.recv(self._sock, 16, max_fds=2 * MOST_ASKED, flags=socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except (OSError, ProtocolViolation) as error:
+                self.close(f"its init cannot be talked to: {error}")
+                return
+            if len(data) != 2 or not self._asked:
+                fds.close_all(received)
+                self.close("its init is gone" if not data else "its init answered something else than was asked")
+                return
+            self._supply(data, received)
+
+    def _ask(self, family: int) -> None:
+        count = min(MOST_ASKED, max(1, self._level[family] - len(self._ready[family]) - self._coming[family]))
+        try:
+            if self._sock is None:
+                self._sock = connect(self._path)
+                self._loop.watch(self._sock.fileno(), self, READ)
+            self._sock.send(bytes((FAMILIES[family], count)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError as error:
+            self.close(f"its init cannot be reached: {os.strerror(error.errno or 0)}")
+            return
+        self._asked.append((family, count))
+        self._coming[family] += count
+
+    def _supply(self, data: bytes, received: list[int]) -> None:
+        family, count = self._asked.popleft()
+        self._coming[family] -= count
+        if len(received) > count or data[0] != len(received):
+            fds.close_all(received)
+            self.close("its init handed over something else than was asked for")
+            return
+        if data[1] or not received:
+            # One family may be missing inside (EAFNOSUPPORT without IPv6): only who waits for that one is told.
+            for who in self._take_waiting(family, None):
+                who.unsupplied(f"its init made no socket: {os.strerror(data[1] or errno.EPROTO)}")
+            return
+        checked = self._check(received, family)
+        if checked is None:
+            self.close("its init handed over a socket that is not of its network namespace, or not fresh")
+            return
+        for who in self._take_waiting(family, len(checked)):
+            who.supplied(checked.pop())
+        self._ready[family] += checked
+        if len(self._waiting[family]) > self._coming[family]:
+            self._ask(family)
+
+    def _check(self, received: list[int], family: int) -> list[socket.socket] | None:
+        socks = [socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd) for fd in received]
+        try:
+            if all(is_fresh_tcp(sock, family, self._cookie) for sock in socks):
+                for sock in socks:
+                    tame(sock)
+                return socks
+        except OSError:
+            log.warning("a socket from %s cannot be set up", self._path)
+        for sock in socks:
+            sock.close()
+        return None
+
+    def _take_waiting(self, family: int, count: int | None) -> list[Waiting]:
+        waiting = self._waiting[family]
+        return [waiting.popleft() for _ in range(len(waiting) if count is None else min(count, len(waiting)))]
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to a dial.sock, by way of its directory: sun_path holds 108 bytes only. Raises OSError."""
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+        except OSError:
+            sock.close()
+            raise
+        return sock
+    finally:
+        os.close(directory)
+
+
+class Dialled(Protocol):
+    """Who wants a connection."""
+
+    def connected(self, sock: socket.socket) -> None:
+        """It stands."""
+
+    def unreachable(self, reason: str) -> None:
+        """It cannot be had; the reason is the end of a sentence about the service."""
+
+
+class Target(Protocol):
+    """What a Dial needs of a Backend."""
+
+    family: int
+    loop: Loop
+
+    @property
+    def stock(self) -> Stock:
+        """Where sockets come from."""
+
+
+class Dial:
+    """One attempt: a socket of the family that worked last, connect, then the other family. Bounded as a whole."""
+
+    __slots__ = ("_families", "_family", "_number", "_port", "_queue", "_sock", "_target", "_timer", "_who", "over")
+
+    def __init__(self, target: Target, port: int, who: Dialled) -> None:
+        self._target = target
+        self._port = port
+        self._who = who
+        first = target.family
+        self._families = [socket.AF_INET6 if first == socket.AF_INET else socket.AF_INET]
+        self._family: int = first
+        self._sock: socket.socket | None = None
+        self._timer: Timer | None = None
+        self._queue: Stock | None = None
+        self._number = 0
+        self.over = False
+
+    def start(self, bound: float) -> None:
+        """Begin; `who` may be told before this returns."""
+        self._try(self._family)
+        if not self.over:
+            self._timer = self._target.loop.at(self._target.loop.now + bound, self._expire)
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        self._end()
+        self._drop()
+
+    def supplied(self, sock: socket.socket) -> None:
+        """From the stock."""
+        self._queue = None
+        loop = self._target.loop
+        result = sock.connect_ex((LOOPBACK[self._family], self._port))
+        if result not in (0, errno.EINPROGRESS):
+            sock.close()
+            self._next(result)
+            return
+        self._sock = sock
+        loop.hold_foreign()
+        state = self._state()
+        if state == TCP_SYN_SENT:
+            loop.watch(sock.fileno(), self, WRITE)
+        else:
+            self._settle(state)
+
+    def unsupplied(self, reason: str) -> None:
+        """From the stock."""
+        self._queue = None
+        if self._families:
+            self._try(self._families.pop())
+        elif self._number:
+            self._next(self._number)  # the other family's failure says more
+        else:
+            self._fail(reason)
+
+    def on_event(self, mask: int) -> None:
+        """Connected, or not."""
+        state = self._state()
+        if state == TCP_SYN_SENT and not mask & LOST:
+            return
+        if self._sock is not None:
+            self._target.loop.forget(self._sock.fileno())
+        self._settle(state)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self._fail("connecting to it did not come to an end" if stalled else "connecting to it failed")
+
+    def _try(self, family: int) -> None:
+        self._family = family
+        try:
+            sock = self._target.stock.take(family)
+        except OSError as error:
+            self.unsupplied(os.strerror(error.errno or 0))
+            return
+        if sock is None:
+            self._queue = self._target.stock
+            self._queue.wait(family, self)
+        else:
+            self.supplied(sock)
+
+    def _state(self) -> int:
+        """TCP's state; on loopback the handshake is over before connect(2) returns, so mostly no event is needed."""
+        return self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] if self._sock is not None else 0
+
+    def _settle(self, state: int) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        if state == TCP_ESTABLISHED and not (self._port >= EPHEMERAL and sock.getsockname() == sock.getpeername()):
+            self._target.family = self._family
+            self._sock = None
+            self._target.loop.drop_foreign()
+            self._end()
+            self._who.connected(sock)
+            return
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        self._drop()
+        self._next(number or errno.ECONNREFUSED)
+
+    def _next(self, number: int) -> None:
+        self._number = number
+        if self._families:
+            self._try(self._families.pop())
+        elif number == errno.ECONNREFUSED:
+            self._fail("nothing listens there, neither on 127.0.0.1 nor on [::1]")
+        else:
+            self._fail(f"it cannot be connected to: {os.strerror(number)}")
+
+    def _expire(self) -> None:
+        self._fail("it did not take the connection in time")
+
+    def _fail(self, reason: str) -> None:
+        self._end()
+        self._drop()
+        self._who.unreachable(reason)
+
+    def _end(self) -> None:
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._queue is not None:
+            self._queue.forget(self._family, self)
+            self._queue = None
+
+    def _drop(self) -> None:
+        if self._sock is not None:
+            self._target.loop.forget(self._sock.fileno())
+            self._target.loop.drop_foreign()
+            self._sock.close()
+            self._sock = None

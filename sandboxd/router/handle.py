@@ -1,0 +1,358 @@
+"""The daemon's side of the router: starts it or finds the one that runs, pushes tables, gives orders, hears of its end.
+
+The daemon binds what the router listens on and passes it down, so that a taken port is known before anything was started. The
+router outlives its daemon; the next one connects to router.sock and carries on (the kernel keeps who called listen(2) on it,
+which is the router, so its pid is known even when it does not answer). Asyncio by add_reader and add_writer: no task is left
+behind. Invariant: after `close`, `stop` or its death a handle calls nobody back.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from sandboxd.errors import Internal, LaunchFailed, TimedOut
+from sandboxd.router.starting import (
+    LOG,
+    SOCKET,
+    bind_control,
+    bind_or_name,
+    check_address,
+    connect,
+    matches,
+    spawn,
+    tail,
+    taken,
+)
+from sandboxd.routing import orders
+from sandboxd.routing.framing import Bounds
+from sandboxd.routing.table import RouteTable
+
+START = 20.0  # seconds for a new router to say hello
+ANSWER = 5.0  # seconds for an order; all are carried out at once
+BEAT = 5.0
+MISSED_BEATS = 4  # then it is stuck, and is killed, so that another can be started
+
+log = logging.getLogger("sandboxd.router.handle")
+
+
+class RouterHandle:
+    """See `start_or_adopt`. on_death: called once when the router ended by itself. on_stuck: an env's socket blocked it."""
+
+    def __init__(self, sock: socket.socket, pid: int, path: Path) -> None:
+        self.pid = pid
+        self.listen: list[str] = []
+        self.published: list[orders.Published] = []
+        self.counts: dict[str, dict[str, int]] = {}
+        self.on_death: Callable[[], object] | None = None
+        self.on_stuck: Callable[[str], object] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._path = path
+        self._frames = orders.Frames()
+        self._unsent: deque[tuple[bytes, bool]] = deque()
+        self._offset = 0
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[orders.Done]] = {}
+        self._hello: asyncio.Future[orders.Hello] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pidfd = os.pidfd_open(pid)
+        self._beats_missed = 0
+        self._beat: asyncio.TimerHandle | None = None
+        self._open = True
+        self._loop.add_reader(sock.fileno(), self._readable)
+
+    # -- beginnings ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def start_or_adopt(cls, *, dir: Path, listen: list[str], bounds: Bounds | None = None) -> "RouterHandle":
+        """The router of that directory, listening on these addresses.
+
+        Raises PortTaken (by whom), UsageError for what is no address, LaunchFailed when it does not come up.
+        """
+        for address in listen:
+            check_address(address)
+        handle = await cls._adopt(dir)
+        if handle is not None:
+            try:
+                await handle._relisten(listen)
+            except BaseException:
+                handle.close()
+                raise
+            return handle
+        return await cls._start(dir, listen, bounds or Bounds())
+
+    @classmethod
+    async def _adopt(cls, directory: Path) -> "RouterHandle | None":
+        sock = connect(directory)
+        if sock is None:
+            return None
+        pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        try:
+            handle = cls(sock, pid, directory / SOCKET)
+        except OSError:
+            sock.close()
+            return None
+        try:
+            await handle._greet(ANSWER)
+        except (TimedOut, Internal):
+            log.warning("the router (pid %d) does not answer and is replaced", pid)
+            handle._kill()
+            await handle._wait_gone()
+            handle.close()
+            return None
+        return handle
+
+    @classmethod
+    async def _start(cls, directory: Path, listen: list[str], bounds: Bounds) -> "RouterHandle":
+        listeners: list[socket.socket] = []
+        control: socket.socket | None = None
+        try:
+            for address in listen:
+                listeners.append(bind_or_name(address))
+            control = bind_control(directory)
+            child = spawn(directory, listeners, control, bounds)
+        finally:
+            for sock in listeners:
+                sock.close()
+            if control is not None:
+                control.close()
+        started = connect(directory)
+        if started is None:
+            child.kill()
+            child.wait()
+            raise Internal(
+                "router.sock was taken away while the router started", hint="does another daemon use this directory?"
+            )
+        handle = cls(started, child.pid, directory / SOCKET)
+        handle._child = child
+        try:
+            await handle._greet(START)
+        except (TimedOut, Internal) as error:
+            handle._kill()
+            await handle._wait_gone()
+            handle.close()
+            text = tail(directory / LOG)
+            raise LaunchFailed(
+                f"the router did not start: {text or error}", hint=f"see {directory / LOG}", step="router"
+            ) from error
+        return handle
+
+    async def _greet(self, bound: float) -> None:
+        try:
+            hello = await asyncio.wait_for(asyncio.shield(self._hello), bound)
+        except TimeoutError:
+            raise TimedOut(f"the router did not answer within {bound:.0f} s", hint=f"see {self._path.parent / LOG}") from None
+        self.pid = hello.pid
+        self.listen = list(hello.listen)
+        self.published = list(hello.published)
+        self._loop.add_reader(self._pidfd, self._process_ended)
+        self._beat = self._loop.call_later(BEAT, self._on_beat)
+
+    async def _relisten(self, listen: list[str]) -> None:
+        """Have an adopted router listen where we were told to; a port of 0 is content with any port of that host."""
+        wanted = [next((held for held in self.listen if matches(address, held)), address) for address in listen]
+        if set(wanted) == set(self.listen):
+            return
+        done = await self._order(orders.Listen(order=next(self._numbers), addresses=wanted))
+        if done.errno:
+            raise taken(done.address, done.errno)
+        self.listen = list(done.listen)
+
+    # -- orders ----------------------------------------------------------------------------------------------------------
+
+    def push(self, table: RouteTable) -> None:
+        """Have the router use this table; of those not yet sent only the newest goes."""
+        named = {endpoint.env_id for endpoint in table.endpoints}
+        for env_id in [env_id for env_id in self.counts if env_id not in named]:
+            del self.counts[env_id]
+        if len(self._unsent) > 1 and self._unsent[-1][1]:
+            self._unsent.pop()
+        self._send(orders.encode(orders.SetTable(table=table)), is_table=True)
+
+    async def publish(self, *, address: str, host_port: int, env_id: str, service: str, port: int) -> None:
+        """Reach one port of an env at a host address, as raw TCP; raises PortTaken."""
+        number = next(self._numbers)
+        done = await self._order(
+            orders.Publish(order=number, address=address, host_port=host_port, env_id=env_id, service=service, port=port)
+        )
+        if done.errno:
+            raise taken(done.address, done.errno)
+        held = orders.Published(address=address, host_port=host_port, env_id=env_id, service=service, port=port)
+        same = (address, host_port)
+        self.published = [*(other for other in self.published if (other.address, other.host_port) != same), held]
+
+    async def unpublish(self, env_id: str) -> None:
+        """Close the env's published listeners; its open connections run on until `release`."""
+        await self._order(orders.Unpublish(order=next(self._numbers), env_id=env_id))
+        self.published = [published for published in self.published if published.env_id != env_id]
+
+    async def release(self, env_id: str) -> bool:
+        """Have every connection and ready socket of the env closed; False: not confirmed in time."""
+        try:
+            await self._order(orders.Release(order=next(self._numbers), env_id=env_id))
+        except (TimedOut, Internal):
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End the router; returns when it is gone."""
+        self.on_death = None
+        if self._open:
+            self._send(orders.encode(orders.Stop()), is_table=False)
+            try:
+                await asyncio.wait_for(self._wait_gone(), ANSWER)
+            except TimeoutError:
+                self._kill()
+                await self._wait_gone()
+        self.close()
+        self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the router and leave it running."""
+        self.on_death = None
+        self._disconnect("the handle was closed")
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._child is not None and self._child.poll() is None:
+            self._child.returncode = 0  # it is meant to run on: Popen would warn that it does
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def _order(self, order: "orders.Listen | orders.Publish | orders.Unpublish | orders.Release") -> orders.Done:
+        if not self._open:
+            raise Internal("the router is gone", hint=f"see {self._path.parent / LOG}")
+        future: asyncio.Future[orders.Done] = self._loop.create_future()
+        self._waiting[order.order] = future
+        self._send(orders.encode(order), is_table=False)
+        try:
+            return await asyncio.wait_for(future, ANSWER)
+        except TimeoutError:
+            raise TimedOut(f"the router did not carry out {type(order).__name__} within {ANSWER:.0f} s") from None
+        finally:
+            self._waiting.pop(order.order, None)
+
+    # -- the connection --------------------------------------------------------------------------------------------------
+
+    def _send(self, frame: bytes, *, is_table: bool) -> None:
+        if self._open:
+            self._unsent.append((frame, is_table))
+            self._writable()
+
+    def _writable(self) -> None:
+        while self._unsent:
+            frame, _ = self._unsent[0]
+            try:
+                self._offset += self._sock.send(memoryview(frame)[self._offset :], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock.fileno(), self._writable)
+                return
+            except OSError:
+                self._died()
+                return
+            if self._offset == len(frame):
+                self._unsent.popleft()
+                self._offset = 0
+        self._loop.remove_writer(self._sock.fileno())
+
+    def _readable(self) -> None:
+        # Read to EAGAIN: libuv disarms a handle on EPOLLERR without a word, and this may be the last call.
+        while self._open:
+            try:
+                data = self._sock.recv(1 << 18, socket.MSG_DONTWAIT)
+                frames = self._frames.feed(data)
+            except BlockingIOError:
+                return
+            except (OSError, orders.FrameError):
+                data, frames = b"", []
+            for frame in frames:
+                report = orders.decode(orders.report_decoder, frame)
+                if report is not None:
+                    self._take(report)
+            if not data:
+                self._died()
+
+    def _take(self, report: orders.Report) -> None:
+        match report:
+            case orders.Hello():
+                if not self._hello.done():
+                    self._hello.set_result(report)
+            case orders.Done():
+                self._beats_missed = 0
+                future = self._waiting.get(report.order)
+                if future is not None and not future.done():
+                    future.set_result(report)
+            case orders.Counts():
+                self.counts.update({env_id: msgspec.structs.asdict(traffic) for env_id, traffic in report.envs.items()})
+            case orders.Stuck():
+                log.warning("a socket of env %s blocked the router; it is left alone for a while", report.env_id)
+                if self.on_stuck is not None:
+                    self.on_stuck(report.env_id)
+
+    def _on_beat(self) -> None:
+        if self._beats_missed >= MISSED_BEATS:
+            log.error("the router (pid %d) is stuck and is killed", self.pid)
+            self._kill()
+            return
+        self._beats_missed += 1
+        self._send(orders.encode(orders.Ping(order=0)), is_table=False)
+        self._beat = self._loop.call_later(BEAT, self._on_beat)
+
+    def _process_ended(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+        if self._child is not None:
+            self._child.poll()
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._died()
+
+    def _died(self) -> None:
+        callback = self.on_death
+        self.on_death = None
+        if self._child is not None:
+            self._child.poll()
+        self._disconnect("the router ended")
+        if callback is not None:
+            callback()
+
+    def _disconnect(self, why: str) -> None:
+        if not self._open:
+            return
+        self._open = False
+        if self._beat is not None:
+            self._beat.cancel()
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.remove_writer(self._sock.fileno())
+        self._sock.close()
+        self._unsent.clear()
+        if not self._hello.done():
+            self._hello.set_exception(Internal(why))
+            self._hello.exception()  # whoever waits gets it; nobody waiting is no fault
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Internal(why))
+
+    def _kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    async def _wait_gone(self) -> None:
+        """Until the process ended."""
+        if not self._ended.done():
+            self._loop.add_reader(self._pidfd, self._process_ended)
+            await asyncio.shield(self._ended)

@@ -1,0 +1,104 @@
+"""Listening sockets: accept in batches, hold back when descriptors run out. Imports the loop only.
+
+One listening socket per address, inherited from the daemon (and later by successors): never SO_REUSEPORT, where closing one
+of two sockets resets the connections that wait in its queue, and another process of the uid may join in.
+"""
+
+import errno
+import socket
+from collections.abc import Callable
+
+from sandboxd.router.loop import READ, Loop
+
+BATCH = 64
+BACKLOG = 4096  # cut by net.core.somaxconn
+REST = 0.1  # seconds without accepting once there is no descriptor left; the queue keeps who waits
+
+
+class Listener:
+    """Calls `accepted` with each connection, non-blocking, and the address it came from. `full`: take no more just now."""
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, accepted: Callable[[socket.socket, str], None], full: Callable[[], bool]
+    ) -> None:
+        self.sock = sock
+        self._loop = loop
+        self._accepted = accepted
+        self._full = full
+        self._resting = False
+        sock.setblocking(False)
+        # Accepted sockets inherit it (net/ipv4/tcp_minisocks.c), which spares a call for each.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop.watch(sock.fileno(), self, READ)
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as HOST:PORT."""
+        host, port = self.sock.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def on_event(self, mask: int) -> None:
+        """Connections wait."""
+        accept = self.sock.accept
+        for _ in range(BATCH):
+            if self._full():
+                self._rest()
+                return
+            try:
+                sock, address = accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._rest()
+                    return
+                continue  # accept(2): the connection failed while it waited, the next may be well
+            sock.setblocking(False)
+            self._accepted(sock, address[0])
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop: a connection failed in being taken; the listener stays."""
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self.sock.fileno() >= 0:
+            self._loop.forget(self.sock.fileno())
+            self.sock.close()
+
+    def _rest(self) -> None:
+        if not self._resting:
+            self._resting = True
+            self._loop.change(self.sock.fileno(), 0)
+            self._loop.at(self._loop.now + REST, self._resume)
+
+    def _resume(self) -> None:
+        self._resting = False
+        if self.sock.fileno() >= 0:
+            self._loop.change(self.sock.fileno(), READ)
+
+
+def bind(address: str) -> socket.socket:
+    """A listening socket for HOST:PORT or [HOST]:PORT; raises OSError, ValueError."""
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # A port whose connections are in TIME_WAIT can be bound again; one that is listened on cannot (socket(7)).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port; "" and "*" mean every IPv4 address; raises ValueError."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    host = host.removeprefix("[").removesuffix("]")
+    return {"": "0.0.0.0", "*": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host), int(port)

@@ -1,0 +1,178 @@
+"""Published ports: a host address that leads to one port of an env, as raw TCP.
+
+Asked for by name (`-p 8080:3000`), so whoever can reach the address may connect, as with any program that listens there. A
+connection for an env that is starting waits like a request does; one that cannot be served is reset, since raw TCP has no
+other words. Imports the dialer, tunnel and listener.
+"""
+
+import socket
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sandboxd.router.backends import Backend
+from sandboxd.router.closing import release, reset
+from sandboxd.router.dialer import Dial
+from sandboxd.router.listener import Listener
+from sandboxd.router.relay import Side
+from sandboxd.router.tunnel import Tunnel
+from sandboxd.routing.orders import Published
+
+if TYPE_CHECKING:
+    from sandboxd.router.worker import Router
+
+
+class Service(Side):
+    """The far end of a raw connection."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: "Raw", sock: socket.socket) -> None:
+        super().__init__(raw.router.loop, sock)
+        self.raw = raw
+
+    def broken(self) -> None:
+        """Nothing can be sent there any more."""
+        if self.raw.tunnel is not None:
+            self.raw.tunnel.broken(self)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.raw.abort(stalled=stalled)
+
+
+class Raw(Side):
+    """One connection to a published port: waits, dials, then is one end of a tunnel."""
+
+    __slots__ = ("backend", "deadline", "dial", "far", "port", "router", "tunnel")
+
+    def __init__(self, router: "Router", port: "Port", sock: socket.socket) -> None:
+        super().__init__(router.loop, sock)
+        self.router = router
+        self.port = port
+        self.tunnel: Tunnel | None = None
+        self.dial: Dial | None = None
+        self.far: Service | None = None
+        self.backend: Backend | None = None
+        self.deadline = router.loop.now + router.backends.routes.table.hold
+        self.want(0)
+
+    def begin(self) -> None:
+        """What the env's state allows; called again when the table changed."""
+        if self.dial is not None or self.tunnel is not None:
+            return
+        backend = self.port.backend()
+        if backend is None or backend.endpoint.state not in ("ready", "starting"):
+            self.fail()
+        elif backend.endpoint.state == "starting":
+            self.router.held_raw.add(self)
+        else:
+            self.router.held_raw.discard(self)
+            self.backend = backend
+            backend.env.held.add(self)
+            backend.env.open += 1
+            self.dial = Dial(backend, self.port.published.port, self)
+            self.dial.start(self.router.bounds.dial)
+
+    def connected(self, sock: socket.socket) -> None:
+        """From the dial."""
+        self.dial = None
+        self.router.loop.hold_foreign()
+        self.far = Service(self, sock)
+        self.tunnel = Tunnel(self, self.far, self.router.pipes, self.over)
+
+    def unreachable(self, reason: str) -> None:
+        """From the dial."""
+        self.dial = None
+        self.fail()
+
+    def lost(self) -> None:
+        """Gone while it waits, or in a tunnel that does not read it now."""
+        if self.tunnel is None:
+            self.fail()
+        else:
+            self.park()
+
+    def broken(self) -> None:
+        """Nothing can be sent to it any more."""
+        if self.tunnel is not None:
+            self.tunnel.broken(self)
+
+    def tick(self, now: float) -> None:
+        """Once a second."""
+        if now >= self.deadline and self in self.router.held_raw:
+            self.fail()
+
+    def release(self) -> None:
+        """Its env goes away."""
+        if self.tunnel is not None:
+            self.tunnel.cut()
+        else:
+            self.fail()
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        if stalled and self.backend is not None:
+            self.router.block(self.backend)
+        if self.tunnel is not None:
+            self.tunnel.cut()
+        else:
+            self.fail()
+
+    def fail(self) -> None:
+        """Reset it."""
+        if self.dial is not None:
+            self.dial.cancel()
+            self.dial = None
+        if self.open:
+            release(self)
+            reset(self.sock)
+        self.over()
+
+    def over(self) -> None:
+        """Nothing is left of it."""
+        tunnel, backend = self.tunnel, self.backend
+        self.router.held_raw.discard(self)
+        self.router.raws.discard(self)
+        if self.far is not None:
+            self.far = None
+            self.router.loop.drop_foreign()
+        if backend is not None:
+            self.backend = None
+            backend.env.held.discard(self)
+            backend.env.open -= 1
+            if tunnel is not None:
+                backend.env.bytes_in += tunnel.inward.moved
+                backend.env.bytes_out += tunnel.outward.moved
+
+
+class Port:
+    """One published port and its listener."""
+
+    def __init__(self, router: "Router", published: Published, sock: socket.socket) -> None:
+        self._router = router
+        self.published = published
+        self._backend: Backend | None = None
+        self._listener = Listener(router.loop, sock, self._accepted, router.is_full)
+
+    def backend(self) -> Backend | None:
+        """The backend as the table has it now; None when the env is not in it."""
+        endpoint = self._router.backends.find_service(self.published.env_id, self.published.service)
+        if endpoint is None:
+            return None
+        wanted = msgspec.structs.replace(endpoint, port=self.published.port)
+        known = self._backend
+        if known is None or (known.endpoint.dial, known.endpoint.netns_cookie) != (wanted.dial, wanted.netns_cookie):
+            known = self._backend = Backend(wanted, self._router.backends.env(wanted.env_id), self._router.loop)
+        known.endpoint = wanted
+        return known
+
+    def close(self) -> None:
+        """Stop listening; connections run on."""
+        self._listener.close()
+
+    def _accepted(self, sock: socket.socket, _peer: str) -> None:
+        raw = Raw(self._router, self, sock)
+        self._router.raws.add(raw)
+        self._router.wake()
+        raw.begin()

@@ -1,0 +1,131 @@
+"""What it takes to bring a router up: addresses bound, router.sock bound, the process spawned; and who holds a taken port.
+
+For `handle` only. Blocking calls, all of them short. Nothing half-made stays: what was bound is closed when a later step fails.
+"""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from sandboxd.errors import KernelError, PortTaken, UsageError
+from sandboxd.router.listener import bind, split_address
+from sandboxd.routing.framing import Bounds
+
+SOCKET = "router.sock"
+LOG = "router.log"
+MOST_LOG = 4 << 20
+
+
+def spawn(directory: Path, listeners: list[socket.socket], control: socket.socket, bounds: Bounds) -> "subprocess.Popen[bytes]":
+    """A router in a session of its own, its output in router.log, holding these sockets."""
+    fds = [sock.fileno() for sock in listeners]
+    command = [sys.executable, "-m", "sandboxd.router", "--control", str(control.fileno())]
+    command += ["--bounds", msgspec.json.encode(bounds).decode(), "--listen", *map(str, fds)]
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    path = directory / LOG
+    if path.exists() and path.stat().st_size > MOST_LOG:
+        path.replace(directory / f"{LOG}.1")
+    with path.open("ab") as output:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[*fds, control.fileno()],
+                start_new_session=True,
+                cwd="/",
+                env={**os.environ, "PYTHONPATH": ":".join(paths)},
+            )
+        except OSError as error:
+            raise KernelError(error.errno or 0, "execve", sys.executable) from error
+
+
+def connect(directory: Path) -> socket.socket | None:
+    """A connection to the router of that directory; None: none runs. sun_path holds 108 bytes, hence the way by descriptor."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{fd}/{SOCKET}")
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            return None
+        raise KernelError(error.errno or 0, "connect", str(directory / SOCKET)) from error
+    finally:
+        os.close(fd)
+    sock.setblocking(False)
+    return sock
+
+
+def bind_control(directory: Path) -> socket.socket:
+    """router.sock, bound anew (a stale one was probed before), for our own uid only."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        (directory / SOCKET).unlink(missing_ok=True)
+        sock.bind(f"/proc/self/fd/{fd}/{SOCKET}")
+        (directory / SOCKET).chmod(0o600)
+        sock.listen(16)
+    except OSError as error:
+        sock.close()
+        raise KernelError(error.errno or 0, "bind", str(directory / SOCKET)) from error
+    finally:
+        os.close(fd)
+    return sock
+
+
+def check_address(address: str) -> None:
+    """Raise UsageError unless it is HOST:PORT."""
+    try:
+        split_address(address)
+    except ValueError as error:
+        raise UsageError(f"{error}: it is no address to listen on", hint="for example 127.0.0.1:7070 or [::1]:7070") from error
+
+
+def bind_or_name(address: str) -> socket.socket:
+    """A listening socket; raises PortTaken with who holds it."""
+    try:
+        return bind(address)
+    except OSError as error:
+        raise taken(address, error.errno or 0) from error
+
+
+def taken(address: str, number: int) -> PortTaken:
+    """Why a host address cannot be listened on, and who is in the way."""
+    host, port = split_address(address)
+    if number != errno.EADDRINUSE:
+        hint = "ports below 1024 need privileges, or socket activation" if number == errno.EACCES else ""
+        return PortTaken(f"cannot listen on {address}: {os.strerror(number)}", hint=hint, address=address, errno=number)
+    from sandboxd.network.ports import who_holds  # noqa: PLC0415 - it looks at every process: only for this message
+
+    holder = who_holds(host, port)
+    whom = f"{holder[1]} (pid {holder[0]})" if holder is not None else "another process"
+    details: dict[str, object] = {"pid": holder[0], "process": holder[1]} if holder is not None else {}
+    return PortTaken(
+        f"cannot listen on {address}: {whom} holds it",
+        hint="end that process, or choose another address",
+        address=address,
+        **details,
+    )
+
+
+def matches(wanted: str, held: str) -> bool:
+    """Whether a held address serves a wanted one."""
+    (wanted_host, wanted_port), (held_host, held_port) = split_address(wanted), split_address(held)
+    return wanted_host == held_host and wanted_port in (0, held_port)
+
+
+def tail(path: Path) -> str:
+    """The last line of a log, or nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

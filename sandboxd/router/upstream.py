@@ -1,0 +1,161 @@
+"""One connection to a service, for one client connection: reads the heads of answers, and nothing unasked.
+
+Kept between two requests of its client, never lent to another client's (a pool would mix answers and hang servers that take
+one connection at a time). What arrives while no request is out ends the connection. Imports relay and routing.responses.
+"""
+
+import socket
+from typing import Protocol
+
+from sandboxd.kernel.splice import reset_on_close
+from sandboxd.router.backends import Backend
+from sandboxd.router.loop import Loop
+from sandboxd.router.relay import BUFFER, DONTWAIT, Side, shared, view
+from sandboxd.routing.framing import FramingError
+from sandboxd.routing.responses import Response, parse_response
+
+
+class Asker(Protocol):
+    """The exchange that an upstream works for."""
+
+    def answered(self, upstream: "Upstream", response: Response, start: int, end: int) -> bool:
+        """shared[start:end] begins with that head; returns whether another head is to follow (1xx)."""
+
+    def unanswered(self, upstream: "Upstream", reason: str, *, silent: bool) -> None:
+        """No answer will come; `silent`: not one byte of it came."""
+
+    def upstream_broken(self, upstream: "Upstream") -> None:
+        """It takes no more bytes."""
+
+    def upstream_idle_event(self, upstream: "Upstream") -> None:
+        """It ended, or sent something unasked."""
+
+    def upstream_stalled(self, upstream: "Upstream") -> None:
+        """A call on it blocked."""
+
+    def released(self, upstream: "Upstream") -> None:
+        """Its env goes away."""
+
+
+class Upstream(Side):
+    """`awaiting`: a head is due. `bodiless`: of the answer to HEAD. `reused`: it has served a request before."""
+
+    __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "reused", "tunnelled")
+
+    def __init__(self, loop: Loop, sock: socket.socket, backend: Backend, asker: Asker) -> None:
+        super().__init__(loop, sock)
+        self.backend = backend
+        self.asker = asker
+        self.awaiting = False
+        self.bodiless = False
+        self.reused = False
+        self.tunnelled = False
+        self.head = b""
+        backend.env.open += 1
+        backend.env.held.add(self)
+        loop.hold_foreign()
+
+    def ask(self, data: bytes, *, bodiless: bool) -> None:
+        """Send a request's head and what there is of its body; raises OSError."""
+        self.awaiting = True
+        self.bodiless = bodiless
+        self.put(data)
+
+    def readable(self) -> None:
+        """A head, a body, or the end."""
+        if self.awaiting:
+            self._read_head()
+        elif self.outgoing is not None:
+            self.outgoing.move()
+        elif self.tunnelled:
+            super().readable()
+        else:
+            self.asker.upstream_idle_event(self)
+
+    def broken(self) -> None:
+        """It takes no more bytes."""
+        self.asker.upstream_broken(self)
+
+    def release(self) -> None:
+        """Its env goes away."""
+        self.asker.released(self)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        if stalled:
+            self.asker.upstream_stalled(self)
+        else:
+            self.asker.unanswered(self, "the router failed on its answer", silent=False)
+        self.close()
+
+    def close(self) -> None:
+        """End the connection, whoever else holds the socket."""
+        if not self.open:
+            return
+        if not self.parked:
+            self.loop.forget(self.fd)
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is gone already
+        self.open = False
+        self.sock.close()
+        self._uncount()
+
+    def reset(self) -> None:
+        """End it so that the service cannot take a broken request for a whole one."""
+        if self.open:
+            try:
+                reset_on_close(self.sock)
+            except OSError:
+                pass  # it is gone already
+            self.close()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer; asked before a request that may not be sent twice."""
+        try:
+            self.sock.recv(1, socket.MSG_PEEK | DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def let_go(self) -> None:
+        """Somebody else took the socket over (a tunnel closed it)."""
+        self._uncount()
+
+    def _uncount(self) -> None:
+        if self in self.backend.env.held:
+            self.backend.env.held.discard(self)
+            self.backend.env.open -= 1
+            self.loop.drop_foreign()
+
+    def _read_head(self) -> None:
+        held = len(self.head)
+        try:
+            if held:
+                view[:held] = self.head
+                count = self.sock.recv_into(view[held:], BUFFER - held, DONTWAIT)
+            else:
+                count = self.sock.recv_into(shared, BUFFER, DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.asker.unanswered(self, "it reset the connection before it answered", silent=not held)
+            return
+        if not count:
+            self.asker.unanswered(self, "it closed the connection before it answered", silent=not held)
+            return
+        self.head = b""
+        at, end = 0, held + count
+        try:
+            while self.awaiting:
+                response = parse_response(shared, at, end, bodiless=self.bodiless)
+                if response is None:
+                    self.head = bytes(view[at:end])
+                    return
+                self.awaiting = self.asker.answered(self, response, at, end)
+                at = response.end
+        except FramingError as error:
+            self.asker.unanswered(self, error.reason, silent=False)

@@ -1,0 +1,231 @@
+"""The router process as a whole: what there is, how orders of the daemon change it, the tick that bounds every wait.
+
+Wiring only. The tick runs while there are connections, so that an idle router sleeps. Invariant: `forget` was called for each
+client that is closed.
+"""
+
+import errno
+import gc
+import logging
+import os
+import resource
+import socket
+
+from sandboxd.router.access import Access, is_local
+from sandboxd.router.backends import Backend, Backends
+from sandboxd.router.client import Client
+from sandboxd.router.control import Control
+from sandboxd.router.exchange import BLOCKED
+from sandboxd.router.listener import Listener, bind, split_address
+from sandboxd.router.loop import Loop, Signals
+from sandboxd.router.pipes import Pipes
+from sandboxd.router.published import Port, Raw
+from sandboxd.routing import orders
+from sandboxd.routing.framing import Bounds
+
+TICK = 1.0
+SHRINK = 10  # ticks between two looks at what is kept ready for nobody
+DESCRIPTORS_PER_CLIENT = 3  # its own, its service's, and a share of ready sockets and pipes
+
+log = logging.getLogger("sandboxd.router")
+
+
+class Router:
+    """Everything a worker holds."""
+
+    def __init__(self, bounds: Bounds, listeners: list[socket.socket], control: socket.socket) -> None:
+        self.bounds = bounds
+        self.loop = Loop()
+        self.pipes = Pipes(bounds.pipes)
+        self.backends = Backends(self.loop)
+        self.access = Access()
+        self.clients: set[Client] = set()
+        self.held: set[Client] = set()
+        self.raws: set[Raw] = set()
+        self.held_raw: set[Raw] = set()
+        self._most = bounds.clients or raise_descriptor_limit() // DESCRIPTORS_PER_CLIENT
+        self._listeners = [self._listen(sock) for sock in listeners]
+        self._ports: dict[tuple[str, int], Port] = {}
+        self._ticking = False
+        self._ticks = 0
+        self._control = Control(self, control)
+        self._signals = Signals(self.loop, self.loop.stop)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        # What was made so far lives for ever; connections die by reference count, so the collector has nothing to find in it.
+        gc.freeze()
+        try:
+            self.loop.run()
+        finally:
+            self._close()
+
+    # -- connections -----------------------------------------------------------------------------------------------------
+
+    def is_full(self) -> bool:
+        """Whether no more clients can be taken."""
+        return len(self.clients) + len(self.raws) >= self._most
+
+    def forget(self, client: Client) -> None:
+        """It is closed."""
+        self.clients.discard(client)
+        self.held.discard(client)
+
+    def wake(self) -> None:
+        """Something needs the tick."""
+        if not self._ticking:
+            self._ticking = True
+            self._ticks = 0
+            self.loop.at(self.loop.now + TICK, self._tick)
+
+    def block(self, backend: Backend) -> None:
+        """Leave an env alone whose socket blocked us, and say so."""
+        backend.env.blocked_until = self.loop.now + BLOCKED
+        self._control.send(orders.Stuck(env_id=backend.env.env_id))
+
+    def _listen(self, sock: socket.socket) -> Listener:
+        return Listener(self.loop, sock, self._accepted, self.is_full)
+
+    def _accepted(self, sock: socket.socket, peer: str) -> None:
+        client = Client(self, sock, peer)
+        client.local = is_local(sock, peer)
+        self.clients.add(client)
+        if not self._ticking:
+            self.wake()
+
+    def _tick(self) -> None:
+        now = self.loop.now
+        for client in list(self.clients):
+            client.tick(now)
+        for raw in list(self.held_raw):
+            raw.tick(now)
+        self._ticks += 1
+        if self._ticks % SHRINK == 0:
+            self.pipes.trim()
+            for env in self.backends.envs.values():
+                for stock in env.stocks.values():
+                    stock.shrink()
+        changed = {env_id: traffic for env_id, env in self.backends.envs.items() if (traffic := env.traffic()) is not None}
+        if changed:
+            self._control.send(orders.Counts(envs=changed))
+        # Two rounds of shrinking after the last client, then nothing is left to do.
+        if self.clients or self.raws:
+            self._ticks %= SHRINK
+        if self._ticks < 5 * SHRINK:
+            self.loop.at(now + TICK, self._tick)
+        else:
+            self._ticking = False
+
+    # -- orders ----------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> orders.Hello:
+        """What a daemon needs to know that finds us."""
+        return orders.Hello(
+            version=orders.VERSION,
+            pid=os.getpid(),
+            listen=[listener.address for listener in self._listeners],
+            published=[port.published for port in self._ports.values()],
+            table=self.backends.routes.table.version,
+        )
+
+    def obey(self, order: orders.Order) -> None:
+        """Do what the daemon wants, and answer where an answer is due."""
+        match order:
+            case orders.SetTable():
+                self._set_table(order)
+            case orders.Listen():
+                self._answer(order.order, self._relisten(order.addresses))
+            case orders.Publish():
+                self._answer(order.order, self._publish(order))
+            case orders.Unpublish():
+                for key in [key for key, port in self._ports.items() if port.published.env_id == order.env_id]:
+                    self._ports.pop(key).close()
+                self._answer(order.order, (0, ""))
+            case orders.Release():
+                if order.env_id in self.backends.envs:
+                    self.backends.envs[order.env_id].release()
+                self._answer(order.order, (0, ""))
+            case orders.Ping():
+                self._answer(order.order, (0, ""))
+            case orders.Stop():
+                self.loop.stop()
+
+    def _answer(self, order: int, result: tuple[int, str]) -> None:
+        listen = [listener.address for listener in self._listeners]
+        self._control.send(orders.Done(order=order, errno=result[0], address=result[1], listen=listen))
+
+    def _set_table(self, order: orders.SetTable) -> None:
+        self.backends.replace(order.table)
+        self.access.hosted = {e.env_id: e.init_pid for e in order.table.endpoints if e.init_pid and not e.dial}
+        for client in list(self.held):
+            client.reconsider()
+        for raw in list(self.held_raw):
+            raw.begin()
+
+    def _publish(self, order: orders.Publish) -> tuple[int, str]:
+        address = f"{order.address}:{order.host_port}" if ":" not in order.address else f"[{order.address}]:{order.host_port}"
+        key = split_address(address)
+        published = orders.Published(
+            address=order.address,
+            host_port=order.host_port,
+            env_id=order.env_id,
+            service=order.service,
+            port=order.port,
+        )
+        held = self._ports.get(key)
+        if held is not None and held.published.env_id == order.env_id:
+            held.published = published
+            return 0, ""
+        try:
+            self._ports[key] = Port(self, published, bind(address))
+        except OSError as error:
+            return error.errno or 1, address
+        return 0, ""
+
+    def _relisten(self, addresses: list[str]) -> tuple[int, str]:
+        """Listen on exactly these; nothing changes when one of them is not to be had."""
+        kept = {split_address(listener.address): listener for listener in self._listeners}
+        wanted: list[Listener] = []
+        fresh: list[socket.socket] = []
+        for address in addresses:
+            try:
+                known = kept.get(split_address(address))
+                if known is not None:
+                    wanted.append(known)
+                else:
+                    fresh.append(bind(address))
+            except (OSError, ValueError) as error:
+                for sock in fresh:
+                    sock.close()
+                return getattr(error, "errno", None) or errno.EINVAL, address
+        for listener in self._listeners:
+            if listener not in wanted:
+                listener.close()
+        self._listeners = wanted + [self._listen(sock) for sock in fresh]
+        return 0, ""
+
+    def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for port in self._ports.values():
+            port.close()
+        for client in list(self.clients):
+            client.close()
+        for raw in list(self.raws):
+            raw.release()
+        for env in self.backends.envs.values():
+            env.release()
+        self.pipes.close()
+        self.access.close()
+        self._control.close()
+        self._signals.close()
+        self.loop.close()
+
+
+def raise_descriptor_limit() -> int:
+    """Take as many descriptors as the system gives; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most

@@ -1,0 +1,178 @@
+"""What the daemon and the router say to each other over router.sock: tagged messages, length-prefixed JSON, capped.
+
+Pure. Frame: 4 bytes little-endian length, then one JSON object. Either side may be of another version (a router outlives its
+daemon), so unknown keys are ignored and an unknown message is skipped by who receives it. The newest daemon to connect is
+obeyed; the router tells it all it holds in `Hello`.
+"""
+
+import struct
+from typing import TypeVar
+
+import msgspec
+
+from sandboxd.routing.table import RouteTable
+
+VERSION = 1
+MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
+LENGTH = struct.Struct("<I")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="is"):
+    """One frame."""
+
+
+# -- daemon to router ----------------------------------------------------------------------------------------------------
+
+
+class SetTable(Message, frozen=True, kw_only=True, tag="table"):
+    """Replace the table."""
+
+    table: RouteTable
+
+
+class Listen(Message, frozen=True, kw_only=True, tag="listen"):
+    """Listen on exactly these addresses; answered by Done with the addresses that hold."""
+
+    order: int
+    addresses: list[str]
+
+
+class Publish(Message, frozen=True, kw_only=True, tag="publish"):
+    """Listen on a host address for one port of an env, as raw TCP; answered by Done."""
+
+    order: int
+    address: str
+    host_port: int
+    env_id: str
+    service: str
+    port: int
+
+
+class Unpublish(Message, frozen=True, kw_only=True, tag="unpublish"):
+    """Close the env's published listeners; answered by Done."""
+
+    order: int
+    env_id: str
+
+
+class Release(Message, frozen=True, kw_only=True, tag="release"):
+    """Close every connection and socket of the env; answered by Done."""
+
+    order: int
+    env_id: str
+
+
+class Ping(Message, frozen=True, kw_only=True, tag="ping"):
+    """Answered by Done: the heartbeat."""
+
+    order: int
+
+
+class Stop(Message, frozen=True, kw_only=True, tag="stop"):
+    """End."""
+
+
+Order = SetTable | Listen | Publish | Unpublish | Release | Ping | Stop
+
+
+# -- router to daemon ----------------------------------------------------------------------------------------------------
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """A published port: host address and port, and what it leads to."""
+
+    address: str
+    host_port: int
+    env_id: str
+    service: str
+    port: int
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """One env's counts: connections to its services now; requests and bytes since the router began."""
+
+    open: int
+    requests: int
+    bytes_in: int
+    bytes_out: int
+
+
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+    """The first frame on every connection."""
+
+    version: int
+    pid: int
+    listen: list[str]
+    published: list[Published]
+    table: int  # version of the table in force, -1: none yet
+
+
+class Done(Message, frozen=True, kw_only=True, tag="done"):
+    """An order was carried out; or not: errno and on which address."""
+
+    order: int
+    errno: int = 0
+    address: str = ""
+    listen: list[str] = []
+
+
+class Counts(Message, frozen=True, kw_only=True, tag="counts"):
+    """The envs whose counts changed since the last one."""
+
+    envs: dict[str, Traffic]
+
+
+class Stuck(Message, frozen=True, kw_only=True, tag="stuck"):
+    """An env's socket blocked the router, against what was asked of it; the env is not dialled for a while."""
+
+    env_id: str
+
+
+Report = Hello | Done | Counts | Stuck
+
+_encoder = msgspec.json.Encoder()
+order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)
+report_decoder: "msgspec.json.Decoder[Report]" = msgspec.json.Decoder(Report)
+
+Kind = TypeVar("Kind")
+
+
+class FrameError(Exception):
+    """The peer sent a frame over the cap."""
+
+
+def encode(message: Message) -> bytes:
+    """One frame."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Bytes in, whole frames out."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that are now whole; raises FrameError before anything over the cap is kept."""
+        self._data += data
+        frames = []
+        while len(self._data) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._data)
+            if length > MOST_FRAME:
+                raise FrameError(f"a frame of {length} bytes is over the cap of {MOST_FRAME}")
+            if len(self._data) < LENGTH.size + length:
+                break
+            frames.append(bytes(self._data[LENGTH.size : LENGTH.size + length]))
+            del self._data[: LENGTH.size + length]
+        return frames
+
+
+def decode(decoder: "msgspec.json.Decoder[Kind]", frame: bytes) -> Kind | None:
+    """The message, or None for one that this version does not know."""
+    try:
+        return decoder.decode(frame)
+    except msgspec.ValidationError:
+        return None
+    except msgspec.DecodeError:
+        return None
