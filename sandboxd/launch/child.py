@@ -44,7 +44,7 @@ def main(sock: int, profile: dict, base: list, run_init) -> None:  # type: ignor
         fds.close_range(SOCKET + 1)
         signals.unblock_all()
         line = socket.socket(fileno=SOCKET)
-        if fds.recv(line, 1, max_fds=0)[0] != GO:  # the id maps are written only now
+        if hear(line, 1)[0] != GO:  # the id maps are written only now
             os._exit(0)
         status = live(line, profile, base, run_init)
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
@@ -144,19 +144,20 @@ def named(names: list, received: list) -> dict[str, object]:  # type: ignore[typ
 
 
 def send(line: socket.socket, message: dict) -> None:  # type: ignore[type-arg]
-    """One frame; a peer that is gone is not told."""
+    """One frame; a peer that is gone is not told, and the next `receive` is the end."""
     body = json.dumps(message).encode()
     try:
         line.sendall(len(body).to_bytes(4, "little") + body)
-    except OSError as error:
-        tell(f"sandboxd child: nobody to tell {message}: {error}\n")
+    except OSError:
+        if "failed" in message:
+            tell(f"sandboxd child: nobody to tell {message}\n")
 
 
 def receive(line: socket.socket) -> tuple[dict, list[int]] | None:  # type: ignore[type-arg]
     """One frame and its descriptors; None at the end. Raises ProtocolViolation, with nothing left open."""
     data, received = bytearray(), []
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
-        chunk, came = fds.recv(line, CHUNK)
+        chunk, came = hear(line, CHUNK)
         received += came
         data += chunk
         if not chunk:
@@ -169,6 +170,14 @@ def receive(line: socket.socket) -> tuple[dict, list[int]] | None:  # type: igno
     if len(plan["fds"]) != len(received):
         raise ProtocolViolation("a plan that does not name its descriptors")
     return plan, received
+
+
+def hear(line: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive; a reset is an end too: it is how the socket of a peer ends that died with something of ours unread (unix(7))."""
+    try:
+        return fds.recv(line, size)
+    except ConnectionResetError:
+        return b"", []
 
 
 def decode(body: bytes | bytearray) -> dict:  # type: ignore[type-arg]

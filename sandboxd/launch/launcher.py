@@ -66,7 +66,7 @@ class Launcher:
 
     def take_requests(self) -> bool:
         """Answer each whole frame; False at the end."""
-        data, received = fds.recv(self.control, child.CHUNK, max_fds=0)
+        data, received = child.hear(self.control, child.CHUNK)
         fds.close_all(received)
         self.buffer += data
         while len(self.buffer) >= 4:

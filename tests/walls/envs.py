@@ -132,7 +132,8 @@ class Walls:
         """End the launcher; what it logged is for the test to see."""
         self.launcher.close()
         self.runner.close()
-        assert self.log.read_text() == ""
+        said = self.log.read_text()
+        assert not said, said
 
     def env_dir(self) -> Path:
         """A directory for one more env."""
