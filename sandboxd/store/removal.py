@@ -6,8 +6,10 @@ moved up to the top before they are emptied in turn: depth and open descriptors 
 """
 
 import errno
+import itertools
 import os
 import stat
+from collections.abc import Iterator
 
 DOOMED = ".gone-"  # names that `rundir` sweeps at its start
 
@@ -25,15 +27,14 @@ def remove_tree(parent: int, name: str) -> int:
         os.unlink(name, dir_fd=parent)
         return 1
     removed = 0
-    moved = 0
+    free = free_names()
     try:
         while waiting := os.listdir(top):
             for entry in waiting:
                 try:
                     os.unlink(entry, dir_fd=top)
                 except IsADirectoryError:
-                    count, moved = empty(top, entry, moved)
-                    removed += count
+                    removed += empty(top, entry, free)
                     os.rmdir(entry, dir_fd=top)
                 except FileNotFoundError:
                     continue
@@ -44,8 +45,14 @@ def remove_tree(parent: int, name: str) -> int:
     return removed + 1
 
 
-def empty(top: int, name: str, moved: int) -> tuple[int, int]:
-    """Unlink the files of a directory in `top` and move its directories up into `top`: (how many went, next free number)."""
+def free_names() -> Iterator[str]:
+    """Names that nobody has taken: rename(2) would silently replace an empty directory of that name."""
+    token = os.urandom(8).hex()
+    return (f".{token}.{number}" for number in itertools.count())
+
+
+def empty(top: int, name: str, free: Iterator[str]) -> int:
+    """Unlink the files of a directory in `top` and move its directories up into `top`; returns how many files went."""
     directory = open_directory(top, name)
     removed = 0
     try:
@@ -56,24 +63,11 @@ def empty(top: int, name: str, moved: int) -> tuple[int, int]:
             except FileNotFoundError:
                 continue
             except IsADirectoryError:
-                moved = move_up(directory, entry, top, moved)
+                os.close(open_directory(directory, entry))  # to get a new parent it must be writable itself (rename(2))
+                os.rename(entry, next(free), src_dir_fd=directory, dst_dir_fd=top)
     finally:
         os.close(directory)
-    return removed, moved
-
-
-def move_up(directory: int, entry: str, top: int, moved: int) -> int:
-    """Move a subdirectory into `top` under a name that is free there; returns the next number to try."""
-    os.close(open_directory(directory, entry))  # a directory must be writable itself to get a new parent (rename(2))
-    while True:
-        moved += 1
-        try:
-            os.rename(entry, f".{moved}", src_dir_fd=directory, dst_dir_fd=top)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise
-        else:
-            return moved
+    return removed
 
 
 def open_directory(parent: int, name: str) -> int:
