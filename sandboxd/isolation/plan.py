@@ -14,7 +14,7 @@ from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUna
 from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
 from sandboxd.isolation.services import InitConfig, roots, service_plans
 from sandboxd.isolation.steps import AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Seal, in_order
-from sandboxd.isolation.view import base_steps, hosts_file, own_files, tmp_size, view_steps
+from sandboxd.isolation.view import SCRATCH, base_steps, hosts_file, own_files, tmp_size, view_steps
 from sandboxd.protocol.messages import WallInfo
 from sandboxd.spec import EnvSpec
 
@@ -99,7 +99,7 @@ def steps_of(spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, han
     steps: list[AnyStep] = []
     size = tmp_size(layout.memory, spec.limits.memory)
     if size != tmp_size(layout.memory, None):
-        steps += [Resize("/tmp", size), Resize("/dev/shm", size)]
+        steps += [Resize(place, size) for place in SCRATCH]
     steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
     steps += view_steps(place, layout, handed=handed)
     steps += [Seal(), Leave()]

@@ -33,14 +33,14 @@ OWN = "/.sandboxd"
 EMPTY, BLANK = f"{OWN}/empty", f"{OWN}/blank"
 HOSTS, RESOLV_CONF = f"{OWN}/hosts", f"{OWN}/resolv.conf"
 ROOT_SIZE, RUN_SIZE = 16 << 20, 64 << 20
-TOP = ("/dev", "/dev/shm", "/dev/pts", "/proc", "/sys", "/tmp", "/run", "/var", "/var/lib", "/var/cache")
+TOP = ("/dev", "/dev/shm", "/dev/pts", "/proc", "/sys", "/tmp", "/run", "/var", "/var/lib", "/var/cache", "/var/tmp")
+SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 LINKS = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
-    ("/var/tmp", "../tmp"),
     ("/var/run", "../run"),
     ("/var/lock", "../run"),
 ]
@@ -52,7 +52,7 @@ RESOLVER = """\
 
 
 def tmp_size(memory: int, limit: int | None) -> int:
-    """Bytes for /tmp and for /dev/shm: a quarter of the RAM within bounds, and no more than the env's memory."""
+    """Bytes for each of /tmp, /var/tmp and /dev/shm: a quarter of the RAM within bounds, and no more than the env's memory."""
     size = max(TMP_LEAST, min(TMP_MOST, memory // 4))
     return size if limit is None else max(1 << 20, min(size, limit))
 
@@ -74,9 +74,8 @@ def base_steps(layout: Layout, proc: str, *, network: bool) -> list[AnyStep]:
         Links([*layout.links, *LINKS]),
         Devices(layout.nodes),
         Devpts("/dev/pts"),
-        Tmpfs("/dev/shm", size, 0o1777),
         Proc("/proc", "subset=pid" if proc == "subset" else ""),
-        Tmpfs("/tmp", size, 0o1777),
+        *[Tmpfs(scratch, size, 0o1777) for scratch in SCRATCH],
         Tmpfs("/run", RUN_SIZE, 0o755),
         Pivot(),
     ]
@@ -119,17 +118,20 @@ def view_steps(place: PlaceFacts, layout: Layout, *, handed: bool) -> list[AnySt
     """This env's own part of the view. handed: the private home comes as a descriptor; its path is not the env's to walk."""
     links = [*layout.links, *LINKS]
     shown = [msgspec.structs.replace(tree, target=settle(tree.target, links)) for tree in trees(place)]
+    at = settle(place.home, links)
     if place.real_home is None:
-        home = Bind(place.env_home, place.home, readonly=False, origin="handed" if handed else "host")
+        home = Bind(place.env_home, at, readonly=False, origin="handed" if handed else "host")
     else:
-        home = Bind(place.real_home, place.home)
+        home = Bind(place.real_home, at)
     binds = [home, *[Bind(tree.source, tree.target, tree.readonly, tree.file) for tree in shown]]
     for tree in shown:
         if not tree.readonly and not tree.file:
             binds += [Bind(pin, seen, readonly=False) for pin, seen in within(tree, place.pins)]
             for path, is_file in place.protect:
                 binds += [Bind(path, seen, readonly=True, file=is_file) for _, seen in within(tree, [path])]
-    everything = shown if place.real_home is None else [real(place), *shown]
+    everything = shown
+    if place.real_home is not None:
+        everything = [MountFact(source=place.real_home, target=at, readonly=True, file=False), *shown]
     for tree in everything:
         binds += [Bind(EMPTY, seen, origin="inside") for _, seen in within(tree, place.hide)]
         for path, is_file in place.secrets:
@@ -154,11 +156,6 @@ def trees(place: PlaceFacts) -> list[MountFact]:
     if place.workspace is not None:
         shown.append(MountFact(source=place.workspace, target=place.workspace, readonly=False, file=False))
     return [*shown, *place.mounts]
-
-
-def real(place: PlaceFacts) -> MountFact:
-    """The real home as a tree that is shown."""
-    return MountFact(source=place.real_home or place.home, target=place.home, readonly=True, file=False)
 
 
 def within(tree: MountFact, paths: list[str]) -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ def test_the_system_is_an_allow_list() -> None:
 
 def test_every_tmpfs_has_a_ceiling() -> None:
     found = [step for step in base_steps(LAYOUT, "full", network=True) if isinstance(step, Tmpfs)]
-    assert [step.target for step in found] == ["/dev/shm", "/tmp", "/run"]
+    assert [step.target for step in found] == ["/tmp", "/var/tmp", "/dev/shm", "/run"]
     assert all(0 < step.size <= 2 << 30 for step in found)
 
 

@@ -1,0 +1,86 @@
+"""A daemon that is root: its envs are nobody's, before any path is resolved. Runs as root only."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandboxd.errors import LaunchFailed, PermissionDenied, WorkspaceInvalid
+from sandboxd.isolation.plan import Profile
+from sandboxd.launch.launcher import checked
+from sandboxd.spec import Isolation
+from tests.walls.envs import Walls, outside
+
+pytestmark = pytest.mark.root
+NOBODY = 65534
+
+
+@pytest.fixture
+def rootly() -> Iterator[Walls]:
+    """A launcher of root's, in a directory that nobody can enter but for the workspace."""
+    root = Path(subprocess.check_output(["mktemp", "-d", "/var/tmp/sandboxd-root-XXXXXX"], text=True).strip())
+    root.chmod(0o755)
+    walls = Walls(root, pool=1)
+    walls.state.chmod(0o700)
+    os.chown(walls.shop, NOBODY, NOBODY)
+    yield walls
+    walls.close()
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+def test_an_env_of_roots_is_nobodys(rootly: Walls) -> None:
+    code = """
+found = [os.getuid(), os.getgid(), os.getgroups(), tried(read, "/etc/shadow")]
+found += [tried(write, given["here"]), tried(write, given["home"])]
+"""
+    directory = rootly.env_dir()
+    here, home = str(rootly.shop / "x"), str(rootly.home / "y")
+    found = rootly.inside(code, parts={"env_dir": directory}, here=here, home=home)
+    assert found == [NOBODY, NOBODY, [], "EACCES", "ok", "ok"]
+    assert os.stat(here).st_uid == NOBODY
+    assert (directory / "home" / "y").stat().st_uid == NOBODY
+    assert outside("found = tried(read, '/etc/shadow')") == "ok"
+
+
+def test_supplementary_groups_are_dropped(rootly: Walls, tmp_path: Path) -> None:
+    """A file of mode 0640 and a group of the daemon's must not be readable."""
+    secret = rootly.shop / "of-adm"
+    secret.write_text("secret")
+    os.chown(secret, 0, 4)
+    secret.chmod(0o640)
+    groups = os.getgroups()
+    assert rootly.inside("found = tried(read, given['file'])", file=str(secret)) == "EACCES"
+    assert os.getgroups() == groups
+
+
+def test_paths_are_resolved_as_nobody(rootly: Walls) -> None:
+    """What only root can reach is not shown, even when a plan names it."""
+    hidden = rootly.root / "hidden"
+    (hidden / "shop").mkdir(parents=True)
+    made = rootly.planned(["/bin/true"], workspace=hidden / "shop")
+    hidden.chmod(0o700)
+    with pytest.raises(LaunchFailed, match="EACCES"):
+        rootly.launch(made)
+    with pytest.raises(WorkspaceInvalid, match="cannot enter"):
+        rootly.planned(["/bin/true"], workspace=hidden / "shop")
+
+
+def test_root_is_root_only_by_name(rootly: Walls) -> None:
+    code = "found = [os.getuid(), tried(read, '/etc/shadow'), tried(os.chown, given['file'], 1, 1), tried(write, '/etc/x')]"
+    file = rootly.shop / "z"
+    file.touch()
+    found = rootly.inside(code, parts={"isolation": Isolation(user="root")}, file=str(file))
+    assert found == [0, "ok", "EINVAL", "EROFS"]  # EINVAL: no other id is mapped
+
+
+def test_the_launcher_refuses_uid_0_unasked() -> None:
+    asked: dict[str, Any] = {"uid": (0, 0), "gid": (0, 0), "network": True}
+    for wrong in (asked, {**asked, "root": 1}, {**asked, "uid": (5, 5)}):
+        with pytest.raises(PermissionDenied):
+            checked(wrong)
+    assert checked({**asked, "root": True})["drop"] is True
+    assert checked({**asked, "uid": (NOBODY, NOBODY), "gid": (NOBODY, NOBODY)})["drop"] is True
+    assert Profile(uid=(0, 0), gid=(0, 0)).root is False
