@@ -7,7 +7,7 @@ cannot be journalled (disk full) is kept in memory, said in the log, and written
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sandboxd.daemon.body import Body
@@ -30,32 +30,38 @@ class Actor:
     env is not told to be stopped while the router still holds its port.
     """
 
-    def __init__(self, record: EnvRecord, supervisor: "Supervisor") -> None:
+    def __init__(self, record: EnvRecord, supervisor: "Supervisor", effects: Sequence[ev.Effect]) -> None:
         self.record = record
         self.settled = record
         self.supervisor = supervisor
         self.body = Body(self)
         self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._waiting: dict[asyncio.Future[EnvRecord], Callable[[EnvRecord], bool]] = {}
-        self._task = supervisor.own(self._live(), name=f"env-{record.name}")
+        self._task = supervisor.own(self._live(effects), name=f"env-{record.name}")
 
     def post(self, event: ev.Event) -> None:
         """Have an event handled after those before it."""
         self._queue.put_nowait(event)
 
-    async def _live(self) -> None:
+    async def _live(self, effects: Sequence[ev.Effect]) -> None:
+        if effects:
+            self.supervisor.routes_changed()
+            await self._perform(effects)
         while self.record.state is not State.REMOVED:
             event = await self._queue.get()
             self.record, effects = step(self.record, event, time.time())
             self.supervisor.save(self.record)
             self.supervisor.routes_changed()
-            for effect in effects:
-                try:
-                    await self.body.perform(effect)
-                except (SandboxdError, OSError):
-                    log.exception("env %s: %s failed", self.record.name, type(effect).__name__)
-            self.settled = self.record
-            self._wake()
+            await self._perform(effects)
+
+    async def _perform(self, effects: Sequence[ev.Effect]) -> None:
+        for effect in effects:
+            try:
+                await self.body.perform(effect)
+            except (SandboxdError, OSError):
+                log.exception("env %s: %s failed", self.record.name, type(effect).__name__)
+        self.settled = self.record
+        self._wake()
 
     def _wake(self) -> None:
         for future, holds in list(self._waiting.items()):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from sandboxd.daemon.berths import APPEND, Berth
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.launch.client import InitFds
 from sandboxd.launch.initlink import InitLink, bind_sockets
@@ -22,8 +23,6 @@ from sandboxd.spec import EnvSpec
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
     from sandboxd.daemon.supervisor import Supervisor
-
-LOG_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,21 +40,20 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     """Build the env and have init execute the services of `start`; raises what the plan, a port or the launcher refuses."""
     supervisor, record = actor.supervisor, actor.record
     env_dir = supervisor.rundir.env_dir(record.id)
-    if not env_dir.is_dir():
-        supervisor.rundir.create_env_dir(record.id)
-    made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
-    for published in record.spec.network.publish:
-        await supervisor.router.publish(
-            address=published.address,
-            host_port=published.host_port,
-            env_id=record.id,
-            service=service_of_port(record, published.port),
-            port=published.port,
-        )
     opened: list[int] = []
     try:
-        fds = open_fds(env_dir, list(record.services), opened, attach)
-        launched = await supervisor.launcher.launch(made, fds)
+        first = first_fds(supervisor, record.id, env_dir, opened)
+        made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
+        for published in record.spec.network.publish:
+            await supervisor.router.publish(
+                address=published.address,
+                host_port=published.host_port,
+                env_id=record.id,
+                service=service_of_port(record, published.port),
+                port=published.port,
+            )
+        given = replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach)
+        launched = await supervisor.launcher.launch(made, given)
     finally:
         for fd in opened:
             os.close(fd)
@@ -113,27 +111,33 @@ def service_of_port(record: EnvRecord, port: int) -> str:
     return next((name for name, service in record.services.items() if service.port == port), main_service(record))
 
 
-def open_fds(env_dir: Path, services: list[str], opened: list[int], attach: dict[str, dict[str, int]]) -> InitFds:
-    """The descriptors of a new init; each is also put into `opened`, for the caller to close."""
+def first_fds(supervisor: "Supervisor", env_id: str, env_dir: Path, opened: list[int]) -> InitFds:
+    """The sockets and the exits file, from a place made ahead or made now; each is also put into `opened`, to be closed."""
+    berth = supervisor.berths.claim(env_id)
+    if berth is None:
+        if not env_dir.is_dir():
+            supervisor.rundir.create_env_dir(env_id)
+        berth = Berth(bind_sockets(env_dir), os.open(env_dir / "exits", APPEND, 0o600))
+    control, dial = berth.sockets.control.detach(), berth.sockets.dial.detach()
+    opened += [control, dial, berth.exits]
+    return InitFds(control=control, dial=dial, exits=berth.exits)
 
-    def keep(fd: int) -> int:
-        opened.append(fd)
-        return fd
 
-    directory = keep(os.open(env_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    sockets = bind_sockets(env_dir)
-    return InitFds(
-        control=keep(sockets.control.detach()),
-        dial=keep(sockets.dial.detach()),
-        exits=keep(os.open("exits", LOG_FLAGS, 0o600, dir_fd=directory)),
-        logs={name: (keep(open_log(directory, name, 0)), keep(open_log(directory, name, 1))) for name in services},
-        attach=attach,
-    )
+def open_logs(env_dir: Path, services: list[str], opened: list[int]) -> dict[str, tuple[int, int]]:
+    """Every service's two log files; each descriptor is also put into `opened`."""
+    directory = os.open(env_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    opened.append(directory)
+    found = {}
+    for name in services:
+        pair = open_log(directory, name, 0), open_log(directory, name, 1)
+        opened += pair
+        found[name] = pair
+    return found
 
 
 def open_log(directory: int, service: str, which: int) -> int:
     """One of a service's two log files."""
-    return os.open(f"logs/{service}.{which}.log", LOG_FLAGS, 0o600, dir_fd=directory)
+    return os.open(f"logs/{service}.{which}.log", APPEND, 0o600, dir_fd=directory)
 
 
 def service_plans(made: LaunchPlan) -> dict[str, dict[str, object]]:

@@ -53,8 +53,7 @@ class EnvRequests:
         if existing is not None and params.exists != "error":
             return await self.reuse(call, params, existing, record)
         actor = self.supervisor.create(record)
-        session = RunSession.prepare(actor, params) if params.attach else None
-        actor.post(ev.Admitted())
+        session = RunSession.prepare(actor, params) if params.attach else None  # the actor has not had its turn yet
         try:
             record = await self.progress(call, actor, params.wait, params.timeout)
         except SandboxdError:
@@ -70,7 +69,7 @@ class EnvRequests:
         return m.RunReply(env=self.info(record))
 
     def new_record(self, params: m.Run, uid: int, gid: int) -> EnvRecord:
-        """The record of what was asked for; raises what `check` refuses."""
+        """The record of what was asked for, without an id as yet; raises what `check` refuses."""
         spec = params.spec
         check(spec)
         if spec.name in RESERVED:
@@ -80,7 +79,7 @@ class EnvRequests:
         taken = [record.name for record in self.supervisor.records(uid)]
         on_host = spec.network.mode == "host" and all(service.port is None for service in spec.services.values())
         return EnvRecord(
-            id=self.supervisor.new_id(),
+            id="",
             name=spec.name or draw_name(taken, secrets.choice),
             owner=uid,
             group=gid,

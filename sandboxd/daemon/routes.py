@@ -28,7 +28,8 @@ def route_table(records: Iterable[EnvRecord], *, version: int, base_domain: str,
             hosts = [f"{name}.{record.name}"]
             if name == main:
                 hosts += [record.name, record.id]
-            if record.spec.services[name].expose == "http":  # a request to what speaks another protocol could be an attack on it
+            # a request to what speaks another protocol could be an attack on it
+            if record.spec.services[name].expose == "http":
                 routes += [Route(host=f"{host}.{base_domain}", endpoint=len(endpoints)) for host in hosts]
             endpoints.append(endpoint(record, service, f"{envs_dir}/{record.id}/dial.sock"))
     return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=hold)

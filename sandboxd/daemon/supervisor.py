@@ -2,20 +2,22 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from sandboxd.daemon.actor import Actor
+from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.routes import route_table
 from sandboxd.errors import NameTaken, PortTaken, QueueFull, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
 from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.names import find
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED
@@ -63,6 +65,7 @@ class Supervisor:
         self.launcher: Launcher
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
+        self.berths = Berths(rundir, settings.pool)
         self.subscriptions: set[Subscription] = set()
         self.started = time.time()
         self.leaving = asyncio.Event()
@@ -129,7 +132,7 @@ class Supervisor:
         return next((a for a in self.actors.values() if a.record.name == name and a.record.owner == owner), None)
 
     def create(self, record: EnvRecord) -> Actor:
-        """Take a new env in; raises NameTaken, QueueFull, or StoreFailed when it cannot be journalled."""
+        """Take a new env in under an id of its own, and start it; raises NameTaken, QueueFull, StoreFailed."""
         taken = self.by_name(record.owner, record.name)
         if taken is not None:
             raise NameTaken(
@@ -145,20 +148,17 @@ class Supervisor:
                 limit=self.settings.max_envs,
                 retry_after=5,
             )
-        self.journal.put(record.id, msgspec.json.encode(record))
+        record = replace(record, id=self.berths.take_id())
+        starting, effects = step(record, ev.Admitted(), record.created)
+        self.journal.put(record.id, msgspec.json.encode(starting))
         self.announce(record, "created", {})
-        return self.adopt(record)
+        return self.adopt(starting, effects)
 
-    def adopt(self, record: EnvRecord) -> Actor:
-        """Give a record its actor."""
-        actor = Actor(record, self)
+    def adopt(self, record: EnvRecord, effects: Sequence[ev.Effect] = ()) -> Actor:
+        """Give a record its actor. effects: those that its state still asks for."""
+        actor = Actor(record, self, effects)
         self.actors[record.id] = actor
         return actor
-
-    @staticmethod
-    def new_id() -> str:
-        """An unguessable id."""
-        return secrets.token_hex(16)
 
     def save(self, record: EnvRecord) -> None:
         """Journal a record; one that cannot be written now is written with the next change that can."""
@@ -255,5 +255,6 @@ class Supervisor:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
+        self.berths.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()

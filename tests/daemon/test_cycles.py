@@ -5,6 +5,7 @@ that is a leak.
 """
 
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.conftest import mounts
 from tests.daemons import PATIENCE, Daemon
 
 CYCLES = 300
+READY = re.compile(r"\.ready-[0-9a-f]{32}")
 ENVIRON = {"PATH": os.environ["PATH"]}
 # An env may end by itself, be removed while it runs, fork more than it waits for, or listen and be routed.
 COMMANDS: list[tuple[str | list[str], int | None]] = [
@@ -37,9 +39,10 @@ def census(daemon: Daemon, client: Any) -> dict[str, object]:
             mounts(),
             {name: len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()) for name, pid in ours.items()},
         ),
-        "sockets": Counter(line.split()[-1] for line in unix if str(daemon.dir) in line),
+        "sockets": Counter(READY.sub(".ready", line.split()[-1]) for line in unix if str(daemon.dir) in line),
         "descriptors": {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in ours.items()},
-        "files": sorted(str(path.relative_to(daemon.dir)) for path in daemon.dir.rglob("*")),
+        # places made ahead have names of chance: they are counted
+        "files": Counter(READY.sub(".ready", str(path.relative_to(daemon.dir))) for path in daemon.dir.rglob("*")),
         "pool": status.pool,
     }
 

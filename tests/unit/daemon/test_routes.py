@@ -21,7 +21,11 @@ def test_an_env_has_its_name_its_services_and_its_id():
 
 
 def test_what_is_not_http_is_dialled_but_has_no_name():
-    services = {"web": WEB["web"], "db": Service(command="d", port=5432, expose="tcp"), "x": Service(command="x", expose="none")}
+    services = {
+        "web": WEB["web"],
+        "db": Service(command="d", port=5432, expose="tcp"),
+        "x": Service(command="x", expose="none"),
+    }
     made, routes = table(fresh(services))
     assert [endpoint.service for endpoint in made.endpoints] == ["web", "db"]
     assert "db.shop.localhost" not in routes

@@ -1,0 +1,70 @@
+"""Places made ahead: taken once, named for good when claimed, gone when given up."""
+
+import asyncio
+import os
+import socket
+
+import pytest
+
+from sandboxd.daemon.berths import Berths
+from sandboxd.settings import Settings
+from sandboxd.store.rundir import prepare
+
+
+@pytest.fixture
+def rundir(tmp_path):
+    rundir = prepare(Settings.from_environ({"SANDBOXD_DIR": str(tmp_path / "s")}, os.getuid()))
+    yield rundir
+    rundir.close(unlink=True)
+
+
+def names(rundir):
+    return sorted(os.listdir(rundir.envs_dir))
+
+
+async def filled(berths, rundir, count):
+    berths.fill_soon()
+    async with asyncio.timeout(20):
+        while len(names(rundir)) < count:
+            await asyncio.sleep(0.01)
+
+
+def test_a_place_is_claimed_under_its_id_and_the_rest_given_up(rundir):
+    async def main():
+        berths = Berths(rundir, 2)
+        await filled(berths, rundir, 2)
+        assert all(name.startswith(".ready-") for name in names(rundir))
+        env_id = berths.take_id()
+        berth = berths.claim(env_id)
+        assert berth is not None
+        assert berths.claim(env_id) is None
+        directory = rundir.env_dir(env_id)
+        assert sorted(os.listdir(directory)) == ["dial.sock", "exits", "home", "init.sock", "logs"]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(directory / "init.sock"))
+        berth.close()
+        berths.close()
+        assert names(rundir) == [env_id]
+
+    asyncio.run(main())
+
+
+def test_without_a_place_there_is_still_an_id(rundir):
+    async def main():
+        berths = Berths(rundir, 0)
+        env_id = berths.take_id()
+        assert len(bytes.fromhex(env_id)) == 16
+        assert berths.claim(env_id) is None
+        berths.close()
+
+    asyncio.run(main())
+
+
+def test_places_of_a_killed_daemon_are_swept(tmp_path):
+    settings = Settings.from_environ({"SANDBOXD_DIR": str(tmp_path / "s")}, os.getuid())
+    first = prepare(settings)
+    first.prepare_env_dir("a" * 32)
+    first.close()
+    second = prepare(settings)
+    assert names(second) == []
+    second.close(unlink=True)
