@@ -77,6 +77,10 @@ def run_daemon(**environ: str) -> Iterator[Daemon]:
     daemon = Daemon(**environ)
     try:
         daemon.start()
+    except BaseException:  # what it said is the news, not that it then could not be asked to end
+        daemon.abandon()
+        raise
+    try:
         yield daemon
     finally:
         daemon.close()

@@ -235,12 +235,16 @@ class Daemon:
             left = self.keeper.settle(10 if ended else 0)
             log = self.log()
         finally:
-            if self.process is not None:
-                self.process.close()
-            self.keeper.close()
-            shutil.rmtree(self.dir, onerror=make_writable)
+            self.abandon()
         assert ended, f"the daemon did not end by itself when asked to:\n{log}"
         assert not left, f"left behind after `daemon stop --all`: {left}\n{log}"
+
+    def abandon(self) -> None:
+        """Kill whatever is there, and remove the directory."""
+        if self.process is not None:
+            self.process.close()
+        self.keeper.close()
+        shutil.rmtree(self.dir, onerror=make_writable)
 
     def end(self) -> bool:
         """Ask for the end of everything; a daemon that was killed is started again for it. False: it had to be killed."""
