@@ -150,12 +150,11 @@ class Upstream(Side):
         self.head = b""
         at, end = 0, held + count
         try:
-            while self.awaiting:
-                response = parse_response(shared, at, end, bodiless=self.bodiless)
-                if response is None:
-                    self.head = bytes(view[at:end])
+            while (response := parse_response(shared, at, end, bodiless=self.bodiless)) is not None:
+                # Once the answer is handed over, the next request may be on its way already and `shared` be used for it.
+                if not self.asker.answered(self, response, at, end):
                     return
-                self.awaiting = self.asker.answered(self, response, at, end)
                 at = response.end
+            self.head = bytes(view[at:end])
         except FramingError as error:
             self.asker.unanswered(self, error.reason, silent=False)
