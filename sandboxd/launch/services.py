@@ -58,9 +58,9 @@ class Service:
         return self.pid is not None and self.wait_status is None and self.error is None
 
     def status(self) -> Message:
-        """As `status` shows it."""
+        """As `status` shows it: with a pid once it is known that exec worked, so that nobody takes a refusal for a start."""
         return {
-            "pid": self.pid,
+            "pid": self.pid if self.report < 0 else None,
             "wait_status": self.wait_status,
             "started": self.started,
             "ended": self.ended,
