@@ -4,7 +4,9 @@ import json
 import os
 import socket
 import stat
+import time
 
+import msgspec
 import pytest
 
 from sandboxd import errors
@@ -199,9 +201,20 @@ def test_a_client_that_leaves_mid_stream_is_forgotten(shared_daemon, client):
 
 
 def test_a_client_that_leaves_while_it_waits_ends_only_its_wait(shared_daemon, client):
-    slow = spec("sleep 100", name="goes-on", port=80)
-    with shared_daemon.client() as other:
-        stream = other.stream(m.Run(spec=slow, environ=ENVIRON, wait="ready"))
-        next(stream)
+    slow = m.Run(spec=spec("sleep 100", name="goes-on", port=80), environ=ENVIRON, wait="ready")
+    frame = {"method": "io.sandboxd.Control.Run", "parameters": msgspec.to_builtins(slow)}
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(shared_daemon.dir / "control.sock"))
+        other.sendall(json.dumps(frame).encode() + b"\0")
+        appeared(client)
     assert [env.name for env in client.call(m.List()).envs] == ["goes-on"]
     remove(client, "goes-on")
+
+
+def appeared(client) -> str:
+    """The id of the one env, once it is there."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        for env in client.call(m.List()).envs:
+            return env.id
+    raise AssertionError("no env came")

@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import socket
 
 import pytest
 
 from sandboxd.daemon.berths import Berths
+from sandboxd.launch.initlink import connect_to
 from sandboxd.settings import Settings
 from sandboxd.store.rundir import prepare
 
@@ -40,8 +40,8 @@ def test_a_place_is_claimed_under_its_id_and_the_rest_given_up(rundir):
         assert berths.claim(env_id) is None
         directory = rundir.env_dir(env_id)
         assert sorted(os.listdir(directory)) == ["dial.sock", "exits", "home", "init.sock", "logs"]
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(directory / "init.sock"))
+        with connect_to(directory, "init.sock"):
+            pass
         berth.close()
         berths.close()
         assert names(rundir) == [env_id]
