@@ -33,6 +33,9 @@ ROOM = "-" * 64  # an argument that does nothing but give titles room in the mem
 # Seconds. A launch takes milliseconds, but a file system that it shows may hang.
 START_TIMEOUT, LAUNCH_TIMEOUT = 15.0, 30.0
 Take = Callable[[Parked | SandboxdError], None]
+# Seconds after a launch: to make the next parked child takes a core for some milliseconds, and so does the env's own start
+# (measured on 2 cores: 3 ms later to exec when both are done at once).
+QUIET = 0.1
 SETTLE = 0.5  # seconds; mounts come in bursts, and each change makes every parked child stale
 
 
@@ -76,6 +79,7 @@ class Launcher:
         self.shape: Shape | None = None
         self.failure: SandboxdError | None = None
         self.settling: asyncio.TimerHandle | None = None
+        self.filling: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self.loop.create_future()
         self.line = Line(self.loop, control, self.heard, self.ended)
@@ -155,15 +159,17 @@ class Launcher:
             if self.shape is not None and shape[0] == self.shape[0]:
                 self.shape = shape  # the pool is for envs like the last one: the host's layout may have changed
             self.failure = None
-            self.loop.call_soon(self.fill)
+            if self.filling is None:
+                self.filling = self.loop.call_later(QUIET, self.fill)
 
     def close(self) -> None:
         """End the program and every parked child; envs live on."""
         self.on_death = None
         self.shape = None
         self.line.close()
-        if self.settling is not None:
-            self.settling.cancel()
+        for timer in (self.settling, self.filling):
+            if timer is not None:
+                timer.cancel()
         for child in [*self.parked]:
             self.drop(child)
         asked, self.asked = self.asked, []
@@ -180,13 +186,14 @@ class Launcher:
     # -- the pool --------------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Ask for what the pool lacks; after a failure not before the next launch."""
+        """Ask for what the pool lacks, one after another; after a failure not before the next launch."""
+        self.filling = None
         for child in [child for child in self.parked if child.shape != self.shape]:
             self.drop(child)
         if self.shape is None or self.failure is not None:
             return
-        coming = sum(shape == self.shape and take == self.adopt for shape, take in self.asked)
-        for _ in range(self.wanted - len(self.parked) - coming):
+        is_coming = any(take == self.adopt for _, take in self.asked) or not all(child.is_ready for child in self.parked)
+        if len(self.parked) < self.wanted and not is_coming:
             self.ask(self.shape, self.adopt)
 
     def adopt(self, made: Parked | SandboxdError) -> None:
@@ -203,7 +210,7 @@ class Launcher:
             if not child.is_ready:
                 self.failure = failure_of("the pool", [], child.answer.result())
             self.drop(child)
-            self.fill()
+        self.fill()
 
     def take(self, shape: Shape) -> Parked | None:
         """The oldest parked child that fits, out of the pool; one that is still building its base is better than a new one."""
