@@ -190,13 +190,15 @@ def test_too_much_is_refused_before_it_is_parsed():
         "x = " + "{a=" * 10_000,
         "x = " + "9" * 5000,
         "x = 1e999999",
-        "a." * 2000 + "b = 1",
+        "a." * 120_000 + "b = 1",
+        "x = { " + " 'a' . " * 40_000 + "b = 1 }",
+        "x = 1\n[[ " + '"a\\"" . ' * 30_000 + "b ]]",
         "[" + "a." * 2000 + "b]\nc=1",
         "services." + "a." * 50 + "b = 1",
         WEB + "[labels]\nx = " + "[" * 50 + "]" * 50,
         WEB + "env = " + "{a=" * 50 + "1" + "}" * 50,
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_hostile_texts_are_refused(text):
     fault(text)
