@@ -162,6 +162,12 @@ class Launcher:
             if self.filling is None:
                 self.filling = self.loop.call_later(QUIET, self.fill)
 
+    def expect(self) -> None:
+        """An env will be asked for in a moment: begin its child now if none is parked, while the caller is still planning."""
+        if self.shape is not None and not self.parked and not self.asked:
+            self.failure = None
+            self.ask(self.shape, self.adopt)
+
     def close(self) -> None:
         """End the program and every parked child; envs live on."""
         self.on_death = None
@@ -240,7 +246,11 @@ class Launcher:
             else:
                 waiting.set_result(made)
 
-        self.ask(shape, take)
+        coming = (shape, self.adopt)
+        if coming in self.asked:
+            self.asked[self.asked.index(coming)] = (shape, take)
+        else:
+            self.ask(shape, take)
         try:
             return await waiting
         except asyncio.CancelledError:

@@ -83,6 +83,24 @@ def test_the_pool_fills_is_used_and_fills_again(tmp_path: Path) -> None:
         walls.close()
 
 
+def test_a_child_that_is_expected_is_the_one_that_is_used(tmp_path: Path) -> None:
+    walls = Walls(tmp_path, pool=0, init="stand_in")
+
+    async def expect() -> None:
+        walls.launcher.expect()
+        walls.launcher.expect()
+
+    try:
+        told(walls)
+        walls.runner.run(expect())
+        assert len(walls.launcher.asked) == 1
+        told(walls)
+        assert walls.launcher.asked == []
+        walls.runner.run(until(lambda: children_of(walls.launcher.pid) == []))
+    finally:
+        walls.close()
+
+
 def test_init_gets_its_own_descriptors_and_nobody_elses(tmp_path: Path) -> None:
     """With siblings parked before and after, and other launches' descriptors in flight."""
     walls = Walls(tmp_path, pool=3, init="stand_in")
