@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from msgspec.structs import replace
@@ -99,8 +100,9 @@ class Queries:
         ended = asyncio.Event()
         watching = self.supervisor.own(until_over(actor, ended), name=f"logs-{actor.record.name}")
         try:
-            async for batch in follow(directory, services, tail=params.tail, since=since, ended=ended):
-                await call.reply(m.LogsReply(lines=batch), continues=True)
+            async with aclosing(follow(directory, services, tail=params.tail, since=since, ended=ended)) as news:
+                async for batch in news:
+                    await call.reply(m.LogsReply(lines=batch), continues=True)
         finally:
             watching.cancel()
         return m.LogsReply(lines=[])

@@ -64,7 +64,7 @@ class Watch:
     def _check(self, actor: "Actor") -> None:
         record = actor.record
         try:
-            sample = self.look(record, gate=record.spec.limits.memory)
+            sample = self.look(record, gate=record.spec.limits.memory or 0, traffic=False)
         except (SandboxdError, OSError) as error:
             log.warning("env %s cannot be sampled: %s", record.name, error)
             return
@@ -72,10 +72,10 @@ class Watch:
         if not verdict.within:
             actor.post(ev.KillAsked(cause=verdict.limit, reason=verdict.describe()))
 
-    def look(self, record: EnvRecord, *, gate: int | None = None) -> Sample:
-        """Sample an env now. gate: bytes of RSS from which on PSS is read too."""
+    def look(self, record: EnvRecord, *, gate: int = 0, traffic: bool = True) -> Sample:
+        """Sample an env now. gate: bytes of RSS from which on PSS is read too; traffic: count what was read and written."""
         assert record.init is not None
-        sample = self._sampler.sample(record.init.pid, gate=gate)
+        sample = self._sampler.sample(record.init.pid, gate=gate, traffic=traffic)
         if record.id in self._last:
             self._before[record.id] = self._last[record.id]
         self._last[record.id] = sample

@@ -1,0 +1,92 @@
+"""Places for envs to come: an id, its directory, its bound sockets, made ahead like the launcher's parked children.
+
+None of it depends on the spec, and together it is a dozen changes to a directory, which a busy disk makes `run` wait for.
+Filled again one by one while nothing else is to be done; what is left over goes when the daemon leaves, or with the next one.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+
+import msgspec
+
+from sandboxd.errors import StoreFailed
+from sandboxd.launch.initlink import InitSockets, bind_sockets
+from sandboxd.store.rundir import RunDir
+
+log = logging.getLogger(__name__)
+PAUSE = 0.02
+APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Berth(msgspec.Struct, frozen=True):
+    """One place. Whoever takes it closes its descriptors."""
+
+    sockets: InitSockets
+    exits: int
+
+    def close(self) -> None:
+        """Close what is held; the directory stays."""
+        self.sockets.close()
+        os.close(self.exits)
+
+
+class Berths:
+    """The places made ahead, by id."""
+
+    def __init__(self, rundir: RunDir, wanted: int) -> None:
+        self._rundir = rundir
+        self._wanted = wanted
+        self._ready: dict[str, Berth] = {}
+        self._taken: dict[str, Berth] = {}
+        self._filling: asyncio.TimerHandle | None = None
+
+    def take_id(self) -> str:
+        """The unguessable id of a new env, with a place if one is ready."""
+        env_id = next(iter(self._ready), None)
+        if env_id is None:
+            env_id = secrets.token_hex(16)
+        else:
+            self._taken[env_id] = self._ready.pop(env_id)
+        self.fill_soon()
+        return env_id
+
+    def claim(self, env_id: str) -> Berth | None:
+        """The place that goes with an id, once; its directory is where an env's belongs from here on."""
+        berth = self._taken.pop(env_id, None)
+        if berth is not None:
+            self._rundir.create_env_dir(env_id)
+        return berth
+
+    def fill_soon(self) -> None:
+        """Make what is missing, a little later."""
+        if self._filling is None and len(self._ready) < self._wanted:
+            self._filling = asyncio.get_running_loop().call_later(PAUSE, self._fill)
+
+    def _fill(self) -> None:
+        self._filling = None
+        env_id = secrets.token_hex(16)
+        try:
+            path = self._rundir.prepare_env_dir(env_id)
+            sockets = bind_sockets(path)
+            try:
+                exits = os.open(path / "exits", APPEND, 0o600)
+            except OSError:
+                sockets.close()
+                raise
+        except (StoreFailed, OSError) as error:
+            log.warning("no place could be made ahead: %s", error)  # whoever needs one makes it, and is told
+            return
+        self._ready[env_id] = Berth(sockets, exits)
+        self.fill_soon()
+
+    def close(self) -> None:
+        """Give up what was not used."""
+        if self._filling is not None:
+            self._filling.cancel()
+        for berth in (*self._ready.values(), *self._taken.values()):
+            berth.close()
+        self._ready.clear()
+        self._taken.clear()
+        self._rundir.remove_prepared()
