@@ -148,6 +148,8 @@ class Supervisor:
                 limit=self.settings.max_envs,
                 retry_after=5,
             )
+        if record.spec.network.mode != "host":
+            self.launcher.expect()
         record = replace(record, id=self.berths.take_id())
         starting, effects = step(record, ev.Admitted(), record.created)
         self.journal.put(record.id, msgspec.json.encode(starting))
