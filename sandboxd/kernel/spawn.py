@@ -1,4 +1,4 @@
-"""posix_spawn(3), with what Python's own leaves out: working directory, controlling terminal, closing all other descriptors.
+"""posix_spawn(3), with what Python's own leaves out: the working directory, and closing all other descriptors.
 
 Imports `errors` and `kernel.libc`. The C library makes the child by clone(CLONE_VM | CLONE_VFORK): no page table is copied and
 none of the child's work is Python, so a program starts in half the time that fork, some steps in Python and exec take. The
@@ -23,9 +23,6 @@ _spawn = function(
 _actions_init = function("posix_spawn_file_actions_init", ctypes.c_void_p)
 _actions_destroy = function("posix_spawn_file_actions_destroy", ctypes.c_void_p)
 _add_dup2 = function("posix_spawn_file_actions_adddup2", ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-_add_open = function(
-    "posix_spawn_file_actions_addopen", ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint
-)
 _attr_init = function("posix_spawnattr_init", ctypes.c_void_p)
 _attr_destroy = function("posix_spawnattr_destroy", ctypes.c_void_p)
 _set_flags = function("posix_spawnattr_setflags", ctypes.c_void_p, ctypes.c_short)
@@ -45,13 +42,10 @@ def is_possible() -> bool:
     return _add_chdir is not None and _add_closefrom is not None
 
 
-def spawn(
-    path: bytes, argv: list[bytes], env: list[bytes], *, stdio: tuple[int, int, int], workdir: bytes, terminal: bytes
-) -> int:
+def spawn(path: bytes, argv: list[bytes], env: list[bytes], *, stdio: tuple[int, int, int], workdir: bytes) -> int:
     """Execute `path` in a session of its own, signals default and unblocked, nothing open but stdio; its pid.
 
-    stdio: descriptors above 2. terminal: path of a terminal that becomes its controlling one and its stdio, or b"". Raises
-    KernelError as execve(2) or chdir(2) would; which of the two is for the caller to find out.
+    stdio: descriptors above 2. Raises KernelError as execve(2) or chdir(2) would; which of the two is for the caller to find out.
     """
     actions = ctypes.create_string_buffer(SPACE)
     attributes = ctypes.create_string_buffer(SPACE)
@@ -59,16 +53,10 @@ def spawn(
     _actions_init(actions)
     _attr_init(attributes)
     try:
-        if terminal:
-            # Without O_NOCTTY, the first terminal that a session's leader opens becomes the session's own (tty_ioctl(4)).
-            _add_open(actions, 0, terminal, os.O_RDWR, 0)
-            stdio = (0, 0, 0)
         for target, source in enumerate(stdio):
-            if not terminal or target:
-                _add_dup2(actions, source, target)
-        if _add_chdir is not None:
+            _add_dup2(actions, source, target)
+        if _add_chdir is not None and _add_closefrom is not None:
             _add_chdir(actions, workdir)
-        if _add_closefrom is not None:
             _add_closefrom(actions, 3)
         _set_flags(attributes, SETSIGDEF | SETSIGMASK | SETSID)  # the mask stays as it is initialised: empty
         _set_default(attributes, b"\xff" * (signal.NSIG // 8) + bytes(SIGSET))

@@ -133,7 +133,7 @@ def run_program(argv: list[str], **given: object) -> tuple[int, bytes]:
     """Spawn, with stdout on a pipe; wait status and output."""
     read, write = os.pipe()
     null = os.open("/dev/null", os.O_RDWR)
-    ours = {"env": [b"A=1"], "workdir": b"/", "terminal": b"", **given}
+    ours = {"env": [b"A=1"], "workdir": b"/", **given}
     with open(read, "rb") as output:
         try:
             pid = spawn.spawn(argv[0].encode(), [word.encode() for word in argv], stdio=(null, write, null), **ours)  # type: ignore[arg-type]
@@ -180,20 +180,3 @@ def test_spawn_says_why_not(argv: list[str], workdir: bytes, number: int) -> Non
     with pytest.raises(KernelError) as failed:
         run_program(argv, workdir=workdir)
     assert failed.value.errno == number
-
-
-@pytestmark_spawn
-def test_spawn_on_a_terminal_has_it_as_its_own() -> None:
-    master, slave = os.openpty()
-    name = os.ttyname(slave)
-    try:
-        code = "import os; os.write(0, f'{os.tcgetpgrp(0) == os.getpid()}'.encode()); os.close(os.open('/dev/tty', 2))"
-        pid = spawn.spawn(
-            sys.executable.encode(), [b"python", b"-I", b"-S", b"-c", code.encode()], [], stdio=(0, 0, 0), workdir=b"/",
-            terminal=name.encode(),
-        )  # fmt: skip
-        assert os.waitpid(pid, 0)[1] == 0
-        assert os.read(master, 100) == b"True"
-    finally:
-        os.close(master)
-        os.close(slave)
