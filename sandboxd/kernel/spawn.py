@@ -45,7 +45,7 @@ def is_possible() -> bool:
 def spawn(path: bytes, argv: list[bytes], env: list[bytes], *, stdio: tuple[int, int, int], workdir: bytes) -> int:
     """Execute `path` in a session of its own, signals default and unblocked, nothing open but stdio; its pid.
 
-    stdio: descriptors above 2. Raises KernelError as execve(2) or chdir(2) would; which of the two is for the caller to find out.
+    stdio: descriptors above 2. Raises KernelError as execve(2) or chdir(2) would; which of them, the caller has to find out.
     """
     actions = ctypes.create_string_buffer(SPACE)
     attributes = ctypes.create_string_buffer(SPACE)
