@@ -8,7 +8,7 @@ import posixpath
 
 # First names below the home -> what is shown. "" stands for the whole directory of that name.
 KNOWN: dict[str, tuple[str, ...]] = {
-    ".cargo": (".cargo/bin", ".cargo/env", ".rustup"),
+    ".cargo": (".cargo/bin", ".rustup"),
     ".rustup": (".rustup",),
     ".local/bin": (".local/bin", ".local/lib"),
     ".local/lib": (".local/lib",),

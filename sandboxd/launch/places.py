@@ -73,6 +73,8 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
         raise SpecInvalid('isolation.home = "readonly" shows root\'s home to an env that is not root', key="isolation.home")
     seen = [*writable, *[mount.source for mount in mounts]]
     tools = [] if readonly_home else find_tools(environ.get("PATH", ""), real_home, seen, hide)
+    if runs_as != uid:  # root's own toolchains, where nobody may not go, are not shown: what is not there is not promised
+        tools = [tool for tool in tools if not where_stopped(tool, runs_as)]
     shared = spec.network.mode == "host"
     return PlaceFacts(
         home=home,
@@ -174,6 +176,17 @@ def refuse_workspace(real: str, home: str, hide: list[str]) -> None:
 
 def reachable(path: str, uid: int) -> None:
     """Raise WorkspaceInvalid unless a uid with no groups can walk to `path` and read it."""
+    walked = where_stopped(path, uid)
+    if walked:
+        raise WorkspaceInvalid(
+            f"workspace {path}: root's envs run as uid {uid}, which cannot enter {walked}",
+            hint=f'move it to where uid {uid} may read it, or ask for root by name: --user root, or user = "root" in [isolation]',
+            key="workspace.path",
+        )
+
+
+def where_stopped(path: str, uid: int) -> str:
+    """The first directory on the way to `path` that a uid with no groups cannot enter, or empty."""
     walked = "/"
     for part in ["", *path.strip("/").split("/")]:
         walked = os.path.join(walked, part)
@@ -181,11 +194,8 @@ def reachable(path: str, uid: int) -> None:
         bits = status.st_mode >> 6 if status.st_uid == uid else status.st_mode
         needed = 0o5 if walked == path else 0o1
         if bits & needed != needed:
-            raise WorkspaceInvalid(
-                f"workspace {path}: root's envs run as uid {uid}, which cannot enter {walked}",
-                hint=f'chmod o+rx {walked}, or ask for root by name: [isolation] user = "root"',
-                key="workspace.path",
-            )
+            return walked
+    return ""
 
 
 def protected(trees: list[str]) -> tuple[list[tuple[str, bool]], list[str]]:

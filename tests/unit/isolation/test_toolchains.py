@@ -8,7 +8,7 @@ HOME = "/home/ada"
 @pytest.mark.parametrize(
     ("directory", "shown"),
     [
-        (".cargo/bin", [".cargo/bin", ".cargo/env", ".rustup"]),
+        (".cargo/bin", [".cargo/bin", ".rustup"]),
         (".pyenv/shims", [".pyenv"]),
         (".nvm/versions/node/v22/bin", [".nvm"]),
         (".local/bin", [".local/bin", ".local/lib"]),
