@@ -180,7 +180,7 @@ def reachable(path: str, uid: int) -> None:
     if walked:
         raise WorkspaceInvalid(
             f"workspace {path}: root's envs run as uid {uid}, which cannot enter {walked}",
-            hint=f'move it to where uid {uid} may read it, or ask for root by name: --user root, or user = "root" in [isolation]',
+            hint=f"move it to where uid {uid} may read it, or ask for root by name: --user root",
             key="workspace.path",
         )
 
