@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 from tests.daemons import Daemon
 from tests.keeper import describe
 from tests.require import require as require_facts
+
+# A shell starts what it puts in the background with SIGINT ignored, and programs that tests start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No wall time decides a test, and the checkout may be read-only.
 settings.register_profile("house", deadline=None, database=None)
