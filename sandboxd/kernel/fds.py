@@ -14,6 +14,8 @@ from sandboxd.kernel.libc import check, syscall
 
 SCM_MAX_FD = 253  # include/net/scm.h: the most descriptors one message can carry
 LAST = 0xFFFFFFFF
+# Plain numbers: `|` on the enums of `socket` runs a lot of Python, whose pages each init would then have for itself.
+CLOEXEC, NOSIGNAL = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL)
 
 _close_range = syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 
@@ -23,9 +25,7 @@ def recv(sock: socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: in
 
     Blocks, or raises BlockingIOError, as the socket is set; `flags` are added (MSG_DONTWAIT).
     """
-    data, ancillary, message_flags, _ = sock.recvmsg(
-        size, socket.CMSG_SPACE(4 * max_fds) if max_fds else 0, socket.MSG_CMSG_CLOEXEC | flags
-    )
+    data, ancillary, message_flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(4 * max_fds) if max_fds else 0, CLOEXEC | flags)
     fds: list[int] = []
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -42,7 +42,7 @@ def recv(sock: socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: in
 def send(sock: socket.socket, data: bytes | memoryview, fds: list[int] | tuple[int, ...] = (), *, flags: int = 0) -> int:
     """Send with the descriptors on the first byte; returns how many bytes went. SIGPIPE never comes of it."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-    return sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL | flags)
+    return sock.sendmsg([data], ancillary, NOSIGNAL | flags)
 
 
 def close_all(fds: list[int]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 COUNT_LIMIT = 16
 PEERS_LIMIT = 64
+DONTWAIT = int(socket.MSG_DONTWAIT)
 BATCH = 16  # requests of one peer served at a time
 PAUSE = 1.0  # seconds without accepting after the descriptors ran out
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -48,7 +49,8 @@ class Listener:
         """Take those that wait; over the limit they are closed at once."""
         for _ in range(BATCH):
             try:
-                peer, _ = self.sock.accept()
+                fd, _ = self.sock._accept()  # type: ignore[attr-defined]  # accept() makes enums of its kind
+                peer = socket.socket(fileno=fd)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -88,7 +90,7 @@ class Dialer:
         """Answer what waits, a few at a time."""
         for _ in range(BATCH):
             try:
-                asked = peer.recv(3)  # a byte more than a request, to see one that is too long
+                asked = peer.recv(3, DONTWAIT)  # a byte more than a request, to see one that is too long
             except BlockingIOError:
                 return
             except OSError:
@@ -122,7 +124,7 @@ def give(peer: socket.socket, asked: bytes) -> bool:
 
 def send(peer: socket.socket, sockets: list[socket.socket], refused: int) -> None:
     """One reply, without waiting; raises OSError."""
-    fds.send(peer, bytes((len(sockets), refused)), [sock.fileno() for sock in sockets], flags=socket.MSG_DONTWAIT)
+    fds.send(peer, bytes((len(sockets), refused)), [sock.fileno() for sock in sockets], flags=DONTWAIT)
 
 
 def born_here(family: socket.AddressFamily, count: int) -> tuple[list[socket.socket], int]:

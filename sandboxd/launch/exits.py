@@ -57,7 +57,7 @@ class ExitFile:
         self.lead = b""
         if fd >= 0:
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-            self.size = os.fstat(fd).st_size
+            self.size = os.lseek(fd, 0, os.SEEK_END)
             self.lead = b"\n" if self.size else b""  # an earlier init may have died within a line
         self.count = last_number(fd, self.size)
         self.pending: list[Exit] = []

@@ -147,6 +147,7 @@ def reap() -> bool:
 def load(module: str):  # type: ignore[no-untyped-def]
     """`run` of the module that a child becomes; then nothing can be imported any more."""
     run_init = __import__(module, fromlist=["run"]).run
+    __import__("sandboxd.launch.warm", fromlist=["warm"]).warm()  # what an init runs first, it writes to; here it does so once
     sys.path.clear()
     sys.meta_path.clear()
     sys.path_importer_cache.clear()

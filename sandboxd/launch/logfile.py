@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 
-SPREAD_LIMIT = 1 << 18  # a record head is 40 times an empty line: larger batches are cut before they are made
+SPREAD_LIMIT = 1 << 16  # a record head is 40 times an empty line: larger batches are cut before they are made
 STAMP = len("2026-11-23T04:38:22.123456789Z")
 
 
@@ -43,7 +43,7 @@ class LogFiles:
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
         newer = self.is_newer(fds[1], fds[0])
         self.fds = [fds[1], fds[0]] if newer else list(fds)
-        self.size = os.fstat(self.fds[0]).st_size
+        self.size = os.lseek(self.fds[0], 0, os.SEEK_END)
         self.limit = limit
         self.dropped = 0
         self.reason = ""
@@ -53,13 +53,13 @@ class LogFiles:
     def is_newer(fd: int, other: int) -> bool:
         """Whether an earlier init wrote the first file after the other: by their first records, since both may have been
         written within one tick of the clock that stamps files; a descriptor that cannot be read leaves only that."""
-        info, others = os.fstat(fd), os.fstat(other)
-        if not info.st_size or not others.st_size:
-            return bool(info.st_size)
+        size, others = os.lseek(fd, 0, os.SEEK_END), os.lseek(other, 0, os.SEEK_END)
+        if not size or not others:
+            return bool(size)
         try:
             return os.pread(fd, STAMP, 0) > os.pread(other, STAMP, 0)
         except OSError:
-            return info.st_mtime_ns > others.st_mtime_ns
+            return os.fstat(fd).st_mtime_ns > os.fstat(other).st_mtime_ns
 
     def is_same(self, fds: tuple[int, int]) -> bool:
         """Whether these descriptors are of the same two files."""

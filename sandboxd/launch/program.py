@@ -7,12 +7,12 @@ siblings of the same uid cannot trace it or take its descriptors (ptrace(2), "Pt
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # as in init.py
 import errno
 import fcntl
 import json
 import os
 import resource
-import signal
 import stat
 import struct
 import termios
@@ -172,7 +172,7 @@ def become(program: Program, stdio: tuple[int, int, int], report: int) -> NoRetu
     step = "session"
     found: dict[str, Any] = {}
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         os.setsid()
         if program.tty:
             fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)

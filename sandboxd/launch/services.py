@@ -129,11 +129,15 @@ class Services:
         except SandboxdError as error:
             self.fail(service, error)
             raise
-        service.program, service.pid, service.report = program, pid, report
-        service.wait_status = service.ended = service.error = None
-        service.started = time.time()
+        service.program, service.pid = program, pid
         service.then = [then] if then is not None else []
         self.by_pid[pid] = service
+        self.begin(service, stdio, report)
+
+    def begin(self, service: Service, stdio: Stdio, report: int) -> None:
+        """Its process was forked: connect its streams, and hear of its exec."""
+        service.wait_status = service.ended = service.error = None
+        service.started, service.report = time.time(), report
         self.connect(service, stdio)
         self.loop.watch(report, READ, lambda _events: self.hear(service))
 

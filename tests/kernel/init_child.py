@@ -1,8 +1,8 @@
 """Stands in for the launcher in tests of pid 1: namespaces, mounts, then `init.run` in a child that is pid 1 of its own.
 
 Run as `python -I -S init_child.py FILE` by an unprivileged user. The JSON in it: root (of the checkout), config, fds, report (a
-socket: the pid goes there, and descriptors of smaps_rollup and status), rlimits, and of the mount namespace it makes: tmpfs
-{path: size}, logs {service: [path, path]}.
+socket: there go the pid, private KiB before init runs, and descriptors of smaps_rollup and status), rlimits, and of the mount
+namespace it makes: tmpfs {path: size}, logs {service: [path, path]}.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ with open(sys.argv[1], "rb") as plan:
 sys.path.insert(0, given["root"])
 
 from sandboxd.kernel import fds as kernel_fds
-from sandboxd.launch import init
+from sandboxd.launch import init, warm
 
 libc = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -42,6 +42,12 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
+def private_kib(*files: int) -> int:
+    """Private dirty memory and page tables now."""
+    lines = [line for fd in files for line in os.pread(fd, 10000, 0).splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith((b"Private_Dirty:", b"VmPTE:")))
+
+
 uid, gid = os.getuid(), os.getgid()
 check(libc.unshare(NEWUSER | NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS), "unshare")
 write("/proc/self/setgroups", "deny")
@@ -53,7 +59,10 @@ for path, size in given.get("tmpfs", {}).items():
 for name, pair in given.get("rlimits", {}).items():
     resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), pair)
 report = socket.socket(fileno=given["report"])
+warm.warm()  # as the launcher does
+gc.collect()
 gc.freeze()
+gc.disable()
 pid = os.fork()
 if pid:
     report.sendall(f"{pid}\n".encode())
@@ -69,7 +78,7 @@ fds = given["fds"]
 for name, paths in given.get("logs", {}).items():
     fds["logs"][name] = [os.open(path, os.O_CREAT | os.O_WRONLY, 0o600) for path in paths]
 opened = [os.open(f"/proc/self/{name}", os.O_RDONLY) for name in ("smaps_rollup", "status")]
-kernel_fds.send(report, b"\n", opened)  # later it is not dumpable, and nobody could open them
+kernel_fds.send(report, b"%d\n" % private_kib(*opened), opened)  # later it is not dumpable, and nobody could open them
 numbers = [fd for fd in (fds.get("control", -1), fds.get("dial", -1), fds.get("exits", -1)) if fd >= 0]
 numbers += [fd for pair in fds.get("logs", {}).values() for fd in pair]
 numbers += [fd for ends in fds.get("attach", {}).values() for fd in ends.values()]

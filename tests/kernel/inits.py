@@ -75,15 +75,17 @@ class Env:
         for fd in passed[2:3] + passed[4:]:
             os.close(fd)
         self.files: list[int] = []
-        told = b""  # two lines: the pid, and one that carries descriptors
+        told = b""  # two lines: the pid, and with descriptors the memory
         while bytes(told).count(b"\n") < 2:
             data, files = recv(ours, 100)
             if not data:
+                self.harness.wait()
+                ours.close()
                 raise AssertionError(f"no init: {self.stderr.read_text()}")
             told += data
             self.files += files
         ours.close()
-        self.pid = int(told.decode().split()[0])
+        self.pid, self.private_before = (int(word) for word in told.decode().split())
 
     def open_logs(self, service: str) -> tuple[int, int]:
         """New descriptors of a service's two log files."""
@@ -139,12 +141,16 @@ class Recorder:
 
     async def wait(self, kind: type, match: Callable[[Any], bool] = lambda _event: True) -> Any:
         """The first event of that kind that matches."""
-        while True:
-            for event in self.events:
-                if isinstance(event, kind) and match(event):
-                    return event
-            self.changed.clear()
-            await self.changed.wait()
+        try:
+            async with asyncio.timeout(BOUND / 2):
+                while True:
+                    for event in self.events:
+                        if isinstance(event, kind) and match(event):
+                            return event
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            raise AssertionError(f"no {kind.__name__} among {self.events}") from None
 
 
 def run(main: Coroutine[Any, Any, Any], runner: Callable[..., Any] = uvloop.run) -> Any:

@@ -17,7 +17,7 @@ from sandboxd.launch.initlink import ServiceExited, SessionExited
 from sandboxd.launch.pids import host_pids
 from sandboxd.launch.pump import DROP_LIMIT
 from sandboxd.launch.sessions import SESSIONS_LIMIT
-from tests.kernel.inits import Env, connected, hear, program, read, run, shell, start, until
+from tests.kernel.inits import BOUND, Env, connected, hear, program, read, run, shell, start, until
 
 
 def code(event: SessionExited) -> int:
@@ -42,9 +42,13 @@ class Screen:
 
     async def shows(self, words: bytes) -> None:
         """Wait until it does; then start looking anew."""
-        while words not in self.shown:
-            self.look()
-            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(BOUND / 2):
+                while words not in self.shown:
+                    self.look()
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(f"{words!r} does not come, after {self.shown!r}") from None
         self.shown = self.shown.partition(words)[2]
 
     def type(self, keys: bytes) -> None:
@@ -248,13 +252,13 @@ def test_bash_has_job_control(init_env) -> None:
             screen.type(b"\x03")  # ctrl-C ends sleep, not bash
             await screen.shows(b"ready> ")
             screen.type(b"echo $?; stty size\n")
-            await screen.shows(b"130\r\n24 80\r\n")
+            await screen.shows(b"130\r\n24 80\r\nready> ")
             await link.resize(f"session:{opened.session}", 50, 150)
             screen.type(b"stty size\n")
-            await screen.shows(b"50 150\r\n")
+            await screen.shows(b"50 150\r\nready> ")
             fcntl.ioctl(screen.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 160, 0, 0))  # or by whoever holds the master
             screen.type(b"stty size\n")
-            await screen.shows(b"60 160\r\n")
+            await screen.shows(b"60 160\r\nready> ")
             screen.type(b"sleep 1001\n")
             await until(lambda: in_front(env, "sleep"))
             await link.signal(f"session:{opened.session}", signal.SIGINT, group=True)  # as ctrl-C would
@@ -491,10 +495,10 @@ def test_attached_to_a_terminal_service(init_env) -> None:
             screen = Screen(ours["stdout"])
             await screen.shows(b"ready> ")
             os.write(ours["stdin"], b"stty size\n")
-            await screen.shows(b"30 90\r\n")
+            await screen.shows(b"30 90\r\nready> ")
             await link.resize("session:attach:web", 31, 91)
             os.write(ours["stdin"], b"stty size\n")
-            await screen.shows(b"31 91\r\n")
+            await screen.shows(b"31 91\r\nready> ")
             other = await link.attach("web", stdin=True, slow="drop")
             assert await read(other.fds["stderr"]) == b"", "a terminal has one stream"
             os.write(other.fds["stdin"], b"sleep 1000\n")
