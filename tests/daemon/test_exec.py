@@ -1,4 +1,7 @@
-"""Sessions: commands run inside, terminals, and the in-band form for clients that take no descriptors."""
+"""Sessions: commands run inside, terminals, and the in-band form for clients that take no descriptors.
+
+So of sandboxd.daemon.sessions and sandboxd.daemon.pumping.
+"""
 
 import base64
 import os

@@ -1,4 +1,7 @@
-"""A daemon that is stopped or killed leaves its envs running, and the next one finds them again."""
+"""A daemon that is stopped or killed leaves its envs running, and the next one finds them again.
+
+So of sandboxd.daemon.adopt and sandboxd.daemon.main.
+"""
 
 import signal
 import socket

@@ -216,5 +216,5 @@ def test_nobody_must_be_able_to_get_there(ground: Ground) -> None:
     ground.home.chmod(0o700)
     with pytest.raises(WorkspaceInvalid, match="cannot enter") as refused:
         reachable(str(ground.shop), 65534)
-    assert 'user = "root"' in refused.value.hint
+    assert "--user root" in refused.value.hint
     reachable("/usr/bin", 65534)

@@ -1,4 +1,7 @@
-"""The life of an env: the table is total, ends are truthful, and no order of events breaks an invariant."""
+"""The life of an env: the table is total, ends are truthful, and no order of events breaks an invariant.
+
+So of sandboxd.lifecycle.running, sandboxd.lifecycle.ending and sandboxd.lifecycle.turn, whose entries the table has.
+"""
 
 import itertools
 
