@@ -171,6 +171,7 @@ class Client(Side):
         if endpoint.state == "ready":
             self.router.held.discard(self)
             self.state = State.BUSY
+            self.moved = -1  # the first tick sets the deadline
             self.exchange.begin(request, backend)
         elif endpoint.state == "starting":
             if self.state != State.HELD:

@@ -8,7 +8,6 @@ the descriptors.
 """
 
 import errno
-import logging
 import os
 import socket
 from collections import deque
@@ -26,8 +25,6 @@ EPHEMERAL = 32768  # from here up a dial may be given its own target as its sour
 TCP_ESTABLISHED, TCP_SYN_SENT = 1, 2
 FAMILIES: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-
-log = logging.getLogger("sandboxd.router")
 
 
 class Waiting(Protocol):
@@ -163,17 +160,22 @@ class Stock:
             self._ask(family)
 
     def _check(self, received: list[int], family: int) -> list[socket.socket] | None:
-        socks = [socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd) for fd in received]
+        """The sockets, tamed, if each is what was asked for; else None, and all are closed."""
+        socks: list[socket.socket] = []
         try:
-            if all(is_fresh_tcp(sock, family, self._cookie) for sock in socks):
-                for sock in socks:
-                    tame(sock)
-                return socks
+            while received:
+                # Even making the object fails for what is no socket; until then the number is ours to close.
+                socks.append(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=received[-1]))
+                received.pop()
+                if not is_fresh_tcp(socks[-1], family, self._cookie):
+                    raise OSError(errno.EINVAL, "not fresh")
+                tame(socks[-1])
         except OSError:
-            log.warning("a socket from %s cannot be set up", self._path)
-        for sock in socks:
-            sock.close()
-        return None
+            fds.close_all(received)
+            for sock in socks:
+                sock.close()
+            return None
+        return socks
 
     def _take_waiting(self, family: int, count: int | None) -> list[Waiting]:
         waiting = self._waiting[family]

@@ -128,24 +128,20 @@ class RouterHandle:
             if control is not None:
                 control.close()
         started = connect(directory)
-        if started is None:
-            child.kill()
-            child.wait()
-            raise Internal(
-                "router.sock was taken away while the router started", hint="does another daemon use this directory?"
-            )
-        handle = cls(started, child.pid, directory / SOCKET)
-        handle._child = child
+        handle = cls(started, child.pid, directory / SOCKET) if started is not None else None
         try:
+            if handle is None:
+                raise Internal("it ended at once, or router.sock was taken away")
+            handle._child = child
             await handle._greet(START)
         except (TimedOut, Internal) as error:
-            handle._kill()
-            await handle._wait_gone()
-            handle.close()
-            text = tail(directory / LOG)
-            raise LaunchFailed(
-                f"the router did not start: {text or error}", hint=f"see {directory / LOG}", step="router"
-            ) from error
+            child.kill()
+            child.wait()
+            if handle is not None:
+                handle.close()
+            (directory / SOCKET).unlink(missing_ok=True)
+            why = f"the router did not start: {tail(directory / LOG) or error}"
+            raise LaunchFailed(why, hint=f"see {directory / LOG}", step="router") from error
         return handle
 
     async def _greet(self, bound: float) -> None:
@@ -222,10 +218,7 @@ class RouterHandle:
         """Let go of the router and leave it running."""
         self.on_death = None
         self._disconnect("the handle was closed")
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        self._close_pidfd()
         if self._child is not None and self._child.poll() is None:
             self._child.returncode = 0  # it is meant to run on: Popen would warn that it does
         if not self._ended.done():
@@ -311,8 +304,7 @@ class RouterHandle:
         self._beat = self._loop.call_later(BEAT, self._on_beat)
 
     def _process_ended(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
+        self._close_pidfd()
         if self._child is not None:
             self._child.poll()
         if not self._ended.done():
@@ -322,11 +314,15 @@ class RouterHandle:
     def _died(self) -> None:
         callback = self.on_death
         self.on_death = None
-        if self._child is not None:
-            self._child.poll()
         self._disconnect("the router ended")
         if callback is not None:
             callback()
+
+    def _close_pidfd(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     def _disconnect(self, why: str) -> None:
         if not self._open:
@@ -347,12 +343,13 @@ class RouterHandle:
 
     def _kill(self) -> None:
         try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except ProcessLookupError:
             return
 
     async def _wait_gone(self) -> None:
         """Until the process ended."""
-        if not self._ended.done():
+        if not self._ended.done() and self._pidfd >= 0:
             self._loop.add_reader(self._pidfd, self._process_ended)
             await asyncio.shield(self._ended)

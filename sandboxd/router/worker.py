@@ -185,23 +185,19 @@ class Router:
     def _relisten(self, addresses: list[str]) -> tuple[int, str]:
         """Listen on exactly these; nothing changes when one of them is not to be had."""
         kept = {split_address(listener.address): listener for listener in self._listeners}
-        wanted: list[Listener] = []
-        fresh: list[socket.socket] = []
+        wanted: list[Listener | socket.socket] = []
         for address in addresses:
             try:
-                known = kept.get(split_address(address))
-                if known is not None:
-                    wanted.append(known)
-                else:
-                    fresh.append(bind(address))
+                wanted.append(kept.get(split_address(address)) or bind(address))
             except (OSError, ValueError) as error:
-                for sock in fresh:
-                    sock.close()
+                for fresh in wanted:
+                    if isinstance(fresh, socket.socket):
+                        fresh.close()
                 return getattr(error, "errno", None) or errno.EINVAL, address
         for listener in self._listeners:
             if listener not in wanted:
                 listener.close()
-        self._listeners = wanted + [self._listen(sock) for sock in fresh]
+        self._listeners = [self._listen(new) if isinstance(new, socket.socket) else new for new in wanted]
         return 0, ""
 
     def _close(self) -> None:

@@ -278,7 +278,7 @@ def too_large(head: bytes, bounds: Bounds) -> FramingError:
 def malformed(data: bytes, bounds: Bounds) -> FramingError:
     """Why a head that is there as a whole did not match."""
     head = data[: data.index(b"\r\n\r\n") + 2]
-    if len(head) > bounds.head_bytes:
+    if len(head) > bounds.head_bytes or head.find(b"\r\n") > bounds.line_bytes:
         return too_large(head, bounds)
     try:
         check_unfinished(head, 0)

@@ -19,8 +19,9 @@ from sandboxd.routing.framing import (
     why_fields,
 )
 
-# Cookies and content security policies make heads of services larger than those of clients.
-HEAD_BYTES = 65536
+# Cookies and content security policies make heads of services larger than those of clients. Less than the relay's buffer, so
+# that an unfinished head always leaves room to read on.
+HEAD_BYTES = 49152
 
 HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (" + TEXT + rb"*))?\r\n" + FIELDS + rb"\r\n")
 NAMES = rb"\n(?=[CTKPUctkpu])(?i:(%b)):([^\r]*)"  # see `requests`

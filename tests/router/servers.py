@@ -94,7 +94,8 @@ def answers(listener: socket.socket, _name: str) -> None:
 def serve_answers(sock: socket.socket) -> None:
     while head := read_head(sock.makefile("rb")):
         fields = fields_of(head)
-        sock.sendall(bytes.fromhex(fields["x-answer"]))
+        repeated, _, count = fields.get("x-repeat", ",0").partition(",")
+        sock.sendall(bytes.fromhex(fields["x-answer"]) + bytes.fromhex(repeated) * int(count))
         if "x-keep" not in fields:
             return
 

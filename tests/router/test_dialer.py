@@ -1,0 +1,100 @@
+"""What an init may hand over, and what it may do with the duplicates it keeps: nothing of it harms another env."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.router.standin import Bench, Standin, rested, settle
+from tests.router.talk import Talk
+
+CHEATS = [
+    *("of_the_host", "connected", "listening", "datagram", "unix"),
+    *("no_socket", "too_many", "far_too_many", "ends", "babbling"),
+]
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_what_is_not_a_fresh_socket_of_that_env_is_refused(
+    bench: Bench, standin: Callable[..., Standin], shop: Standin, cheat: str
+) -> None:
+    bad = standin("bad", dial=cheat)
+    bench.push([bad.endpoint(), shop.endpoint()])
+    before = rested(bench)
+    for _ in range(20):
+        with Talk(bench.connect()) as talk:
+            assert talk.get(host="bad.localhost").status == 502
+            assert talk.get().status == 200
+    settle(bench, before + 16)
+
+
+def test_an_init_that_says_nothing(start: Callable[..., Bench], standin: Callable[..., Standin]) -> None:
+    bench = start(dial=0.3)
+    bench.push([standin("bad", dial="silent").endpoint(), standin("shop").endpoint()])
+    with Talk(bench.connect()) as waiting, Talk(bench.connect()) as talk:
+        waiting.send(b"GET / HTTP/1.1\r\nHost: bad.localhost\r\n\r\n")
+        assert talk.get().status == 200
+        answer = waiting.answer()
+    assert answer.status == 502
+    assert b"in time" in answer.body
+
+
+def test_an_init_that_is_gone(bench: Bench, standin: Callable[..., Standin]) -> None:
+    env = standin("shop")
+    bench.push([env.endpoint()])
+    with Talk(bench.connect()) as talk:
+        assert talk.get().status == 200
+        env.close()
+        answer = talk.get()
+        assert answer.status == 502
+        other = talk.get()
+        assert other.status == 502
+    bench.push([env.endpoint(dial="/nowhere/dial.sock")])
+    with Talk(bench.connect()) as talk:
+        assert b"cannot be reached" in talk.get().body
+
+
+def test_a_socket_of_another_namespace_is_not_dialled(bench: Bench, standin: Callable[..., Standin]) -> None:
+    env = standin("shop")
+    bench.push([env.endpoint(netns_cookie=env.cookie + 1)])
+    with Talk(bench.connect()) as talk:
+        assert b"not of its network namespace" in talk.get().body
+
+
+@pytest.mark.parametrize("dial", ["keeping", "stealing"])
+def test_kept_duplicates_do_not_stop_the_router(bench: Bench, standin: Callable[..., Standin], dial: str) -> None:
+    """They make every call on the socket blocking and take its bytes away; other envs are served on all the same."""
+    bad = standin("bad", dial=dial, serve=[("http", "127.0.0.1", 3000), ("raw", "127.0.0.1", 3001)])
+    good = standin("shop")
+    bench.push([bad.endpoint(), good.endpoint()])
+    talks = [Talk(bench.connect()) for _ in range(8)]
+    for talk in talks:
+        talk.send(b"GET /bytes?3000000 HTTP/1.1\r\nHost: bad.localhost\r\n\r\n")
+    with Talk(bench.connect()) as talk:
+        for _ in range(300):
+            assert talk.get().status == 200
+    for talk in talks:
+        talk.close()
+    with Talk(bench.connect()) as talk:
+        assert talk.get("/bytes?2000000").status == 200
+    assert bench.run(bench.handle.release(bad.env_id)) is True  # close and shutdown do not linger for it either
+
+
+def test_ready_sockets_are_let_go(bench: Bench, shop: Standin) -> None:
+    with Talk(bench.connect()) as talk:
+        assert talk.get().status == 200
+    ready = len([what for what in bench.descriptors().values() if what.startswith("socket:")])
+    assert bench.run(bench.handle.release(shop.env_id)) is True
+    left = len([what for what in bench.descriptors().values() if what.startswith("socket:")])
+    assert left <= ready - 3  # the connection to dial.sock and what it had supplied
+    with Talk(bench.connect()) as talk:
+        assert talk.get().status == 200  # released is not forbidden: the table still says it is ready
+
+
+def test_an_env_that_was_started_again_is_another_one(bench: Bench, standin: Callable[..., Standin]) -> None:
+    first = standin("shop")
+    bench.push([first.endpoint()])
+    with Talk(bench.connect()) as talk:
+        assert talk.get().body == b"shop 1\n"
+        second = standin("second")
+        bench.push([second.endpoint(name="shop", env_id=first.env_id)])
+        assert talk.get().body == b"second 1\n"  # not over the connection that is kept to the first
