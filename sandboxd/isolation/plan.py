@@ -12,8 +12,8 @@ import msgspec
 
 from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
-from sandboxd.isolation.services import InitConfig, roots, service_plans
-from sandboxd.isolation.steps import AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Seal, in_order
+from sandboxd.isolation.services import InitConfig, rlimits, roots, service_plans
+from sandboxd.isolation.steps import AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Rlimits, Seal, in_order
 from sandboxd.isolation.view import SCRATCH, base_steps, hosts_file, own_files, tmp_size, view_steps
 from sandboxd.protocol.messages import WallInfo
 from sandboxd.spec import EnvSpec
@@ -104,7 +104,8 @@ def steps_of(spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, han
     steps += view_steps(place, layout, handed=handed)
     steps += [Seal(), Leave()]
     # Between here and the capabilities: cgroup namespace, sysctls, nft. After them: Landlock, seccomp.
-    steps += [Capabilities(), Prove()]
+    limits = [(limit, soft, hard) for limit, (soft, hard) in rlimits(spec.limits).items()]
+    steps += [Rlimits(limits), Capabilities(), Prove()]
     assert in_order(steps), "a step stands after one of a later phase"
     return steps
 

@@ -187,6 +187,14 @@ class Capabilities(Step, frozen=True):
     words: ClassVar[str] = "give up all capabilities"
 
 
+class Rlimits(Step, frozen=True):
+    """Ceilings of each process, (name without RLIMIT_, soft, hard): init's own, so that all it starts has them."""
+
+    phase: ClassVar[Phase] = Phase.PRIVILEGES
+    words: ClassVar[str] = "set the limits {limits}"
+    limits: list[tuple[str, int, int]]
+
+
 class Prove(Step, frozen=True):
     """Look at what really holds: pid 1, no capabilities, no_new_privs, not dumpable. The last step."""
 
@@ -196,7 +204,7 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Seal | Leave | Sysctl | Bounding | Capabilities | Prove
+    | Rlimits | Seal | Leave | Sysctl | Bounding | Capabilities | Prove
 )  # fmt: skip
 
 

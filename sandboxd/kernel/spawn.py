@@ -7,7 +7,7 @@ caller is suspended until the exec is done, and learns its errno from the call i
 
 import ctypes
 import os
-import signal
+from array import array
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel.libc import Prototype, function, libc
@@ -15,11 +15,12 @@ from sandboxd.kernel.libc import Prototype, function, libc
 SETSIGDEF, SETSIGMASK, SETSID = 0x04, 0x08, 0x80  # spawn.h, the same in glibc and musl
 SPACE = 512  # more than sizeof(posix_spawnattr_t) (336 in glibc) and posix_spawn_file_actions_t (80)
 SIGSET = 128
+NSIG = 65  # as the signal module says, which is not worth its memory here
 
-Strings = ctypes.POINTER(ctypes.c_char_p)
 _spawn = function(
-    "posix_spawn", ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, Strings, Strings
-)
+    "posix_spawn",
+    ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p,
+)  # fmt: skip
 _actions_init = function("posix_spawn_file_actions_init", ctypes.c_void_p)
 _actions_destroy = function("posix_spawn_file_actions_destroy", ctypes.c_void_p)
 _add_dup2 = function("posix_spawn_file_actions_adddup2", ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
@@ -42,6 +43,22 @@ def is_possible() -> bool:
     return _add_chdir is not None and _add_closefrom is not None
 
 
+class Strings:
+    """A NULL-ended array of C strings. Plain arrays: ctypes would make a type for every length, and keep it."""
+
+    __slots__ = ("address", "pointers", "text")
+
+    def __init__(self, words: list[bytes]) -> None:
+        self.text = array("b", b"".join(word + b"\0" for word in words))
+        place, _ = self.text.buffer_info()
+        self.pointers = array("Q")
+        for word in words:
+            self.pointers.append(place)
+            place += len(word) + 1
+        self.pointers.append(0)
+        self.address, _ = self.pointers.buffer_info()
+
+
 def spawn(path: bytes, argv: list[bytes], env: list[bytes], *, stdio: tuple[int, int, int], workdir: bytes) -> int:
     """Execute `path` in a session of its own, signals default and unblocked, nothing open but stdio; its pid.
 
@@ -59,10 +76,9 @@ def spawn(path: bytes, argv: list[bytes], env: list[bytes], *, stdio: tuple[int,
             _add_chdir(actions, workdir)
             _add_closefrom(actions, 3)
         _set_flags(attributes, SETSIGDEF | SETSIGMASK | SETSID)  # the mask stays as it is initialised: empty
-        _set_default(attributes, b"\xff" * (signal.NSIG // 8) + bytes(SIGSET))
-        argv_array = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
-        env_array = (ctypes.c_char_p * (len(env) + 1))(*env, None)
-        number = _spawn(ctypes.byref(pid), path, actions, attributes, argv_array, env_array)
+        _set_default(attributes, b"\xff" * (NSIG // 8) + bytes(SIGSET))
+        words, variables = Strings(argv), Strings(env)
+        number = _spawn(ctypes.byref(pid), path, actions, attributes, words.address, variables.address)
     finally:
         _actions_destroy(actions)
         _attr_destroy(attributes)

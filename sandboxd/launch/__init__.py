@@ -1,1 +1,1 @@
-"""Makes processes behind walls: launcher, child and init (stdlib, `errors` and `kernel` only), and the daemon's side of them."""
+"""Makes processes behind walls: launcher, child and init (stdlib, `errors`, `kernel`), and the daemon's side of them."""

@@ -11,6 +11,7 @@ RESOLVE_BENEATH too).
 
 import errno
 import os
+import resource
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, mounts, namespaces
@@ -243,6 +244,12 @@ def empty(_: Stage) -> None:
     capabilities.empty()
 
 
+def rlimits(_: Stage, limits: list[tuple[str, int, int]]) -> None:
+    """Ceilings that every process of the env inherits."""
+    for name, soft, hard in limits:
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+
+
 def prove(stage: Stage) -> None:
     """Ask the kernel instead of trusting the steps before."""
     holds = {
@@ -277,5 +284,6 @@ APPLY = {
     "sysctl": sysctl,
     "bounding": bounding,
     "capabilities": empty,
+    "rlimits": rlimits,
     "prove": prove,
 }

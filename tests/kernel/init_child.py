@@ -48,6 +48,7 @@ def private_kib(*files: int) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith((b"Private_Dirty:", b"VmPTE:")))
 
 
+warm.warm()  # as the launcher does; before the pid namespace, whose first process would be one of these
 uid, gid = os.getuid(), os.getgid()
 check(libc.unshare(NEWUSER | NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS), "unshare")
 write("/proc/self/setgroups", "deny")
@@ -59,7 +60,6 @@ for path, size in given.get("tmpfs", {}).items():
 for name, pair in given.get("rlimits", {}).items():
     resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), pair)
 report = socket.socket(fileno=given["report"])
-warm.warm()  # as the launcher does
 gc.collect()
 gc.freeze()
 gc.disable()

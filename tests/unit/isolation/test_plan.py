@@ -6,7 +6,7 @@ import pytest
 from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation.facts import LATER, WALLS, Offer
 from sandboxd.isolation.plan import LaunchPlan, default_profile, plan
-from sandboxd.isolation.steps import Bind, Capabilities, Hostname, Leave, Prove, Resize, Seal, in_order
+from sandboxd.isolation.steps import Bind, Capabilities, Hostname, Leave, Prove, Resize, Rlimits, Seal, in_order
 from sandboxd.spec import EnvSpec, Isolation, Limits, Network, Service
 from tests.unit.isolation.hosts import host, place, spec
 
@@ -20,7 +20,8 @@ def test_both_halves_are_in_the_order_that_works() -> None:
     made = planned()
     assert in_order(made.base)
     assert in_order(made.steps)
-    assert made.steps[-4:] == [Seal(), Leave(), Capabilities(), Prove()]
+    limits = Rlimits([("CORE", 0, 0), ("NOFILE", 4096, 4096), ("NPROC", 1024, 1024)])
+    assert made.steps[-5:] == [Seal(), Leave(), limits, Capabilities(), Prove()]
     assert Hostname("shop") in made.steps
 
 
