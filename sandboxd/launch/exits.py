@@ -53,18 +53,26 @@ class ExitFile:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.size = 0
+        self.size = -1  # not looked at yet: the first service's start must not wait for it
         self.lead = b""
-        if fd >= 0:
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-            self.size = os.lseek(fd, 0, os.SEEK_END)
-            self.lead = b"\n" if self.size else b""  # an earlier init may have died within a line
-        self.count = last_number(fd, self.size)
+        self.count = 0
         self.pending: list[Exit] = []
         self.last: dict[str, Exit] = {}
 
+    def look(self) -> None:
+        """Find out what an earlier init left."""
+        self.size = 0
+        if self.fd < 0:
+            return
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) | os.O_APPEND)
+        self.size = os.lseek(self.fd, 0, os.SEEK_END)
+        self.lead = b"\n" if self.size else b""  # it may have died within a line
+        self.count = last_number(self.fd, self.size)
+
     def record(self, service: str, pid: int, wait_status: int, time: float) -> bool:
         """Append; False when the disk refused and `retry` is wanted."""
+        if self.size < 0:
+            self.look()
         self.count += 1
         self.last[service] = Exit(service, pid, wait_status, time, self.count)
         self.pending.append(self.last[service])

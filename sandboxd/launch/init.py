@@ -44,12 +44,12 @@ def run(config: dict[str, Any], fds: dict[str, Any]) -> NoReturn:
     """Be the env's pid 1 until it is killed. `config` and `fds` as the launcher's plan has them."""
     try:
         occupy_stdio()
-        children = reset_signals()
+        reset_signals()
         set_dumpable(False)
         no_new_privs()
         gc.freeze()
         gc.enable()
-        Init(config, fds, children).serve()
+        Init(config, fds).serve()
     except BaseException as error:
         complain("ending", error)
     os._exit(1)
@@ -64,8 +64,8 @@ def occupy_stdio() -> None:
             return
 
 
-def reset_signals() -> int:
-    """Every signal to its default and none blocked but SIGCHLD; returns the descriptor that tells of that one.
+def reset_signals() -> None:
+    """Every signal to its default and none blocked but SIGCHLD, which is read from a descriptor.
 
     As pid 1 a default is to ignore what comes from inside, even SIGKILL (pid_namespaces(7)), whereas a handler, as Python's
     own for SIGINT, would make `kill -INT 1` real.
@@ -75,7 +75,6 @@ def reset_signals() -> int:
             _signal.signal(signum, _signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, (signal.SIGCHLD,))
-    return signalfd({signal.SIGCHLD})
 
 
 class Init:
@@ -83,8 +82,7 @@ class Init:
 
     __slots__ = ("children", "control", "dialer", "loop", "services", "sessions")
 
-    def __init__(self, config: dict[str, Any], fds: dict[str, Any], children: int) -> None:
-        self.children = children
+    def __init__(self, config: dict[str, Any], fds: dict[str, Any]) -> None:
         self.loop = Loop()
         self.control: Control | None = None
         exits = ExitFile(fds.get("exits", -1))
@@ -93,7 +91,9 @@ class Init:
         start_all(self.services, config, fds)
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))
-        self.loop.watch(children, READ, self.woken)
+        # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
+        self.children = signalfd({signal.SIGCHLD})
+        self.loop.watch(self.children, READ, self.woken)
         hello = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], hello, self.do)
         self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None
