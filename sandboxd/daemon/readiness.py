@@ -1,7 +1,7 @@
 """Watching one env's services until they are ready, and finding the port of one that declared none.
 
 The kernel tells nobody that a socket began to listen, so this asks: a sock_diag socket born in the env's netns answers in
-about 0.07 ms, at first every 5 ms, then ever less often. No connection is made, so a service never sees a probe unless an
+about 0.07 ms, at first every ms, then ever less often. No connection is made, so a service never sees a probe unless an
 http check was asked for.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
 
 log = logging.getLogger(__name__)
-FIRST_PAUSE = 0.005
+FIRST_PAUSE = 0.001
 GROWTH = 1.25
 LONGEST_PAUSE = 0.25
 LONGEST_SEARCH_PAUSE = 30.0
