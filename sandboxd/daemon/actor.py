@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sandboxd.daemon.body import Body
-from sandboxd.errors import SandboxdError, TimedOut
+from sandboxd.errors import TimedOut
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.records import EnvRecord
@@ -58,7 +58,7 @@ class Actor:
         for effect in effects:
             try:
                 await self.body.perform(effect)
-            except (SandboxdError, OSError):
+            except Exception:  # one effect that fails must not end the life that the others belong to
                 log.exception("env %s: %s failed", self.record.name, type(effect).__name__)
         self.settled = self.record
         self._wake()

@@ -23,6 +23,7 @@ from sandboxd.spec import EnvSpec
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
     from sandboxd.daemon.supervisor import Supervisor
+    from sandboxd.router.handle import RouterHandle
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +45,7 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     try:
         first = first_fds(supervisor, record.id, env_dir, opened)
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
-        for published in record.spec.network.publish:
-            await supervisor.router.publish(
-                address=published.address,
-                host_port=published.host_port,
-                env_id=record.id,
-                service=service_of_port(record, published.port),
-                port=published.port,
-            )
+        await publish(supervisor.router, record)
         given = replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach)
         launched = await supervisor.launcher.launch(made, given)
     finally:
@@ -65,6 +59,18 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         netns_cookie=launched.netns_cookie,
         plan=made,
     )
+
+
+async def publish(router: "RouterHandle", record: EnvRecord) -> None:
+    """Have the router listen on the env's published host addresses; raises PortTaken."""
+    for published in record.spec.network.publish:
+        await router.publish(
+            address=published.address,
+            host_port=published.host_port,
+            env_id=record.id,
+            service=service_of_port(record, published.port),
+            port=published.port,
+        )
 
 
 def make_plan(supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start: list[str]) -> LaunchPlan:

@@ -3,6 +3,7 @@
 A client that leaves while it waits ends only its own wait: what it asked for goes on.
 """
 
+import os
 import secrets
 import signal
 import time
@@ -48,7 +49,7 @@ class EnvRequests:
         """Create an env (or take the one of that name) and start it."""
         params = call.params
         assert isinstance(params, m.Run)
-        record = self.new_record(params, call.peer.uid, call.peer.gid)
+        record = self.new_record(params)
         existing = self.supervisor.by_name(record.owner, record.name)
         if existing is not None and params.exists != "error":
             return await self.reuse(call, params, existing, record)
@@ -68,7 +69,7 @@ class EnvRequests:
             record = await actor.wait_until(has_ended)
         return m.RunReply(env=self.info(record))
 
-    def new_record(self, params: m.Run, uid: int, gid: int) -> EnvRecord:
+    def new_record(self, params: m.Run) -> EnvRecord:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
         spec = params.spec
         check(spec)
@@ -76,13 +77,13 @@ class EnvRequests:
             raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
         if any("\0" in key + value for key, value in params.environ.items()):
             raise UsageError("the environment has a NUL byte in it")
-        taken = [record.name for record in self.supervisor.records(uid)]
+        taken = [actor.record.name for actor in self.supervisor.actors.values()]
         on_host = spec.network.mode == "host" and all(service.port is None for service in spec.services.values())
         return EnvRecord(
             id="",
             name=spec.name or draw_name(taken, secrets.choice),
-            owner=uid,
-            group=gid,
+            owner=os.geteuid(),  # root may ask a user's daemon, whose envs are the user's all the same
+            group=os.getegid(),
             spec=spec,
             given_port=pick_free_port() if on_host else None,
             environ={k: v for k, v in params.environ.items() if k in HANDED_ON or k.startswith("LC_")},
@@ -168,9 +169,8 @@ class EnvRequests:
         params = call.params
         assert isinstance(params, m.Restart)
         actor = self.supervisor.find(call.peer.uid, params.target)
-        before = actor.record.init
         actor.post(ev.StopAsked(grace=params.timeout, again=True))
-        await actor.wait_until(lambda record: record.state not in ENDED and record.init != before)
+        await actor.wait_until(lambda record: record.state is State.STARTING and record.started is None)
         record = await self.progress(call, actor, "started", None)
         return m.RunReply(env=self.info(record))
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.berths import Berths
+from sandboxd.daemon.building import publish
 from sandboxd.daemon.routes import route_table
 from sandboxd.errors import NameTaken, PortTaken, QueueFull, StoreFailed
 from sandboxd.isolation.facts import HostFacts
@@ -110,6 +111,18 @@ class Supervisor:
             raise PortTaken(error.message, hint=hint, **error.details) from error
         self.router.on_death = lambda: self._again("router", self.start_router)
         self.routes_changed()
+        await self.publish_again()
+
+    async def publish_again(self) -> None:
+        """What live envs have published, at a router that does not hold it: a new one."""
+        held = {published.env_id for published in self.router.published}
+        for actor in self.actors.values():
+            if actor.record.init is None or actor.record.id in held:
+                continue
+            try:
+                await publish(self.router, actor.record)
+            except PortTaken as error:
+                log.error("env %s: its published port is lost: %s", actor.record.name, error)
 
     def _again(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self.leaving.is_set():

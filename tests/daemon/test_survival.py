@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sandboxd.errors import WorkspaceInvalid
 from sandboxd.protocol import messages as m
-from sandboxd.spec import Lifecycle
+from sandboxd.spec import Lifecycle, Network, Publish
 from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run
 from tests.daemons import PATIENCE
 
@@ -126,6 +127,47 @@ def test_a_killed_launcher_or_router_is_replaced(served, which):
         assert daemon.request("web") == (200, b"alive")
         assert ended(client, run(client, "true", name="after").id).exit_code == 0
         remove(client, "after")
+
+
+def test_a_published_port_is_there_again_behind_a_new_router(daemon, tmp_path):
+    import os
+
+    (tmp_path / "index.html").write_text("raw")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with daemon.client() as client:
+        published = Network(publish=[Publish(host_port=port, port=3000)])
+        run(client, [*SERVER, "3000"], name="raw", path=tmp_path, port=3000, network=published, wait="ready")
+        first = client.call(m.Status()).router_pid
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        answer = b""
+        while b"raw" not in answer and time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+                    sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                    answer = b"".join(iter(lambda: sock.recv(4096), b""))
+            except OSError:
+                time.sleep(0.05)
+        assert answer.endswith(b"raw")
+        assert client.call(m.Status()).router_pid != first
+        remove(client, "raw")
+
+
+def test_restart_of_what_cannot_start_says_so(daemon, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    with daemon.client() as client:
+        env = run(client, "true", name="moved", path=place)
+        ended(client, env.id)
+        place.rename(tmp_path / "elsewhere")
+        for ask in (m.Restart(target="moved"), m.Start(target="moved")):
+            with pytest.raises(WorkspaceInvalid, match="place"):
+                client.call(ask)
+        assert inspect(client, "moved").state == "failed"
+        (tmp_path / "elsewhere").rename(place)
+        client.call(m.Start(target="moved"))
+        assert ended(client, env.id).exit_code == 0
 
 
 def test_a_ttl_goes_on_counting_over_a_restart(daemon, tmp_path):
