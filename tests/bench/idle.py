@@ -24,7 +24,10 @@ MB = 1e6
 
 
 def run(args: argparse.Namespace) -> Iterable[Row]:
-    """Start `count` envs (200), let them come to rest, watch for `seconds` (10)."""
+    """Start `count` envs (200), give them twice `seconds` to come to rest, watch for `seconds` (10).
+
+    To rest, because the daemon looks at an env at growing intervals once its CPU time stands still.
+    """
     with ExitStack() as stack:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         daemon = Daemon()
@@ -32,7 +35,9 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
         daemon.start()
         client = stack.enter_context(daemon.client())
         pids = [start(client, workspace) for _ in range(args.count or 200)]
-        return [*of_envs(pids), *of_daemon(client, len(pids), args.seconds or 10.0)]
+        seconds = args.seconds or 10.0
+        time.sleep(2 * seconds)
+        return [*of_envs(pids), *of_daemon(client, len(pids), seconds)]
 
 
 def start(client: Any, workspace: Path) -> int:
