@@ -5,6 +5,7 @@ the workspace writable at its own path, no capabilities. sandlock has no namespa
 in our own process, its library being the only thing that PyPI ships.
 """
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -41,10 +42,10 @@ def bwrap(workspace: Path, command: Sequence[str], *, share_net: bool = False) -
 
 def sandlock(workspace: Path, command: Sequence[str]) -> bytes:
     """Run command to its end in sandlock; its output."""
-    from sandlock import Sandbox  # type: ignore[import-not-found]
+    library = importlib.import_module("sandlock")
 
     readable = [directory for directory in (*SYSTEM, "/proc", "/dev") if os.path.exists(directory)]
-    done = Sandbox(fs_readable=readable, fs_writable=[str(workspace)]).run(list(command))
+    done = library.Sandbox(fs_readable=readable, fs_writable=[str(workspace)]).run(list(command))
     assert done.exit_code == 0, done
     output: bytes = done.stdout
     return output
