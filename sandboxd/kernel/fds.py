@@ -4,6 +4,7 @@ Imports `errors` and `kernel.libc`. Invariant: a received descriptor is close-on
 open by a failure. `socket.recv_fds` is not used: on 3.11 it ignores its flags, so what it returns is inherited by every exec.
 """
 
+import _socket
 import array
 import ctypes
 import os
@@ -14,13 +15,13 @@ from sandboxd.kernel.libc import check, syscall
 
 SCM_MAX_FD = 253  # include/net/scm.h: the most descriptors one message can carry
 LAST = 0xFFFFFFFF
-# Plain numbers: `|` on the enums of `socket` runs a lot of Python, whose pages each init would then have for itself.
-CLOEXEC, NOSIGNAL = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL)
+# Plain numbers: `|` and `&` on the enums of `socket` runs a lot of Python, whose pages each init would then have for itself.
+CLOEXEC, NOSIGNAL, CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL), int(socket.MSG_CTRUNC)
 
 _close_range = syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 
 
-def recv(sock: socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: int = 0) -> tuple[bytes, list[int]]:
+def recv(sock: _socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: int = 0) -> tuple[bytes, list[int]]:
     """Up to `size` bytes and the descriptors that came along; b"" is the end. Over `max_fds`: ProtocolViolation, all closed.
 
     Blocks, or raises BlockingIOError, as the socket is set; `flags` are added (MSG_DONTWAIT).
@@ -33,13 +34,13 @@ def recv(sock: socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: in
             received.frombytes(content[: len(content) - len(content) % received.itemsize])
             fds.extend(received)
     # CMSG_SPACE rounds up to 8 bytes, so one descriptor over an odd count fits without MSG_CTRUNC.
-    if message_flags & socket.MSG_CTRUNC or len(fds) > max_fds:
+    if message_flags & CTRUNC or len(fds) > max_fds:
         close_all(fds)
         raise ProtocolViolation(f"the peer sent more than {max_fds} descriptors in one message, or this process has none left")
     return data, fds
 
 
-def send(sock: socket.socket, data: bytes | memoryview, fds: list[int] | tuple[int, ...] = (), *, flags: int = 0) -> int:
+def send(sock: _socket.socket, data: bytes | memoryview, fds: list[int] | tuple[int, ...] = (), *, flags: int = 0) -> int:
     """Send with the descriptors on the first byte; returns how many bytes went. SIGPIPE never comes of it."""
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     return sock.sendmsg([data], ancillary, NOSIGNAL | flags)

@@ -7,7 +7,7 @@ by its own `lost`. What a call does is init's; this file knows frames, replies a
 
 from __future__ import annotations
 
-import socket
+import _socket
 
 from sandboxd.errors import Internal, KernelError, ProtocolViolation, SandboxdError
 from sandboxd.kernel.fds import close_all
@@ -30,7 +30,7 @@ class Client:
 
     __slots__ = ("inbox", "is_open", "outbox", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.inbox = Inbox(sock)
         self.outbox = Outbox(sock)
@@ -71,7 +71,7 @@ class Control:
         self.clients: list[Client] = []
         self.listener = Listener(loop, fd, CLIENTS_LIMIT, self.join)
 
-    def join(self, sock: socket.socket) -> None:
+    def join(self, sock: _socket.socket) -> None:
         """A new client hears who we are first."""
         client = Client(sock)
         self.clients.append(client)

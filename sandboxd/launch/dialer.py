@@ -7,6 +7,7 @@ dropped by the kernel, since no room is given for them (recvmsg(2)). A peer that
 
 from __future__ import annotations
 
+import _socket
 import errno
 import socket
 
@@ -23,6 +24,7 @@ PEERS_LIMIT = 64
 DONTWAIT = int(socket.MSG_DONTWAIT)
 BATCH = 16  # requests of one peer served at a time
 PAUSE = 1.0  # seconds without accepting after the descriptors ran out
+# `_socket.socket` is what `socket.socket` adds enums to at each turn, in pages that each init then has for itself.
 KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 NETLINK_SOCK_DIAG = 4
 
@@ -32,9 +34,9 @@ class Listener:
 
     __slots__ = ("limit", "loop", "open", "sock", "take")
 
-    def __init__(self, loop: Loop, fd: int, limit: int, take: Callable[[socket.socket], None]) -> None:
+    def __init__(self, loop: Loop, fd: int, limit: int, take: Callable[[_socket.socket], None]) -> None:
         self.loop = loop
-        self.sock = socket.socket(fileno=fd)
+        self.sock = _socket.socket(fileno=fd)
         self.sock.setblocking(False)
         self.limit = limit
         self.take = take
@@ -49,8 +51,8 @@ class Listener:
         """Take those that wait; over the limit they are closed at once."""
         for _ in range(BATCH):
             try:
-                fd, _ = self.sock._accept()  # type: ignore[attr-defined]  # accept() makes enums of its kind
-                peer = socket.socket(fileno=fd)
+                fd, _ = self.sock._accept()  # type: ignore[attr-defined]
+                peer = _socket.socket(fileno=fd)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -76,17 +78,17 @@ class Dialer:
         self.loop = loop
         self.listener = Listener(loop, fd, PEERS_LIMIT, self.join)
 
-    def join(self, peer: socket.socket) -> None:
+    def join(self, peer: _socket.socket) -> None:
         """A new peer."""
         self.loop.watch(peer.fileno(), READ, lambda _events: self.serve(peer))
 
-    def leave(self, peer: socket.socket) -> None:
+    def leave(self, peer: _socket.socket) -> None:
         """A peer went, or broke the rules."""
         self.loop.forget(peer.fileno())
         peer.close()
         self.listener.open -= 1
 
-    def serve(self, peer: socket.socket) -> None:
+    def serve(self, peer: _socket.socket) -> None:
         """Answer what waits, a few at a time."""
         for _ in range(BATCH):
             try:
@@ -100,7 +102,7 @@ class Dialer:
                 return
 
 
-def give(peer: socket.socket, asked: bytes) -> bool:
+def give(peer: _socket.socket, asked: bytes) -> bool:
     """Answer one request; False when it was none, or the peer takes no answer."""
     if len(asked) != 2 or asked[0] not in FAMILIES or not 1 <= asked[1] <= COUNT_LIMIT:
         return False
@@ -122,22 +124,22 @@ def give(peer: socket.socket, asked: bytes) -> bool:
     return True
 
 
-def send(peer: socket.socket, sockets: list[socket.socket], refused: int) -> None:
+def send(peer: _socket.socket, sockets: list[_socket.socket], refused: int) -> None:
     """One reply, without waiting; raises OSError."""
     fds.send(peer, bytes((len(sockets), refused)), [sock.fileno() for sock in sockets], flags=DONTWAIT)
 
 
-def born_here(family: socket.AddressFamily, count: int) -> tuple[list[socket.socket], int]:
+def born_here(family: socket.AddressFamily, count: int) -> tuple[list[_socket.socket], int]:
     """That many sockets of this namespace, or as many as could be had and the errno."""
-    sockets: list[socket.socket] = []
+    sockets: list[_socket.socket] = []
     try:
         for _ in range(count):
-            sockets.append(socket.socket(family, KIND))
+            sockets.append(_socket.socket(family, KIND))
     except OSError as error:
         return sockets, min(error.errno or errno.EIO, 255)
     return sockets, 0
 
 
-def open_diag() -> socket.socket:
+def open_diag() -> _socket.socket:
     """A NETLINK_SOCK_DIAG socket of this namespace: who holds it sees what listens here (sock_diag(7)). Raises OSError."""
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG)
+    return _socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG)

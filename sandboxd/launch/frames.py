@@ -7,6 +7,7 @@ either end may be hostile to the other, and each descriptor has one owner at any
 
 from __future__ import annotations
 
+import _socket
 import json
 import os
 import socket
@@ -101,7 +102,7 @@ class Inbox:
 
     __slots__ = ("buffer", "fds", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.buffer = bytearray()
         self.fds: list[int] = []
@@ -162,7 +163,7 @@ class Outbox:
 
     __slots__ = ("queue", "size", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.queue: list[Parcel] = []
         self.size = 0

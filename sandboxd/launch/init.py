@@ -16,6 +16,7 @@ import signal
 
 from sandboxd.errors import KernelError, NotFound, SandboxdError, SpecInvalid
 from sandboxd.kernel.capabilities import no_new_privs, set_dumpable
+from sandboxd.kernel.heap import trim
 from sandboxd.kernel.signals import read_signals, signalfd
 from sandboxd.launch.clients import Call, Control
 from sandboxd.launch.dialer import Dialer, open_diag
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 REAP_BATCH = 256
 LOG_LIMIT = 8 << 20
 CLOSE_GRACE = 2.0
+TRIM_AFTER = 1.0  # seconds
 # All but SIGKILL and SIGSTOP, and the two that the C library keeps for its threads (signal(7)).
 RESETTABLE = tuple(signum for signum in range(1, signal.NSIG) if signum not in (9, 19, 32, 33))
 
@@ -97,6 +99,7 @@ class Init:
         hello = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], hello, self.do)
         self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None
+        self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
 
     def serve(self) -> NoReturn:
         """Serve for ever."""

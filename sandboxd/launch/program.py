@@ -177,6 +177,7 @@ def spawned(program: Program, stdio: Stdio) -> int:
     if (
         program.tty
         or not spawn.is_possible()
+        or not is_alone()
         or any(resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) != pair for name, pair in limits)
     ):
         return 0
@@ -195,6 +196,16 @@ def spawned(program: Program, stdio: Stdio) -> int:
         return 0
     finally:
         os.umask(before)
+
+
+def is_alone() -> bool:
+    """Whether nobody runs in the env yet. Else a sibling could stop the new child before its exec, SIGSTOP being what no mask
+    holds off, and pid 1 with it, which vfork(2) suspends until then. All who run here are below pid 1: no children, nobody."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
 def become(program: Program, stdio: tuple[int, int, int], report: int) -> NoReturn:

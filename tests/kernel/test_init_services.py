@@ -1,5 +1,6 @@
 """Services under a real pid 1: how they start, what they see, how their end is told and kept."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from sandboxd.errors import (
     SandboxdError,
     SpecInvalid,
 )
+from sandboxd.kernel.fds import close_all
 from sandboxd.launch.exits import read_exits
 from sandboxd.launch.initlink import ExecFailed, ServiceExited, Started
 from sandboxd.launch.pids import host_pids
@@ -279,6 +281,26 @@ def test_a_service_with_a_terminal(init_env) -> None:
 
     run(main())
     assert env.text("web").startswith(b"/dev/pts/0\r\n33 99\r\n")
+
+
+def test_who_stops_everything_inside_does_not_stop_init(init_env) -> None:
+    """SIGSTOP cannot be blocked, so a child may be held between fork and exec; init must not be waiting for it."""
+    env = init_env({"bad": shell("while :; do kill -STOP -1; done")})
+
+    async def main() -> None:
+        async with connected(env) as (link, heard):
+            await heard.wait(Started) if not (await link.status()).services["bad"].pid else None
+            execs = [asyncio.create_task(link.exec(program("true"))) for _ in range(30)]
+            for _ in range(30):
+                assert (await link.status()).services["bad"].wait_status is None
+            await link.signal("service:bad", signal.SIGKILL)
+            await heard.wait(ServiceExited)
+            await link.signal("all", signal.SIGCONT)
+            for opened in await asyncio.gather(*execs):
+                close_all(list(opened.fds.values()))
+            await until(lambda: env.children() == [])
+
+    run(main())
 
 
 def test_fork_refused_by_a_limit_is_told(init_env) -> None:
