@@ -44,9 +44,7 @@ class Actor:
         self._queue.put_nowait(event)
 
     async def _live(self, effects: Sequence[ev.Effect]) -> None:
-        if effects:
-            self.supervisor.routes_changed()
-            await self._perform(effects)
+        await self._perform(effects)
         while self.record.state is not State.REMOVED:
             event = await self._queue.get()
             self.record, effects = step(self.record, event, time.time())

@@ -172,6 +172,7 @@ class Supervisor:
     def adopt(self, record: EnvRecord, effects: Sequence[ev.Effect] = ()) -> Actor:
         """Give a record its actor. effects: those that its state still asks for."""
         actor = Actor(record, self, effects)
+        self.routes_changed()
         self.actors[record.id] = actor
         return actor
 

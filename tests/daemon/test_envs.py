@@ -63,6 +63,15 @@ def test_ready_when_it_listens_and_reached_by_name(client, shared_daemon, tmp_pa
     assert shared_daemon.request("web")[0] == 404
 
 
+def test_a_request_right_after_the_reply_is_held_until_it_is_ready(client, shared_daemon, tmp_path):
+    (tmp_path / "index.html").write_text("held")
+    for number in range(5):
+        slow = f"sleep 0.1; exec {' '.join(SERVER)} 3000"
+        run(client, slow, name=f"held-{number}", path=tmp_path, port=3000, wait="created")
+        assert shared_daemon.request(f"held-{number}") == (200, b"held")
+        remove(client, f"held-{number}")
+
+
 def test_the_port_is_found_out_by_itself(client, shared_daemon, tmp_path):
     env = run(client, [*SERVER, "5173"], name="found", path=tmp_path)
     assert shared_daemon.request("found")[0] == 200
