@@ -32,28 +32,37 @@ def census(daemon: Daemon, client: Any) -> dict[str, object]:
     """Everything countable that belongs to this daemon."""
     status = client.call(Status())
     ours = {"daemon": status.pid, "launcher": status.launcher_pid, "router": status.router_pid}
-    unix = Path("/proc/net/unix").read_text().splitlines()
     return {
         "processes": Counter(name.partition(":")[0] for _, _, name in daemon.keeper.settle(0)),
         "mounts": (
             mounts(),
             {name: len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()) for name, pid in ours.items()},
         ),
-        "sockets": Counter(READY.sub(".ready", line.split()[-1]) for line in unix if str(daemon.dir) in line),
-        "descriptors": {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in ours.items()},
+        "descriptors": {name: descriptors(pid) for name, pid in ours.items()},
         # places made ahead have names of chance: they are counted
         "files": Counter(READY.sub(".ready", str(path.relative_to(daemon.dir))) for path in daemon.dir.rglob("*")),
         "pool": status.pool,
     }
 
 
-def cycle(client: Any, workspace: Path, number: int) -> None:
+def descriptors(pid: int) -> Counter[str]:
+    """A process's open descriptors by kind: socket, pipe, anon_inode:[pidfd], or the file's name."""
+    found: Counter[str] = Counter()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        what = os.readlink(fd)
+        found[READY.sub(".ready", what) if what.startswith(("/", "anon_inode")) else what.partition(":")[0]] += 1
+    return found
+
+
+def cycle(daemon: Daemon, client: Any, workspace: Path, number: int) -> None:
     """One env from its creation to its removal."""
     command, port = COMMANDS[number % len(COMMANDS)]
     spec = EnvSpec(services={"main": Service(command=command, port=port)}, workspace=Workspace(path=str(workspace)))
     env = client.call(Run(spec=spec, environ=ENVIRON, wait="started")).env
     if command == ["true"]:
         client.call(Wait(target=env.id, until="stopped", timeout=PATIENCE))
+    if port:
+        assert daemon.request(env.name)[0] == 200
     receipt = client.call(Remove(target=env.id, force=True)).receipt
     assert not receipt.leaked
 
@@ -61,10 +70,10 @@ def cycle(client: Any, workspace: Path, number: int) -> None:
 def test_300_cycles_leave_no_trace(daemon: Daemon, tmp_path: Path) -> None:
     with daemon.client() as client:
         for number in range(2 * len(COMMANDS)):  # what is made once, on first use, is no leak
-            cycle(client, tmp_path, number)
+            cycle(daemon, client, tmp_path, number)
         before = settled(daemon, client, None)
         for number in range(CYCLES):
-            cycle(client, tmp_path, number)
+            cycle(daemon, client, tmp_path, number)
         after = settled(daemon, client, before)
         assert client.call(List(all=True)).envs == []
         assert after == before
