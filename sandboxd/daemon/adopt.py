@@ -67,7 +67,7 @@ async def adopt_one(actor: Actor) -> None:
         return
     if record.init is None:
         actor.post(ev.Launched(init=identity, walls=record.walls))
-    await actor.body.report_status()
+    actor.body.report_status()
     actor.post(ev.Adopted())
 
 

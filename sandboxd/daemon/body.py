@@ -15,7 +15,7 @@ from sandboxd.daemon import building
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.errors import Internal, NotFound, SandboxdError
 from sandboxd.kernel import pidfd
-from sandboxd.launch.initlink import Closed, ExecFailed, InitEvent, InitLink, ServiceExited, SessionExited, Started
+from sandboxd.launch.initlink import Closed, ExecFailed, InitEvent, InitLink, InitStatus, ServiceExited, SessionExited, Started
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import Identity, exit_code_of
 
@@ -39,6 +39,7 @@ class Body:
         self.prepared_window = (24, 80)
         self.config: dict[str, dict[str, object]] = {}
         self._sessions: dict[str, asyncio.Future[int]] = {}
+        self._greeting: InitStatus | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     async def perform(self, effect: ev.Effect) -> None:
@@ -60,7 +61,7 @@ class Body:
                 netns_cookie=launched.netns_cookie,
             )
             self.actor.post(ev.Launched(init=identity, walls=building.walls_of(launched.plan)))
-            await self.report_status()
+            self.report_status()
         except (SandboxdError, OSError) as error:
             await self._launch_failed(error)
         finally:
@@ -78,12 +79,13 @@ class Body:
         self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
 
     async def adopt(self, fd: int) -> None:
-        """Watch an init by its pidfd (owned from here on) and speak with it."""
+        """Watch an init by its pidfd (owned from here on) and speak with it; raises what is wrong with its greeting."""
         self.pidfd = fd
         # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
         asyncio.get_running_loop().add_reader(fd, self._init_gone)
         env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
         self.link = await InitLink.connect(env_dir, self._on_init_event, timeout=RELINK_TIMEOUT)
+        self._greeting = self.link.greeted_with()
 
     def _init_gone(self) -> None:
         self._drop_pidfd()
@@ -130,14 +132,11 @@ class Body:
         while len(self._sessions) > SESSIONS_KEPT:
             self._sessions.pop(next(iter(self._sessions)))
 
-    async def report_status(self) -> None:
-        """Post what init knows: events may have passed before anybody listened. Twice told counts once."""
-        if self.link is None:
+    def report_status(self) -> None:
+        """Post what init's greeting told: events may have passed before anybody listened. Twice told counts once."""
+        status, self._greeting = self._greeting, None
+        if status is None:
             return
-        try:
-            status = await self.link.status()
-        except NotFound:
-            return  # it ended meanwhile; the pidfd tells
         for name, error in status.failed.items():
             self.actor.post(ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint)))
         for name, service in status.services.items():

@@ -64,19 +64,19 @@ class Control:
 
     __slots__ = ("clients", "do", "hello", "listener", "loop")
 
-    def __init__(self, loop: Loop, fd: int, hello: Message, do: Callable[[Call], None]) -> None:
+    def __init__(self, loop: Loop, fd: int, hello: Callable[[], Message], do: Callable[[Call], None]) -> None:
         self.loop = loop
-        self.hello = encode({"event": "hello", "version": VERSION, **hello})
+        self.hello = hello
         self.do = do
         self.clients: list[Client] = []
         self.listener = Listener(loop, fd, CLIENTS_LIMIT, self.join)
 
     def join(self, sock: _socket.socket) -> None:
-        """A new client hears who we are first."""
+        """A new client hears first who we are and how things stand: what happened before it came it need not ask for."""
         client = Client(sock)
         self.clients.append(client)
         self.loop.watch(sock.fileno(), READ, lambda events: self.serve(client, events))
-        self.send(client, self.hello)
+        self.send(client, encode({"event": "hello", "version": VERSION, **self.hello()}))
 
     def leave(self, client: Client) -> None:
         """Close a connection and all that waits in it."""

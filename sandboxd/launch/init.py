@@ -82,7 +82,7 @@ def reset_signals() -> None:
 class Init:
     """Everything pid 1 holds."""
 
-    __slots__ = ("children", "control", "dialer", "loop", "services", "sessions")
+    __slots__ = ("children", "control", "dialer", "loop", "names", "services", "sessions")
 
     def __init__(self, config: dict[str, Any], fds: dict[str, Any]) -> None:
         self.loop = Loop()
@@ -96,8 +96,8 @@ class Init:
         # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
         self.children = signalfd({signal.SIGCHLD})
         self.loop.watch(self.children, READ, self.woken)
-        hello = {"id": config.get("id"), "name": config.get("name")}
-        self.control = Control(self.loop, fds["control"], hello, self.do)
+        self.names = {"id": config.get("id"), "name": config.get("name")}
+        self.control = Control(self.loop, fds["control"], self.hello, self.do)
         self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None
         self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
 
@@ -151,16 +151,22 @@ class Init:
         except (KeyError, TypeError, ValueError) as error:
             raise SpecInvalid(f"call {op!r} lacks something or has it wrong: {error!r}") from None
 
-    def status(self, call: Call) -> None:
+    def hello(self) -> Message:
+        """Who we are, and the status."""
+        return {**self.names, "status": self.all_there_is()}
+
+    def all_there_is(self) -> Message:
         """All services and sessions."""
         services = self.services.by_name
-        call.answer(
-            {
-                "services": {name: service.status() for name, service in services.items()},
-                "failed": {name: error_to(service.error) for name, service in services.items() if service.error is not None},
-                "sessions": self.sessions.status(),
-            }
-        )
+        return {
+            "services": {name: service.status() for name, service in services.items()},
+            "failed": {name: error_to(service.error) for name, service in services.items() if service.error is not None},
+            "sessions": self.sessions.status(),
+        }
+
+    def status(self, call: Call) -> None:
+        """As in the greeting, later."""
+        call.answer(self.all_there_is())
 
     def start(self, call: Call) -> None:
         """Start a service, with its log files and perhaps somebody attached."""

@@ -96,6 +96,18 @@ def as_status(data: dict[str, Any]) -> ServiceStatus:
     return ServiceStatus(pid, wait_status, started, ended, bool(data.get("tty")), bool(data.get("stdin")))
 
 
+def as_init_status(data: Any) -> InitStatus:
+    """All that init told; raises ProtocolViolation."""
+    try:
+        return InitStatus(
+            {str(name): as_status(status) for name, status in data["services"].items()},
+            {str(name): error_from(error) for name, error in data["failed"].items()},
+            [dict(session) for session in data["sessions"]],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolViolation(f"init's status is none: {error!r}") from None
+
+
 def as_event(message: dict[str, Any]) -> InitEvent | None:
     """An event as init sent it; None for a kind this version does not know."""
     match message["event"]:

@@ -30,9 +30,9 @@ from sandboxd.launch.initevents import (
     SessionExited,
     Started,
     as_event,
+    as_init_status,
     as_int,
     as_opened,
-    as_status,
 )
 
 __all__ = [
@@ -163,14 +163,11 @@ class InitLink:
         """All services, failures and sessions."""
         found, fds = await self._call("status", {})
         close_all(list(fds.values()))
-        try:
-            return InitStatus(
-                {str(name): as_status(data) for name, data in found["services"].items()},
-                {str(name): error_from(data) for name, data in found["failed"].items()},
-                [dict(data) for data in found["sessions"]],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ProtocolViolation(f"init's status is none: {error!r}") from None
+        return as_init_status(found)
+
+    def greeted_with(self) -> InitStatus:
+        """The status as init's greeting told it; what happened after that has come as events."""
+        return as_init_status(self.hello.result().get("status"))
 
     async def start(
         self,

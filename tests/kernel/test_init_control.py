@@ -313,6 +313,7 @@ def raw(env: Env) -> socket.socket:
     finally:
         os.close(folder)
     hello = read_frame(sock)
+    assert set(hello.pop("status")) == {"services", "failed", "sessions"}
     assert hello == {"event": "hello", "version": 1, "id": "ab" * 16, "name": "test"}
     return sock
 
