@@ -76,7 +76,13 @@ class Control:
         client = Client(sock)
         self.clients.append(client)
         self.loop.watch(sock.fileno(), READ, lambda events: self.serve(client, events))
-        self.send(client, encode({"event": "hello", "version": VERSION, **self.hello()}))
+        hello = {"event": "hello", "version": VERSION, **self.hello()}
+        try:
+            frame = encode(hello)
+        except SandboxdError as error:  # over the cap, by many long words about failures
+            frame = encode({**hello, "status": {**hello["status"], "failed": {}}})
+            complain("greeting a client", error)
+        self.send(client, frame)
 
     def leave(self, client: Client) -> None:
         """Close a connection and all that waits in it."""

@@ -12,7 +12,7 @@ import errno
 import socket
 
 from sandboxd.kernel import fds
-from sandboxd.launch.loop import READ, Loop
+from sandboxd.launch.loop import READ, Loop, complain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ class Listener:
                 continue
             peer.setblocking(False)
             self.open += 1
-            self.take(peer)
+            try:
+                self.take(peer)
+            except Exception as error:  # an exception out of here would take the listener out of the loop, for good
+                complain("taking a connection", error)
 
 
 class Dialer:

@@ -65,7 +65,7 @@ gc.freeze()
 gc.disable()
 pid = os.fork()
 if pid:
-    report.sendall(f"{pid}\n".encode())
+    report.sendall(f"pid {pid}\n".encode())
     kernel_fds.keep_only([2])
     os.waitpid(pid, 0)
     os._exit(0)
@@ -78,7 +78,7 @@ fds = given["fds"]
 for name, paths in given.get("logs", {}).items():
     fds["logs"][name] = [os.open(path, os.O_CREAT | os.O_WRONLY, 0o600) for path in paths]
 opened = [os.open(f"/proc/self/{name}", os.O_RDONLY) for name in ("smaps_rollup", "status")]
-kernel_fds.send(report, b"%d\n" % private_kib(*opened), opened)  # later it is not dumpable, and nobody could open them
+kernel_fds.send(report, b"private %d\n" % private_kib(*opened), opened)  # later it is not dumpable, and nobody could open them
 numbers = [fd for fd in (fds.get("control", -1), fds.get("dial", -1), fds.get("exits", -1)) if fd >= 0]
 numbers += [fd for pair in fds.get("logs", {}).values() for fd in pair]
 numbers += [fd for ends in fds.get("attach", {}).values() for fd in ends.values()]

@@ -75,7 +75,7 @@ class Env:
         for fd in passed[2:3] + passed[4:]:
             os.close(fd)
         self.files: list[int] = []
-        told = b""  # two lines: the pid, and with descriptors the memory
+        told = b""
         while bytes(told).count(b"\n") < 2:
             data, files = recv(ours, 100)
             if not data:
@@ -85,7 +85,8 @@ class Env:
             told += data
             self.files += files
         ours.close()
-        self.pid, self.private_before = (int(word) for word in told.decode().split())
+        words = dict(line.split() for line in told.decode().splitlines())  # from parent and child, in any order
+        self.pid, self.private_before = int(words["pid"]), int(words["private"])
 
     def open_logs(self, service: str) -> tuple[int, int]:
         """New descriptors of a service's two log files."""
@@ -125,7 +126,7 @@ class Env:
         if self.harness.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
         self.harness.wait()
-        shutil.rmtree(self.dir)
+        shutil.rmtree(self.dir, ignore_errors=True)
 
 
 class Recorder:

@@ -330,6 +330,22 @@ def read_frame(sock: socket.socket) -> dict[str, Any] | None:
     return json.loads(read_exactly(sock, int.from_bytes(head, "little"))) if head else None
 
 
+def test_a_status_over_the_cap_costs_nobody_the_listener(init_env) -> None:
+    """Many failures told in letters that JSON writes as six bytes each."""
+    word = "\u00fc" * 100 + "/"
+    env: Env = init_env({f"s{n}": program("/" + word * 9 + "x") for n in range(126)})
+    run(until(lambda: env.children() == []))
+    for _ in range(2):
+        sock = raw(env)
+        sock.sendall(encode({"id": 1, "op": "diag"}))
+        answer = read_frame(sock)
+        assert answer is not None
+        assert "ok" in answer
+        sock.close()
+    assert env.stderr.read_text().count("greeting a client") == 2
+    env.stderr.write_text("")
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

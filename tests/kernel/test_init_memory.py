@@ -43,10 +43,10 @@ def test_memory_does_not_grow_with_use(init_env) -> None:
                     await heard.wait(ServiceExited)
                 heard.events.clear()
 
-    run(use(150))
+    run(use(200))
     before = env.private_kib()
-    run(use(300))
-    assert env.private_kib() <= before + 200
+    run(use(400))
+    assert env.private_kib() <= before + 300  # a leak of one object a round is more
 
 
 def test_trim_can_be_called() -> None:
