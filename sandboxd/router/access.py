@@ -37,7 +37,7 @@ class Access:
 
     def allows(self, visitor: Visitor, endpoint: Endpoint) -> bool:
         """Whether this connection may reach that endpoint."""
-        if not visitor.local:
+        if not visitor.local or (visitor.uid == endpoint.owner and not self.hosted):
             return True
         if visitor.uid is None:
             visitor.uid = self._uid(visitor.sock)

@@ -5,7 +5,6 @@ same place (env, service, socket, namespace, port) and made anew when one of the
 env that was stopped and started again is never used for the new one. Imports routing.table and the dialer's Stock.
 """
 
-import logging
 import socket
 from typing import Protocol
 
@@ -14,9 +13,8 @@ from sandboxd.router.loop import Loop
 from sandboxd.routing.orders import Traffic
 from sandboxd.routing.table import Endpoint, Routes, RouteTable
 
+MOST_SPELLINGS = 4096
 Place = tuple[str, str, str, int, int | None]
-
-log = logging.getLogger("sandboxd.router")
 
 
 class Held(Protocol):
@@ -90,6 +88,7 @@ class Backends:
         self.envs: dict[str, Env] = {}
         self._places: dict[Place, Backend] = {}
         self._by_index: list[Backend] = []
+        self._known: dict[bytes, Backend] = {}
 
     def replace(self, table: RouteTable) -> None:
         """Take a new snapshot; sockets of namespaces that are no longer named are closed, connections run on."""
@@ -105,12 +104,21 @@ class Backends:
             self._by_index.append(backend)
         self._places = places
         self.routes = Routes(table)
+        self._known = {}
         self._drop_unnamed()
 
     def find(self, host: bytes) -> Backend | None:
         """By the value of a Host field; raises FramingError for what is no host."""
+        known = self._known.get(host)
+        if known is not None:
+            return known
         index = self.routes.find(host)
-        return None if index is None else self._by_index[index]
+        if index is None:
+            return None
+        # Only spellings of names of ours are remembered, and not many.
+        if len(self._known) < MOST_SPELLINGS:
+            self._known[host] = self._by_index[index]
+        return self._by_index[index]
 
     def find_service(self, env_id: str, service: str) -> Endpoint | None:
         """The endpoint of a service, else any of its env: they share dial.sock and namespace."""

@@ -6,7 +6,6 @@ earlier request is left; every other state ends by itself or by its deadline.
 """
 
 import socket
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from sandboxd.router.backends import Backend
@@ -26,13 +25,11 @@ if TYPE_CHECKING:
 PROBE_IDLE, PROBE_INTERVAL, PROBE_COUNT = 15, 15, 4
 
 
-class State(IntEnum):
-    """Where a connection is."""
-
-    READING = 0  # a head, or nothing yet
-    HELD = 1  # for an env that starts
-    BUSY = 2  # with an exchange
-    LEAVING = 3  # the last answer is going out
+# Where a connection is. Plain numbers: they are compared several times a request, and members of an enum are slow to get at.
+READING = 0  # a head, or nothing yet
+HELD = 1  # for an env that starts
+BUSY = 2  # with an exchange
+LEAVING = 3  # the last answer is going out
 
 
 class Client(Side):
@@ -51,7 +48,7 @@ class Client(Side):
         self.peer = peer.encode()
         self.local = True
         self.uid: int | None = None
-        self.state = State.READING
+        self.state = READING
         self.carry = b""
         self.scanned = 0
         self.eof = False
@@ -64,12 +61,19 @@ class Client(Side):
 
     # -- reading requests ------------------------------------------------------------------------------------------------
 
+    def on_event(self, mask: int) -> None:
+        """From the loop."""
+        if mask == READ == self.mask and self.state == READING:  # the way of nearly all events, without detours
+            self._read_head()
+        else:
+            super().on_event(mask)
+
     def readable(self) -> None:
         """A head, a body, or more than is wanted now."""
-        if self.outgoing is not None:
-            self.outgoing.move()
-        elif self.state == State.READING:
+        if self.state == READING:
             self._read_head()
+        elif self.outgoing is not None:
+            self.outgoing.move()
         else:
             self._absorb()
 
@@ -93,10 +97,6 @@ class Client(Side):
 
     def _take_head(self, end: int) -> bool:
         """Act on the request in shared[:end]; False: its head is not whole yet."""
-        start = 2 if shared.startswith(b"\r\n", 0, end) and not self.scanned else 0  # RFC 9112 2.2: one empty line before
-        if start:
-            shared[: end - 2] = shared[2:end]
-            end -= 2
         try:
             request = parse_request(shared, end, self.bounds, self.scanned)
         except FramingError as error:
@@ -108,7 +108,7 @@ class Client(Side):
             self.carry = bytes(view[:end])
             self.scanned = end
             return False
-        self.carry = bytes(view[request.end : end]) if request.end < end else b""
+        self.carry = b"" if request.end == end else bytes(view[request.end : end])
         self.scanned = 0
         self.request = request
         self._route(request)
@@ -119,7 +119,7 @@ class Client(Side):
         if self.proceeding:
             return
         self.proceeding = True
-        while self.open and self.state == State.READING and self.carry and not self.scanned:
+        while self.open and self.state == READING and self.carry and not self.scanned:
             size = len(self.carry)
             view[:size] = self.carry
             self.carry = b""
@@ -169,13 +169,14 @@ class Client(Side):
         """What the env's state allows; called again for a held request when the table changed."""
         endpoint = backend.endpoint
         if endpoint.state == "ready":
-            self.router.held.discard(self)
-            self.state = State.BUSY
+            if self.state == HELD:
+                self.router.held.discard(self)
+            self.state = BUSY
             self.moved = -1  # the first tick sets the deadline
             self.exchange.begin(request, backend)
         elif endpoint.state == "starting":
-            if self.state != State.HELD:
-                self.state = State.HELD
+            if self.state != HELD:
+                self.state = HELD
                 self.deadline = self.loop.now + self.router.backends.routes.table.hold
                 self.router.held.add(self)
         elif endpoint.state == "stopped":
@@ -208,7 +209,7 @@ class Client(Side):
         as_html = request is not None and request.wants_html
         self.exchange.end_request()
         data = pages.render(page, as_html=as_html, bodiless=request is not None and request.method == b"HEAD", close=close)
-        self.state = State.BUSY
+        self.state = BUSY
         try:
             self.put(data)
         except OSError:
@@ -224,36 +225,39 @@ class Client(Side):
         """The exchange is over. `unread`: the client may still be sending what nobody reads."""
         self.unread = unread or bool(self.carry)
         if close:
-            self.state = State.LEAVING
+            self.state = LEAVING
             self.deadline = self.loop.now + self.bounds.stall
             if not self.backlog:
                 self._leave()
-            return
+        elif self.backlog:
+            self.state = BUSY  # `drained` comes here again
+        else:
+            self.next_request()
+
+    def next_request(self) -> None:
+        """The last answer is out, and the connection goes on."""
         self.request = None
-        self.state = State.READING
-        if self.backlog:
-            self.state = State.BUSY  # `drained` comes here again
-            return
+        self.state = READING
         self.deadline = self.loop.now + self.bounds.idle
         if self.eof and not self.carry:
             self.close()
             return
-        if not self.eof:
+        if self.mask != READ and not self.eof:
             self.want(READ)
         if self.carry:
             self._proceed()
-            if self.open and self.eof and self.state == State.READING:
+            if self.open and self.eof and self.state == READING:
                 self.close()
 
     def drained(self) -> None:
         """The client took what waited."""
         if self.feeder is not None:
             self.feeder.resume()
-        elif self.state == State.LEAVING:
+        elif self.state == LEAVING:
             self._leave()
         elif self.exchange.busy:
             self.exchange.client_drained()
-        elif self.state == State.BUSY:
+        elif self.state == BUSY:
             self.exchanged(close=False, unread=False)
 
     def _leave(self) -> None:
@@ -307,16 +311,16 @@ class Client(Side):
 
     def tick(self, now: float) -> None:
         """Once a second."""
-        if self.state == State.BUSY:
+        if self.state == BUSY:
             self._tick_busy(now)
         elif now < self.deadline:
             return
-        elif self.state == State.HELD:
+        elif self.state == HELD:
             table = self.router.backends.routes.table
             host = self.request.host if self.request is not None else None
             backend = self.router.backends.find(host) if host is not None else None
             self.answer_page(pages.still_starting(backend.endpoint.name if backend is not None else "it", table.hold))
-        elif self.state == State.READING and self.carry:
+        elif self.state == READING and self.carry:
             self.answer_page(pages.too_slow("the head of the request did not come to its end in time"), close=True)
         else:
             self.close()

@@ -18,7 +18,7 @@ from sandboxd.router.upstream import Upstream
 from sandboxd.routing import pages
 from sandboxd.routing.chunked import Chunked
 from sandboxd.routing.framing import CHUNKED, UNTIL_CLOSE, FramingError
-from sandboxd.routing.requests import Request, serialise_request
+from sandboxd.routing.requests import IDEMPOTENT, Request, serialise_request
 from sandboxd.routing.responses import Response, serialise_response
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Exchange:
 
     __slots__ = (
         *("client", "upstreams", "backend", "request", "upstream", "dial", "tunnel", "sending", "receiving", "interim"),
-        *("busy", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
+        *("busy", "plain", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
     )
 
     def __init__(self, client: "Client") -> None:
@@ -51,24 +51,23 @@ class Exchange:
         self.tunnel: Tunnel | None = None
         self.sending: Flow | None = None
         self.receiving: Flow | None = None
-        self.busy = False
-        self._reset()
-
-    def _reset(self) -> None:
         self.interim = 0
-        self.sent = self.received = self.begun = self.keep = self.closing = self.until_close = self.continued = False
+        self.busy = self.plain = self.sent = False
+        self.received = self.begun = self.keep = self.closing = self.until_close = self.continued = False
 
     # -- the request -----------------------------------------------------------------------------------------------------
 
     def begin(self, request: Request, backend: Backend) -> None:
         """Bring the request to the service."""
-        self._reset()
+        self.received = self.begun = self.keep = self.closing = self.until_close = self.continued = False
+        self.interim = 0
         self.busy = True
         self.request = request
         self.backend = backend
+        self.plain = request.minor == b"1" and not request.close
         upstream = self.upstreams.get(backend)
         if upstream is not None:
-            if request.repeatable or upstream.is_quiet():
+            if request.method in IDEMPOTENT or upstream.is_quiet():
                 self._send(upstream, request)
                 return
             self._forget(upstream)
@@ -125,8 +124,10 @@ class Exchange:
             head += body
         self.sent = not left
         upstream.backend.env.bytes_in += len(head)
+        upstream.awaiting = True
+        upstream.bodiless = request.method == b"HEAD"
         try:
-            upstream.ask(head, bodiless=request.method == b"HEAD")
+            upstream.put(head)
         except OSError:
             self.unanswered(upstream, "it closed the connection before it answered", silent=True)
             return
@@ -189,6 +190,9 @@ class Exchange:
             return False
         if response.status < 200:
             return self._interim(upstream, request, response, end)
+        if self.plain and self.sent and response.verbatim and response.length == end - response.end and not response.close:
+            self._pass_whole(upstream, start, end)
+            return False
         stop, left, chunked = self._measure(request, response, end)
         upstream.awaiting = False
         self.begun = True
@@ -215,6 +219,29 @@ class Exchange:
         elif not client.backlog:
             self._answer_in()
         return False
+
+    def _pass_whole(self, upstream: Upstream, start: int, end: int) -> None:
+        """The common case: an answer that came in one piece, needs no change and ends nothing."""
+        upstream.awaiting = False
+        upstream.backend.env.bytes_out += end - start
+        self.begun = self.keep = True
+        client = self.client
+        try:
+            gone = client.put(view[start:end])
+        except OSError:
+            client.close()
+            return
+        if not gone or upstream.backlog:
+            if gone:
+                self._answer_in()
+            return  # else `client_drained` goes on
+        self.received = True
+        self.busy = False
+        self.upstream = None
+        upstream.reused = True
+        if upstream.mask != READ:
+            upstream.want(READ)
+        client.next_request()
 
     def _measure(self, request: Request, response: Response, end: int) -> tuple[int, int, Chunked | None]:
         """Up to where shared belongs to the answer, how much of the body is left, and the judge of a chunked one."""
@@ -325,7 +352,7 @@ class Exchange:
             return
         if self.begun:
             self.client.break_off()
-        elif stale and not request.length and request.repeatable:
+        elif stale and not request.length and request.method in IDEMPOTENT:
             self._dial(backend)
         else:
             self.client.answer_page(pages.bad_answer(backend.endpoint.name, reason))

@@ -10,10 +10,10 @@ nothing can be sent (memory); ignoring EPOLLHUP and EPOLLERR while not reading (
 Sockets that were born in an env may be held by it, too: MSG_DONTWAIT on each call, shutdown(2) before close(2).
 """
 
+import enum
 import os
 import socket
 from collections.abc import Callable
-from enum import IntEnum
 
 from sandboxd.kernel.splice import SPLICE_F_MOVE, SPLICE_F_NONBLOCK
 from sandboxd.router.loop import LOST, READ, WRITE, Loop
@@ -32,7 +32,7 @@ shared = bytearray(BUFFER)  # one loop, one buffer: nothing is kept in it from o
 view = memoryview(shared)
 
 
-class How(IntEnum):
+class How(enum.Enum):
     """How a flow ended. DONE: the body is over and handed to the kernel. EOF: the source ended. BROKEN: see `Flow.error`."""
 
     DONE = 1

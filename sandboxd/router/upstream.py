@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sandboxd.kernel.splice import reset_on_close
 from sandboxd.router.backends import Backend
-from sandboxd.router.loop import Loop
+from sandboxd.router.loop import READ, Loop
 from sandboxd.router.relay import BUFFER, DONTWAIT, Side, shared, view
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.responses import Response, parse_response
@@ -38,7 +38,7 @@ class Asker(Protocol):
 
 
 class Upstream(Side):
-    """`awaiting`: a head is due. `bodiless`: of the answer to HEAD. `reused`: it has served a request before."""
+    """`awaiting`: a head is due. `bodiless`: it answers HEAD. `reused`: it has served a request before."""
 
     __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "reused", "tunnelled")
 
@@ -55,11 +55,12 @@ class Upstream(Side):
         backend.env.held.add(self)
         loop.hold_foreign()
 
-    def ask(self, data: bytes, *, bodiless: bool) -> None:
-        """Send a request's head and what there is of its body; raises OSError."""
-        self.awaiting = True
-        self.bodiless = bodiless
-        self.put(data)
+    def on_event(self, mask: int) -> None:
+        """From the loop."""
+        if mask == READ == self.mask and self.awaiting:  # the way of nearly all events, without detours
+            self._read_head()
+        else:
+            super().on_event(mask)
 
     def readable(self) -> None:
         """A head, a body, or the end."""

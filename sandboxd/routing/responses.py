@@ -7,6 +7,8 @@ Response, None for "not yet", or FramingError(502).
 
 import re
 
+import msgspec
+
 from sandboxd.routing.framing import (
     CHUNKED,
     FIELDS,
@@ -31,25 +33,37 @@ SPECIAL = re.compile(NAMES % (HOPS + rb"|content[-_]length|transfer[-_]encoding"
 DROPPED = re.compile(NAMES % HOPS + rb"\r")
 UNFRAMED = re.compile(NAMES % (HOPS + rb"|content[-_]length|transfer[-_]encoding") + rb"\r")
 LISTED = re.compile(rb"[^,\s]+")
+LENGTH, CODING, CONNECTION, UPGRADE, HOP, MISSPELLED = 1, 2, 3, 4, 5, 6
+KINDS = {
+    b"content-length": LENGTH,
+    b"Content-Length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"Transfer-Encoding": CODING,
+    b"connection": CONNECTION,
+    b"Connection": CONNECTION,
+    b"upgrade": UPGRADE,
+    b"keep-alive": HOP,
+    b"proxy-connection": HOP,
+    b"content_length": MISSPELLED,
+    b"transfer_encoding": MISSPELLED,
+}
 
 
-class Response:
+class Response(msgspec.Struct, gc=False):
     """What a head says. length: of the body, CHUNKED or UNTIL_CLOSE. end: offset behind the head.
 
-    close: the service ends its connection after this. verbatim: the head may go out in the bytes it came in.
+    close: the service ends its connection after this. verbatim: the head may go out in the bytes it came in, to a client
+    that keeps its connection.
     """
 
-    __slots__ = ("close", "end", "fields", "length", "phrase", "status", "upgrade", "verbatim")
-
-    def __init__(self, status: int, phrase: bytes | None, fields: bytes, end: int) -> None:
-        self.status = status
-        self.phrase = phrase or b""
-        self.fields = fields
-        self.end = end
-        self.length = UNTIL_CLOSE
-        self.close = False
-        self.upgrade = b""
-        self.verbatim = True
+    status: int
+    phrase: bytes
+    fields: bytes
+    end: int
+    length: int = UNTIL_CLOSE
+    close: bool = False
+    upgrade: bytes = b""
+    verbatim: bool = True
 
 
 def parse_response(data: bytes | bytearray, start: int, end: int, *, bodiless: bool) -> Response | None:
@@ -60,7 +74,7 @@ def parse_response(data: bytes | bytearray, start: int, end: int, *, bodiless: b
         return None
     minor, status, phrase, fields = match.groups()
     stop = match.end()
-    response = Response(int(status), phrase, fields, stop)
+    response = Response(int(status), phrase or b"", fields, stop)
     read_specials(response, SPECIAL.findall(data, match.end(2), stop), minor)
     if fields.count(b"\n") > MOST_FIELDS or stop - start > HEAD_BYTES:
         raise FramingError(502, "the head of the answer is too large")
@@ -80,32 +94,45 @@ def parse_response(data: bytes | bytearray, start: int, end: int, *, bodiless: b
 
 def read_specials(response: Response, specials: list[tuple[bytes, bytes]], minor: bytes) -> None:
     """Take what framing and hops need out of the fields that matter to them."""
-    lengths: list[bytes] = []
+    length: bytes | None = None
+    more: list[tuple[int, bytes]] = []
+    for name, padded in specials:
+        kind = KINDS.get(name) or KINDS[name.lower()]
+        value = padded.strip(b" \t")
+        if kind == LENGTH and length is None:
+            length = value
+        elif kind != CONNECTION or value != b"keep-alive" or minor == b"0":
+            more.append((kind, value))  # what is rare; keep-alive alone holds on our side as well
+    if more or minor == b"0":
+        read_more(response, more, length, minor)
+    elif length is not None:
+        response.length = body_length([length], [], minor, 502)
+
+
+def read_more(response: Response, more: list[tuple[int, bytes]], length: bytes | None, minor: bytes) -> None:
+    """The fields that few answers have, or that they have twice."""
+    lengths = [] if length is None else [length]
     codings: list[bytes] = []
     tokens: list[bytes] = []
-    upgrade = b""
     response.verbatim = minor == b"1"
-    for raw, padded in specials:
-        name = raw.lower()
-        value = padded.strip(b" \t")
-        if name == b"content-length":
+    for kind, value in more:
+        if kind == LENGTH:
             lengths.append(value)
-            continue
-        if name == b"transfer-encoding":
+        elif kind == CODING:
             codings.append(value)
-            continue
-        response.verbatim = False
-        if name == b"connection":
-            tokens += [token.lower() for token in LISTED.findall(value)]
-        elif name == b"upgrade":
-            upgrade = value
-        elif name in (b"content_length", b"transfer_encoding"):
+        elif kind == MISSPELLED:
             raise FramingError(502, "in the answer, a framing field is spelled with an underscore")
+        else:
+            response.verbatim = False
+            if kind == CONNECTION:
+                tokens += LISTED.findall(value.lower())
+            elif kind == UPGRADE:
+                response.upgrade = value
     if lengths or codings:
         response.length = body_length(lengths, codings, minor, 502)
     response.close = b"close" in tokens or (minor == b"0" and b"keep-alive" not in tokens)
-    if b"upgrade" in tokens:
-        response.upgrade = upgrade
+    if b"upgrade" not in tokens:
+        response.upgrade = b""
 
 
 def serialise_response(response: Response, *, close: bool, keep_alive: bool) -> bytes:

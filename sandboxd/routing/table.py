@@ -14,7 +14,6 @@ from sandboxd.routing.framing import FramingError
 
 # RFC 3986 3.2.2 host and port, in the spellings that can be ours; an underscore is no DNS name, yet seen in the wild.
 HOST = re.compile(rb"([0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
-MOST_SPELLINGS = 4096
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,18 +63,10 @@ class Routes:
             for route in table.routes
             if 0 <= route.endpoint < len(table.endpoints)
         }
-        self._seen: dict[bytes, int] = {}
 
     def find(self, host: bytes) -> int | None:
         """The endpoint's index for a Host field's value, None when unknown; raises FramingError for what is no host at all."""
-        known = self._seen.get(host)
-        if known is not None:
-            return known
-        index = self._names.get(bare(host))
-        # Only names of ours are remembered, so the memory is bounded by the table and not by what clients make up.
-        if index is not None and len(self._seen) < MOST_SPELLINGS:
-            self._seen[host] = index
-        return index
+        return self._names.get(bare(host))
 
 
 def bare(host: bytes) -> bytes:
