@@ -40,6 +40,7 @@ def report(error: BaseException) -> int:
         complain(error.message, error.hint)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
+        quiet_stdout()  # a reader that stands still (`| less`) must not hold us on the way out
         if sys.stderr.isatty():
             sys.stderr.write("\n")
         return EXIT_INTERRUPTED
@@ -78,7 +79,7 @@ def write_down(error: BaseException) -> str | None:
 
 
 def quiet_stdout() -> None:
-    """Point stdout nowhere, so that Python's flush at exit says nothing about a reader that left."""
+    """Point stdout nowhere, so that Python's flush at exit neither fails on a reader that left nor waits for one."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 PATIENCE = 3
 """After so many interrupts the user is believed: we leave, whatever the command does with them."""
 
+KILLED = 137  # 128 + SIGKILL
+
 SHELL = 'for s in "$1" bash sh; do command -v "$s" >/dev/null 2>&1 && exec "$s"; done; exec sh'
 
 
@@ -173,7 +175,19 @@ def attach(cli: Cli, flags: AttachFlags) -> int:
         ended = connect(session, plug, terminal=spec.tty)
         if ended.detached:
             note(f"\r\ndetached; {info.name} runs on")
-        return exit_code_of(ended, info.name)
+            return 0
+    return service_code(cli, info.id, chosen, exit_code_of(ended, info.name))
+
+
+def service_code(cli: Cli, env_id: str, service: str, code: int) -> int:
+    """The service's own exit code: the end of the whole env may cut the session off (137) before that was told."""
+    if code != KILLED:
+        return code
+    try:
+        services = cli.client.call(Inspect(target=env_id)).env.services
+    except NotFound:
+        return code
+    return next((one.exit_code for one in services if one.name == service and one.exit_code is not None), code)
 
 
 def leave(number: int) -> None:

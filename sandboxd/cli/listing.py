@@ -44,8 +44,7 @@ def show(cli: Cli, flags: PsFlags) -> None:
     found = cli.client.call(List(all=flags.everything or flags.last is not None, filters=list(flags.filters))).envs
     found = [info for info in found if has_labels(info, flags.labels)][: flags.last]
     if flags.quiet:
-        for info in found:
-            out(short_id(info.id, whole=flags.whole))
+        out(*(short_id(info.id, whole=flags.whole) for info in found))
         return
     items(found, env_columns(whole=flags.whole), how=flags.how, hide=["LABELS"])
 

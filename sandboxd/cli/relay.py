@@ -55,9 +55,13 @@ class Ended(NamedTuple):
 
 @contextmanager
 def signals(numbers: tuple[int, ...]) -> Iterator[int]:
-    """A descriptor on which those signals' numbers arrive as bytes, instead of ending the process."""
+    """A descriptor on which those signals' numbers arrive as bytes, instead of ending the process.
+
+    Those that we were started to ignore stay ignored: a shell without job control says so for `sandbox run … &` (sh(1)).
+    """
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: None) for number in heeded}
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
         yield reading

@@ -15,9 +15,9 @@ from sandboxd.protocol.messages import Reply
 GAP = "   "
 
 
-def out(text: str) -> None:
-    """One line on stdout."""
-    sys.stdout.write(text + "\n")
+def out(*lines: str) -> None:
+    """Lines on stdout, in one write: with PYTHONUNBUFFERED each write is a system call, and a reader may leave in between."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def note(text: str) -> None:
@@ -45,19 +45,16 @@ def aligned(header: str, lines: list[str]) -> list[str]:
 def items(found: Sequence[Reply], columns: Columns, *, how: str | None, hide: Sequence[str] = ()) -> None:
     """Print messages as `--format` says: a table of the columns but the hidden ones by default."""
     if how == "json":
-        for item in found:
-            out(json_line(plain(item)))
+        out(*(json_line(plain(item)) for item in found))
         return
     if how in {None, "table"}:
         shown = {header: cell for header, cell in columns.items() if header not in hide}
-        for line in table(list(shown), ([cell(item) for cell in shown.values()] for item in found)):
-            out(line)
+        out(*table(list(shown), ([cell(item) for cell in shown.values()] for item in found)))
         return
     assert how is not None
     template = Template(how)
     lines = [template.render(item, columns) for item in found]
-    for line in aligned(template.header(), lines) if template.table else lines:
-        out(line)
+    out(*(aligned(template.header(), lines) if template.table else lines))
 
 
 def env_columns(*, whole: bool = False, now: float | None = None) -> Columns:

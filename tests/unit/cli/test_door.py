@@ -64,9 +64,9 @@ def test_later_verbs_are_named_as_such(sandbox: Sandbox, verb: str) -> None:
 
 
 def test_ctrl_c_is_130_and_a_broken_pipe_is_quiet(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "quiet_stdout", lambda: None)  # stdout is the test's here
     done = sandbox("ps", List=KeyboardInterrupt())
     assert (done.code, done.out, done.err) == (130, "", "")
-    monkeypatch.setattr(door, "quiet_stdout", lambda: None)  # stdout is the test's here
     done = sandbox("ps", List=BrokenPipeError())
     assert (done.code, done.out, done.err) == (141, "", "")
 
