@@ -150,7 +150,7 @@ def test_stdio_that_cannot_be_had_leaves_nothing() -> None:
 RESET = """
 import signal, sys
 sys.path.insert(0, sys.argv[1])
-from sandboxd.launch import init
+import sandboxd.launch.init as init
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, lambda number, frame: None)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGRTMIN])
