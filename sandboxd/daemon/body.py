@@ -39,6 +39,7 @@ class Body:
         self.prepared_window = (24, 80)
         self.config: dict[str, dict[str, object]] = {}
         self._sessions: dict[str, asyncio.Future[int]] = {}
+        self.attached: set[str] = set()
         self._greeting: InitStatus | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -53,6 +54,8 @@ class Body:
         try:
             launched = await building.build(self.actor, effect.start, self.prepared_attach)
             self.config = building.service_plans(launched.plan)
+            for name in self.prepared_attach:
+                self.open_session(f"attach:{name}", attached=True)
             await self.adopt(launched.pidfd)
             identity = Identity(
                 pid=launched.pid,
@@ -114,9 +117,11 @@ class Body:
         """Whether that session is open here."""
         return session in self._sessions and not self._sessions[session].done()
 
-    def open_session(self, session: str) -> None:
-        """Know a session from here on."""
+    def open_session(self, session: str, *, attached: bool = False) -> None:
+        """Know a session from here on; attached: to a service, whose end it outlives until all was read."""
         self._session(session)
+        if attached:
+            self.attached.add(session)
 
     async def session_code(self, session: str) -> int:
         """Wait for a session's exit code, which may have been told before anybody asked. Who stops waiting ends nothing."""
@@ -126,6 +131,7 @@ class Body:
         return self._sessions.setdefault(session, asyncio.get_running_loop().create_future())
 
     def _end_session(self, session: str, code: int) -> None:
+        self.attached.discard(session)
         ended = self._session(session)
         if not ended.done():
             ended.set_result(code)
@@ -208,6 +214,20 @@ class Body:
             return
         pidfd.send_signal(self.pidfd, signal.SIGKILL)
 
+    async def end_init(self, effect: ev.EndInit) -> None:
+        """As kill_init, once the attached sessions are through: what a service said at its end is still on its way to them."""
+        open_ones = [session for session in self.attached if self.has_session(session)]
+        if open_ones:
+            self.actor.supervisor.own(self._end_after(open_ones), name=f"end-{self.actor.record.name}")
+        else:
+            await self.kill_init(ev.KillInit())
+
+    async def _end_after(self, sessions: list[str]) -> None:
+        pid_1 = self.pidfd
+        await asyncio.gather(*(self.session_code(session) for session in sessions))
+        if self.pidfd == pid_1 and pid_1 >= 0:
+            await self.kill_init(ev.KillInit())
+
     async def probe(self, effect: ev.Probe) -> None:
         """Watch for readiness."""
         self.readiness.watch(effect.service)
@@ -254,6 +274,7 @@ PERFORM: dict[type[ev.Effect], Callable[[Body, Any], Awaitable[None]]] = {
     ev.EndProbes: Body.end_probes,
     ev.SignalService: Body.signal_service,
     ev.KillInit: Body.kill_init,
+    ev.EndInit: Body.end_init,
     ev.Arm: Body.arm,
     ev.Disarm: Body.disarm,
     ev.Settle: Body.settle,

@@ -98,7 +98,7 @@ class SessionRequests:
 
     async def serve(self, call: Call, actor: "Actor", session: str, channel: Channel, *, with_fds: bool) -> m.SessionReply:
         """Hand the descriptors over, or pump; answer with the exit code."""
-        actor.body.open_session(session)
+        actor.body.open_session(session, attached=isinstance(call.params, m.Attach))
         try:
             names = list(channel.fds)
             if with_fds:

@@ -193,7 +193,9 @@ class Init:
             if old is not None:  # still passing on what an earlier run wrote
                 self.sessions.detach(old)
             session = Attachment(f"attach:{service.name}", service)
-            self.sessions.join(session, fds, waits=slow == "wait", once=True)
+            # ctrl-p ctrl-q closes a terminal's input too, and that leaves the service running
+            is_terminal = service.program is not None and service.program.tty
+            self.sessions.join(session, fds, waits=slow == "wait", once=not is_terminal)
             if not service.is_alive:
                 self.sessions.service_ended(service, None)
 

@@ -31,13 +31,21 @@ def graceful_stop(turn: Turn, event: ev.Event) -> None:
 
 
 def begin_end(turn: Turn) -> None:
-    """Signal the services whose turn it is to stop; with none up, kill the tree."""
+    """Signal the services whose turn it is to stop; with none up, end the tree."""
     if not turn.up():
-        kill_now(turn)
+        end_init(turn)
         return
     for name in stoppable(turn.record.spec.services, turn.record.services):
         if turn.record.services[name].pid is not None:
             turn.do(ev.SignalService(service=name))
+
+
+def end_init(turn: Turn) -> None:
+    """Nothing runs any more but init, which may still be passing on the last output."""
+    turn.set(state=State.STOPPING)
+    turn.do(ev.EndProbes())
+    if turn.record.init is not None:
+        turn.do(ev.EndInit())
 
 
 def kill_now(turn: Turn) -> None:
@@ -60,7 +68,8 @@ def end_failed(turn: Turn, reason: str, exit_code: int | None) -> None:
 def end_of_services(turn: Turn) -> None:
     """The last service ended by itself."""
     turn.set(exit_code=overall_exit_code(turn))
-    kill_now(turn)
+    turn.do(ev.Disarm())
+    end_init(turn)
 
 
 def overall_exit_code(turn: Turn) -> int | None:

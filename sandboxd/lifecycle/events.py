@@ -169,6 +169,10 @@ class KillInit(Effect, frozen=True, kw_only=True):
     """Kill the env's pid 1, and with it the whole tree."""
 
 
+class EndInit(Effect, frozen=True, kw_only=True):
+    """No service is left: kill init, once those who are attached have read what was said."""
+
+
 class Arm(Effect, frozen=True, kw_only=True):
     """Deliver an event after some seconds; a timer of that name replaces an earlier one."""
 
@@ -199,5 +203,5 @@ class Announce(Effect, frozen=True, kw_only=True):
 
 
 EFFECTS: tuple[type[Effect], ...] = (
-    Launch, StartService, Probe, EndProbes, SignalService, KillInit, Arm, Disarm, Settle, Discard, Announce,
+    Launch, StartService, Probe, EndProbes, SignalService, KillInit, EndInit, Arm, Disarm, Settle, Discard, Announce,
 )  # fmt: skip

@@ -107,7 +107,9 @@ def stop_again(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.StopAsked)
     if turn.record.wanted is not Wanted.REMOVED:
         turn.set(again=event.again, wanted=Wanted.RUNNING if event.again else Wanted.STOPPED)
-    if event.grace is not None:
+    if not turn.up():
+        kill_now(turn)  # only somebody who reads slowly, or not at all, kept it
+    elif event.grace is not None:
         turn.do(ev.Arm(timer="grace", after=event.grace, event=ev.GraceOver()))
 
 

@@ -69,9 +69,11 @@ def service_exited(turn: Turn, event: ev.Event) -> None:
     """Its main process ended by itself: start it again if its policy says so, else see what is left of the env."""
     assert isinstance(event, ev.ServiceExited)
     name = event.service
-    before = turn.record.services[name]
     if not turn.is_news(name, event.pid):
         return
+    if turn.record.services[name].state is ServiceState.STARTING:
+        service_started(turn, ev.ServiceStarted(service=name, pid=event.pid))  # its end overtook the word of its start
+    before = turn.record.services[name]
     uptime = turn.now - before.started if before.started is not None else 0.0
     turn.do(ev.EndProbes(service=name))
     turn.note_exit(name, event.pid, event.exit_code)

@@ -222,7 +222,6 @@ def test_attach_detaches_and_comes_back(screen, shared_daemon, tmp_path) -> None
     shared_daemon.sandbox("rm", "att")
 
 
-@pytest.mark.xfail(reason="init takes the end of our pipe for the end of the terminal's input", strict=False)
 def test_run_detaches_and_goes_on(screen, shared_daemon) -> None:
     one = screen("run", "-it", "--name", "det", "--", "bash", "--norc")
     one.ask("PS1='> '; X=kept; echo $X", "\nkept\n> ")

@@ -5,6 +5,7 @@ So of sandboxd.daemon.sessions and sandboxd.daemon.pumping.
 
 import base64
 import os
+import time
 
 import pytest
 
@@ -125,12 +126,48 @@ def test_a_session_dies_with_its_connection(shared_daemon, client, tmp_path):
         session = other.open(m.Exec(target="host", argv=["sleep", "987"], fds=True))
         before = inspect(client, "host").usage.pids
         session.close()
-    import time
-
     deadline = time.monotonic() + 20
     while inspect(client, "host").usage.pids >= before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert inspect(client, "host").usage.pids == before - 1
+
+
+def test_the_last_byte_reaches_who_reads_slowly(client):
+    from tests.daemon.asking import ENVIRON, spec
+
+    command = "head -c 5000000 /dev/zero; exit 3"
+    asked = m.Run(spec=spec(command, name="tail"), environ=ENVIRON, attach=True, fds=True)
+    with client.open(asked) as session:
+        deadline = time.monotonic() + 0.5  # the command may end, init must not
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(read_all(session.fds["stdout"])) == 5_000_000
+        assert session.wait().env.exit_code == 3
+    remove(client, "tail")
+
+
+def test_a_reader_that_never_reads_is_ended_by_a_stop(client, shared_daemon):
+    from tests.daemon.asking import ENVIRON, spec
+
+    asked = m.Run(spec=spec("head -c 5000000 /dev/zero", name="stuck"), environ=ENVIRON, attach=True, fds=True)
+    with shared_daemon.client() as other, other.open(asked) as session:
+        assert client.call(m.Stop(target="stuck", timeout=0.2)).env.state in ("stopped", "failed")
+        assert session.wait().env.state in ("stopped", "failed")
+    remove(client, "stuck")
+
+
+def test_attach_tells_the_services_own_code(client):
+    run(client, "while ! test -e go; do sleep 0.02; done; echo bye; exit 7", name="codes")
+    with client.open(m.Attach(target="codes", fds=True)) as session:
+        assert execute_in(client, "codes", "touch", "go") == 0
+        assert read_all(session.fds["stdout"]) == b"bye\n"
+        assert session.wait().exit_code == 7
+    remove(client, "codes")
+
+
+def execute_in(client, target, *argv):
+    with client.open(m.Exec(target=target, argv=list(argv), fds=True)) as session:
+        return session.wait().exit_code
 
 
 def test_attached_from_the_first_byte(client):

@@ -102,7 +102,7 @@ def test_a_job_that_ended_well_satisfies_its_dependents():
 def test_a_dependency_that_ended_badly_ends_the_env_with_the_reason():
     record, effects = run(fresh(TWO), ev.Admitted(), LAUNCHED, started("db"), exited("db", 3))
     assert record.state is State.STOPPING
-    assert of_kind(effects, ev.KillInit)
+    assert of_kind(effects, ev.EndInit)
     record, _ = run(record, ev.InitGone())
     assert (record.state, record.exit_code) == (State.FAILED, 3)
     assert record.reason == "web needs db, which exited (3)"
@@ -112,7 +112,7 @@ def test_a_dependency_that_ended_badly_ends_the_env_with_the_reason():
 def test_it_ends_with_its_last_service_and_its_code(code, state):
     record, effects = run(fresh(JOB), ev.Admitted(), LAUNCHED, started("job"), exited("job", code))
     assert record.state is State.STOPPING
-    assert of_kind(effects, ev.KillInit)
+    assert of_kind(effects, ev.EndInit)
     record, effects = run(record, ev.InitGone(), now=200.0)
     assert (record.state, record.exit_code, record.finished, record.init) == (state, code, 200.0, None)
     assert of_kind(effects, ev.Settle)
@@ -136,6 +136,12 @@ def test_stop_goes_dependents_first_and_kills_after_the_grace():
     assert of_kind(effects, ev.KillInit)
     killed, _ = run(killed, ev.InitGone())
     assert (killed.state, killed.wanted, killed.exit_code) == (State.STOPPED, Wanted.STOPPED, 143)
+
+
+def test_a_slow_reader_keeps_only_what_nobody_wants_to_stop():
+    record, _ = run(fresh(JOB), ev.Admitted(), LAUNCHED, started("job"), exited("job", 0))
+    record, effects = run(record, ev.StopAsked())
+    assert of_kind(effects, ev.KillInit)
 
 
 def test_a_stop_that_overtakes_the_launch_kills_what_the_launch_brings():
@@ -179,6 +185,7 @@ def test_an_exit_told_twice_counts_once():
 def test_an_end_that_is_told_before_its_start_counts():
     record, effects = run(fresh(JOB), ev.Admitted(), LAUNCHED, exited("job", 0, pid=2))
     assert record.state is State.STOPPING
+    assert events_told(effects) == ["started", "ready", "exited"]
     record, effects = run(record, started("job", 2))
     assert not of_kind(effects, ev.Probe)
     assert record.services["job"].state is ServiceState.EXITED
