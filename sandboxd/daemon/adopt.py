@@ -60,7 +60,7 @@ async def adopt_one(actor: Actor) -> None:
         actor.post(ev.InitGone(reason="its init ended while no daemon ran"))
         return
     try:
-        await actor.body.adopt(fd)
+        await actor.body.adopt(fd, identity.netns_cookie)
     except (SandboxdError, OSError) as error:
         log.error("env %s: its init does not answer (%s), so it is ended", record.name, error)
         actor.post(ev.KillAsked(cause="lost", reason="its init did not answer a new daemon"))

@@ -56,7 +56,7 @@ class Body:
             self.config = building.service_plans(launched.plan)
             for name in self.prepared_attach:
                 self.open_session(f"attach:{name}", attached=True)
-            await self.adopt(launched.pidfd)
+            await self.adopt(launched.pidfd, launched.netns_cookie)
             identity = Identity(
                 pid=launched.pid,
                 start_time=launched.start_time,
@@ -81,7 +81,7 @@ class Body:
         await self.actor.supervisor.router.unpublish(self.actor.record.id)
         self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
 
-    async def adopt(self, fd: int) -> None:
+    async def adopt(self, fd: int, cookie: int) -> None:
         """Watch an init by its pidfd (owned from here on) and speak with it; raises what is wrong with its greeting."""
         self.pidfd = fd
         # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
@@ -89,6 +89,7 @@ class Body:
         env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
         self.link = await InitLink.connect(env_dir, self._on_init_event, timeout=RELINK_TIMEOUT)
         self._greeting = self.link.greeted_with()
+        self.readiness.prepare(cookie)
 
     def _init_gone(self) -> None:
         self._drop_pidfd()

@@ -16,7 +16,7 @@ from sandboxd.daemon.reach import born_inside
 from sandboxd.errors import KernelError, NotFound, SandboxdError
 from sandboxd.kernel import sockdiag
 from sandboxd.lifecycle import events as ev
-from sandboxd.network.listening import Listening
+from sandboxd.network.listening import Listener, Listening
 from sandboxd.spec import Ready, Service
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Readiness:
         self.actor = actor
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._listening: Listening | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._cookie = 0
 
     def watch(self, name: str) -> None:
         """Begin to watch a service."""
@@ -55,6 +57,9 @@ class Readiness:
     async def close(self) -> None:
         """End all, and let the netns go: the diag socket pins it."""
         await self.forget()
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
         if self._listening is not None:
             self._listening.close()
             self._listening = None
@@ -103,17 +108,31 @@ class Readiness:
             return f"nothing listens on port {port}{where}"
         return await self._http_fails(check.http, port) if check.http else ""
 
-    async def _ports(self) -> list[sockdiag.ListenerRow]:
-        if self._listening is None:
+    def prepare(self, cookie: int) -> None:
+        """Ask for the diag socket now: whoever is told that a service runs will want it at once. cookie: of its netns."""
+        self._cookie = cookie
+        if self._opening is None and self.actor.record.spec.network.mode != "none":
+            self._opening = self.actor.supervisor.own(self._open(), name=f"diag-{self.actor.record.name}")
+
+    async def _open(self) -> None:
+        link = self.actor.body.link
+        try:
             if self.actor.record.spec.network.mode == "host":
                 self._listening = Listening(sockdiag.open_diag())
-            else:
-                link = self.actor.body.link
-                if link is None:
-                    raise NotFound("init has ended")
-                init = self.actor.record.init
-                self._listening = Listening(await link.diag(), cookie=init.netns_cookie if init else None)
-        return [sockdiag.ListenerRow(*row) for row in self._listening.ports()]
+            elif link is not None:
+                self._listening = Listening(await link.diag(), cookie=self._cookie)
+        except (SandboxdError, OSError) as error:
+            log.debug("%s: no diag socket: %s", self.actor.record.name, error)
+
+    async def _ports(self) -> list[Listener]:
+        if self._listening is None:
+            self.prepare(self._cookie)
+            if self._opening is not None:
+                await asyncio.shield(self._opening)
+                self._opening = None
+        if self._listening is None:
+            raise NotFound("init has ended")
+        return self._listening.ports()
 
     async def _find_port(self, name: str, longest: float) -> int:
         """The first port that listens and that no service has declared; on the host's network only the one it was given."""
