@@ -178,10 +178,10 @@ def test_restart_policy_brings_it_back_and_counts(client, tmp_path):
     command = 'n=$(cat n 2>/dev/null || echo 0); echo $((n+1)) > n; test "$n" = 2 && exec sleep 1000; exit 1'
     run(client, command, name="flaky", path=tmp_path, lifecycle=Lifecycle(restart="on-failure:5"))
     deadline = time.monotonic() + 20
-    while inspect(client, "flaky").restarts < 2 and time.monotonic() < deadline:
+    while (env := inspect(client, "flaky")).state != "ready" or env.restarts < 2:
+        assert time.monotonic() < deadline, (env.state, env.restarts)
         time.sleep(0.05)
-    env = inspect(client, "flaky")
-    assert (env.restarts, env.state) == (2, "ready")
+    assert env.restarts == 2
     assert (tmp_path / "n").read_text() == "3\n"
     remove(client, "flaky")
 
