@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxd.daemon import building
 from sandboxd.daemon.readiness import Readiness
-from sandboxd.errors import Internal, NotFound, SandboxdError
+from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import Closed, ExecFailed, InitEvent, InitLink, InitStatus, ServiceExited, SessionExited, Started
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import Identity, exit_code_of
+from sandboxd.specfile import words
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -261,11 +262,11 @@ class Body:
 
 
 def signal_number(text: str) -> int:
-    """TERM, SIGTERM or 15; the spec has been checked."""
-    if text.isdigit():
-        return int(text)
-    name = text.upper()
-    return int(signal.Signals[name if name.startswith("SIG") else f"SIG{name}"])
+    """TERM, SIGTERM or 15; raises UsageError."""
+    number = words.signal_number(text)
+    if number is None:
+        raise UsageError(f"{text!r} is no signal", hint="a name as TERM or SIGTERM, or its number")
+    return number
 
 
 PERFORM: dict[type[ev.Effect], Callable[[Body, Any], Awaitable[None]]] = {
