@@ -295,7 +295,7 @@ def path_inside(path: str, shown: list[str]) -> str:
 
 def is_in(path: str, places: list[str]) -> bool:
     """Whether a path is one of the places or lies in one."""
-    return any(path == place or path.startswith(f"{place}/") for place in places)
+    return f"{path}/".startswith(tuple([f"{place}/" for place in places]))
 
 
 def secrets_of(home: str) -> list[tuple[str, bool]]:
