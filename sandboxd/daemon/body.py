@@ -145,6 +145,9 @@ class Body:
         status, self._greeting = self._greeting, None
         if status is None:
             return
+        there = {session.get("session") for session in status.sessions}
+        for session in self.attached - there:
+            self._end_session(session, 0)  # over before anybody listened: all was read
         for name, error in status.failed.items():
             self.actor.post(ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint)))
         for name, service in status.services.items():

@@ -505,8 +505,9 @@ def test_attached_to_a_terminal_service(init_env) -> None:
             await until(lambda: in_front(env, "sleep"))
             await link.signal(f"session:{other.session}", signal.SIGINT, group=True)
             await screen.shows(b"ready> ")
-            os.close(ours["stdin"])  # the end of input of the first session is a ctrl-D
-            assert code(await heard.wait(SessionExited, lambda event: event.session == "attach:web")) == 130
+            os.close(ours["stdin"])  # whoever leaves a terminal leaves it to the others: no ctrl-D
+            os.write(other.fds["stdin"], b"exit 9\n")
+            assert code(await heard.wait(SessionExited, lambda event: event.session == "attach:web")) == 9
             close_all([other.fds["stdin"], other.fds["stdout"], ours["stdout"]])
 
     run(main())

@@ -86,14 +86,14 @@ def test_the_pool_fills_is_used_and_fills_again(tmp_path: Path) -> None:
 def test_a_child_that_is_expected_is_the_one_that_is_used(tmp_path: Path) -> None:
     walls = Walls(tmp_path, pool=0, init="stand_in")
 
-    async def expect() -> None:
+    async def expect() -> int:
         walls.launcher.expect()
         walls.launcher.expect()
+        return len(walls.launcher.asked)
 
     try:
         told(walls)
-        walls.runner.run(expect())
-        assert len(walls.launcher.asked) == 1
+        assert walls.runner.run(expect()) == 1
         told(walls)
         assert walls.launcher.asked == []
         walls.runner.run(until(lambda: children_of(walls.launcher.pid) == []))
