@@ -18,7 +18,6 @@ SO_NETNS_COOKIE = 71
 TCP_CLOSE = 7  # include/net/tcp_states.h
 LINGER_OFF = struct.pack("ii", 0, 0)
 LINGER_RESET = struct.pack("ii", 1, 0)
-PATIENCE = struct.pack("ll", 0, 20_000)  # struct timeval: 20 ms
 
 
 def make_pipe(size: int) -> tuple[int, int, int]:
@@ -66,13 +65,10 @@ def is_fresh_tcp(sock: socket.socket, family: int, cookie: int) -> bool:
 
 
 def tame(sock: socket.socket) -> None:
-    """Undo what a kept duplicate of the socket may have set to hold us up; raises OSError.
+    """Undo what was set before the socket was handed over to hold us up; raises OSError.
 
-    O_NONBLOCK lives in the open file description, so whoever kept a duplicate can clear it again at any time; the timeouts
-    bound what connect(2) and splice(2) then cost.
+    O_NONBLOCK lives in the open file description, so whoever kept a duplicate can clear it again at any time: it is no more
+    than what honest peers need, and calls that can say MSG_DONTWAIT do.
     """
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, PATIENCE)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, PATIENCE)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,12 +6,12 @@ host's network reaches no other env through here. Connections from other hosts w
 listen on. Asked once per connection. Imports kernel.sockdiag.
 """
 
+import functools
 import logging
 import os
 import socket
 from typing import Protocol
 
-from sandboxd.errors import KernelError
 from sandboxd.kernel import sockdiag
 from sandboxd.routing.table import Endpoint
 
@@ -20,10 +20,14 @@ MOST_PROCESSES = 4096
 log = logging.getLogger("sandboxd.router")
 
 
+packed = functools.lru_cache(1024)(sockdiag.packed)  # nearly always of 127.0.0.1
+
+
 class Visitor(Protocol):
     """What is asked about: a client connection."""
 
-    sock: socket.socket
+    source: tuple[str, int]
+    here: tuple[str, int]
     local: bool
     uid: int | None
 
@@ -33,6 +37,7 @@ class Access:
 
     def __init__(self) -> None:
         self._diag: socket.socket | None = None
+        self._asked = 0
         self.hosted: dict[str, int] = {}
 
     def allows(self, visitor: Visitor, endpoint: Endpoint) -> bool:
@@ -40,13 +45,13 @@ class Access:
         if not visitor.local or (visitor.uid == endpoint.owner and not self.hosted):
             return True
         if visitor.uid is None:
-            visitor.uid = self._uid(visitor.sock)
+            visitor.uid = self._uid(visitor)
             if visitor.uid is None:
                 return False  # its process is gone, or nothing can be known: no guess
         if visitor.uid not in (endpoint.owner, 0):
             return False
         others = [pid for env_id, pid in self.hosted.items() if env_id != endpoint.env_id]
-        return not others or not any(holds(pid, visitor.sock.getpeername(), visitor.sock.getsockname()) for pid in others)
+        return not others or not any(holds(pid, visitor.source, visitor.here) for pid in others)
 
     def close(self) -> None:
         """Close the diag socket."""
@@ -54,21 +59,44 @@ class Access:
             self._diag.close()
             self._diag = None
 
-    def _uid(self, sock: socket.socket) -> int | None:
+    def _uid(self, visitor: Visitor) -> int | None:
+        """`sockdiag.peer_uid`, for who asks thousands of times a second: one kept socket, no random numbers, the peer known."""
         try:
             if self._diag is None:
                 self._diag = sockdiag.open_diag()
-            return sockdiag.peer_uid(sock, self._diag)
-        except KernelError as error:
+                self._diag.connect((0, 0))  # only the kernel answers from here on (netlink(7))
+            here, there = visitor.here, visitor.source
+            family, source = packed(there[0])
+            other, target = packed(here[0])
+            ports = there[1].to_bytes(2, "big"), here[1].to_bytes(2, "big")
+            zone = here[3] if family == socket.AF_INET6 and len(here) > 3 else 0
+            self._asked = (self._asked + 1) & 0xFFFFFFFF
+            states = 0xFFFFFFFF
+            body = sockdiag.REQUEST.pack(
+                family, socket.IPPROTO_TCP, 0, states, *ports, source, target, zone, sockdiag.NO_COOKIE
+            )
+            head = sockdiag.HEADER.pack(
+                sockdiag.HEADER.size + len(body), sockdiag.SOCK_DIAG_BY_FAMILY, sockdiag.NLM_F_REQUEST, self._asked, 0
+            )
+            self._diag.send(head + body, socket.MSG_DONTWAIT)
+            answer = self._diag.recv(4096, socket.MSG_DONTWAIT)
+        except OSError as error:
             log.warning("the owner of a connection cannot be looked up: %s", error)
             self.close()
             return None
+        _, kind, _, number, _ = sockdiag.HEADER.unpack_from(answer)
+        if number != self._asked or family != other:
+            self.close()  # an answer to something else: start anew
+            return None
+        if kind != sockdiag.SOCK_DIAG_BY_FAMILY or len(answer) < sockdiag.HEADER.size + sockdiag.MESSAGE.size:
+            return None  # NLMSG_ERROR: there is no such socket any more
+        return sockdiag.uid_of(answer[sockdiag.HEADER.size :], ports)
 
 
-def is_local(sock: socket.socket, peer: str) -> bool:
+def is_local(source: str, here: str) -> bool:
     """Whether the other end is on this host: a loopback address, or the very address it connected to."""
-    plain = peer.removeprefix("::ffff:")
-    return plain.startswith("127.") or plain == "::1" or bool(sock.getsockname()[0] == peer)
+    plain = source.removeprefix("::ffff:")
+    return plain.startswith("127.") or plain == "::1" or source == here
 
 
 def holds(init_pid: int, source: tuple[str, int], target: tuple[str, int]) -> bool:

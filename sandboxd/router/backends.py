@@ -45,7 +45,7 @@ class Env:
         for held in list(self.held):
             held.release()
         for stock in self.stocks.values():
-            stock.close()
+            stock.end()
         self.stocks.clear()
 
     def traffic(self) -> Traffic | None:
@@ -60,22 +60,26 @@ class Env:
 class Backend:
     """One endpoint. family: which of 127.0.0.1 and ::1 answered last."""
 
-    __slots__ = ("endpoint", "env", "family", "loop")
+    __slots__ = ("_stock", "endpoint", "env", "family", "loop")
 
     def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
         self.endpoint = endpoint
         self.env = env
         self.loop = loop
         self.family: int = socket.AF_INET
+        self._stock: Stock | None = None
 
     @property
     def stock(self) -> Stock:
         """Where sockets for it come from."""
+        if self._stock is not None and not self._stock.over:
+            return self._stock
         endpoint = self.endpoint
         key = (endpoint.dial, endpoint.netns_cookie)
         stock = self.env.stocks.get(key)
         if stock is None:
             stock = self.env.stocks[key] = Stock(self.loop, endpoint.dial, endpoint.netns_cookie)
+        self._stock = stock
         return stock
 
 
@@ -141,6 +145,6 @@ class Backends:
         for env_id, env in list(self.envs.items()):
             keep = named.get(env_id, set())
             for key in [key for key in env.stocks if key not in keep]:
-                env.stocks.pop(key).close()
+                env.stocks.pop(key).end()
             if env_id not in named and not env.held and not any(b.endpoint.env_id == env_id for b in self._by_index):
                 del self.envs[env_id]

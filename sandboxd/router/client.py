@@ -8,11 +8,12 @@ earlier request is left; every other state ends by itself or by its deadline.
 import socket
 from typing import TYPE_CHECKING
 
+from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.closing import linger, reset_when_taken
 from sandboxd.router.exchange import Exchange
 from sandboxd.router.loop import READ, WRITE
-from sandboxd.router.relay import BUFFER, DONTWAIT, Flow, Side, shared, view
+from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
 from sandboxd.routing import pages
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.requests import Request, parse_request
@@ -32,30 +33,36 @@ BUSY = 2  # with an exchange
 LEAVING = 3  # the last answer is going out
 
 
-class Client(Side):
-    """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here."""
+class Client(Exchange):
+    """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here.
+
+    admitted: where the last request went, of `host`, in the table in force. size, head, known: of the last request, and, once
+    two of one size came, its bytes and what they were parsed to: clients that poll send the same head over and over.
+    """
 
     __slots__ = (
-        *("router", "bounds", "pipes", "peer", "local", "uid", "state", "carry", "scanned", "eof", "deadline", "moved"),
-        *("request", "exchange", "proceeding", "unread"),
+        *("router", "source", "here", "local", "uid", "state", "deadline", "moved", "scanned", "proceeding", "unread"),
+        *("admitted", "host", "size", "head", "known"),
     )
 
-    def __init__(self, router: "Router", sock: socket.socket, peer: str) -> None:
-        super().__init__(router.loop, sock)
+    def __init__(self, router: "Router", sock: socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
+        """`source`, `here`: the address it came from and the one it came to."""
+        super().__init__(router.loop, sock, router.bounds, router.pipes)
         self.router = router
-        self.bounds = router.bounds
-        self.pipes = router.pipes
-        self.peer = peer.encode()
-        self.local = True
+        self.source = source
+        self.here = here
+        self.peer = source[0].encode()
+        self.local = is_local(source[0], here[0])
         self.uid: int | None = None
         self.state = READING
-        self.carry = b""
+        self.admitted: Backend | None = None
+        self.host: bytes | None = None
+        self.size = 0
+        self.head = b"\0"
+        self.known: Request | None = None
         self.scanned = 0
-        self.eof = False
         self.deadline = router.loop.now + router.bounds.idle
         self.moved = 0
-        self.request: Request | None = None
-        self.exchange = Exchange(self)
         self.proceeding = False
         self.unread = False
 
@@ -77,6 +84,15 @@ class Client(Side):
         else:
             self._absorb()
 
+    def begin(self) -> None:
+        """Just accepted: most clients' requests are here already, and many connections are over before they need the loop.
+
+        So it joins the loop when it waits for something: here, when its answer is out, when a body flows, or at the next tick.
+        """
+        self._read_head()
+        if self.open and self.state == READING and not self.mask:
+            self.want(READ)
+
     def _read_head(self) -> None:
         held = len(self.carry)
         try:
@@ -91,8 +107,9 @@ class Client(Side):
             count = 0
         if not count:
             self.close()
-            return
-        if self._take_head(held + count) and self.carry:
+        elif not held and count == len(self.head) and shared.startswith(self.head) and self.known is not None:
+            self._take_request(self.known)
+        elif self._take_head(held + count) and self.carry:
             self._proceed()
 
     def _take_head(self, end: int) -> bool:
@@ -108,11 +125,28 @@ class Client(Side):
             self.carry = bytes(view[:end])
             self.scanned = end
             return False
-        self.carry = b"" if request.end == end else bytes(view[request.end : end])
         self.scanned = 0
-        self.request = request
-        self._route(request)
+        if request.end == end:
+            self.carry = b""
+            if end == self.size and not request.length:
+                self.head, self.known = bytes(view[:end]), request
+            self.size = end
+        else:
+            self.carry = bytes(view[request.end : end])
+        self._take_request(request)
         return True
+
+    def _take_request(self, request: Request) -> None:
+        self.request = request
+        backend = self.admitted
+        if backend is not None and request.host == self.host:
+            # As before: same name, same table (see `Router.obey`), so the same answer to every question `_route` asks.
+            backend.env.requests += 1
+            self.state = BUSY
+            self.moved = -1
+            self.ask(request, backend)
+        else:
+            self._route(request)
 
     def _proceed(self) -> None:
         """Take the requests that are already here, in turn; a loop, since each may be answered before this returns."""
@@ -163,17 +197,18 @@ class Client(Side):
             self.answer_page(pages.not_yours())
         else:
             backend.env.requests += 1
-            self.begin(request, backend)
+            self.route(request, backend)
 
-    def begin(self, request: Request, backend: Backend) -> None:
+    def route(self, request: Request, backend: Backend) -> None:
         """What the env's state allows; called again for a held request when the table changed."""
         endpoint = backend.endpoint
         if endpoint.state == "ready":
             if self.state == HELD:
                 self.router.held.discard(self)
+            self.admitted, self.host = backend, request.host
             self.state = BUSY
             self.moved = -1  # the first tick sets the deadline
-            self.exchange.begin(request, backend)
+            self.ask(request, backend)
         elif endpoint.state == "starting":
             if self.state != HELD:
                 self.state = HELD
@@ -195,7 +230,7 @@ class Client(Side):
         elif not self.router.access.allows(self, backend.endpoint):
             self.answer_page(pages.not_yours())
         else:
-            self.begin(request, backend)
+            self.route(request, backend)
 
     # -- ends of an exchange ---------------------------------------------------------------------------------------------
 
@@ -204,10 +239,10 @@ class Client(Side):
         request = self.request
         self.router.held.discard(self)
         # A body that was not taken makes the place of the next request unknowable, so the connection ends.
-        unread = request is not None and bool(request.length) and not self.exchange.sent
+        unread = request is not None and bool(request.length) and not self.sent
         close = close or unread or request is None or request.close or bool(request.upgrade)
         as_html = request is not None and request.wants_html
-        self.exchange.end_request()
+        self.end_request()
         data = pages.render(page, as_html=as_html, bodiless=request is not None and request.method == b"HEAD", close=close)
         self.state = BUSY
         try:
@@ -255,8 +290,8 @@ class Client(Side):
             self.feeder.resume()
         elif self.state == LEAVING:
             self._leave()
-        elif self.exchange.busy:
-            self.exchange.client_drained()
+        elif self.busy:
+            self.client_drained()
         elif self.state == BUSY:
             self.exchanged(close=False, unread=False)
 
@@ -275,14 +310,14 @@ class Client(Side):
 
     def broken(self) -> None:
         """The client takes nothing more."""
-        if self.exchange.tunnel is not None:
-            self.exchange.tunnel.broken(self)
+        if self.tunnel is not None:
+            self.tunnel.broken(self)
         else:
             self.close()
 
     def lost(self) -> None:
         """The client is gone while nothing was read from it."""
-        if self.exchange.tunnel is not None:
+        if self.tunnel is not None:
             self.park()  # both directions may be shut with bytes still to be read
         else:
             self.close()  # we never half-close a client that waits for an answer, so this is a reset
@@ -294,23 +329,31 @@ class Client(Side):
     def close(self) -> None:
         """Now."""
         if self.open:
-            super().close()
+            self.open = False
+            self.loop.drop(self.fd)
+            self.sock.close()
             self._let_go()
 
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop, after a failure of ours."""
-        if stalled and self.exchange.backend is not None:
-            self.router.block(self.exchange.backend)
+        if stalled and self.backend is not None:
+            self.block(self.backend)
         self.close()
+
+    def block(self, backend: Backend) -> None:
+        """Leave an env alone whose socket blocked us."""
+        self.router.block(backend)
 
     def _let_go(self) -> None:
         self.router.forget(self)
-        self.exchange.drop()
+        self.drop()
 
     # -- time and counts -------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Once a second."""
+        if self.parked and not self.mask and not self.eof and not self.carry:
+            self.want(READ)  # from now on it is noticed when it goes away while it waits
         if self.state == BUSY:
             self._tick_busy(now)
         elif now < self.deadline:
@@ -327,23 +370,12 @@ class Client(Side):
 
     def _tick_busy(self, now: float) -> None:
         """A client must take its answer, and send what it announced; how long a service thinks is its own business."""
-        exchange = self.exchange
-        moved = sum(flow.moved for flow in (exchange.sending, exchange.receiving) if flow is not None)
-        waits_for_client = bool(self.mask & WRITE) or (exchange.sending is not None and bool(self.mask & READ))
-        if not waits_for_client or moved != self.moved or exchange.tunnel is not None:
+        moved = sum(flow.moved for flow in (self.sending, self.receiving) if flow is not None)
+        waits_for_client = bool(self.mask & WRITE) or (self.sending is not None and bool(self.mask & READ))
+        if not waits_for_client or moved != self.moved or self.tunnel is not None:
             self.moved = moved
             self.deadline = now + self.bounds.stall
-        elif now >= self.deadline and not exchange.begun:
+        elif now >= self.deadline and not self.begun:
             self.answer_page(pages.too_slow("the body of the request stopped coming"), close=True)
         elif now >= self.deadline:
             self.break_off()
-
-    def count(self, flow: Flow, *, inward: bool) -> None:
-        """Add what a flow moved to its env's counts."""
-        backend = self.exchange.backend
-        if backend is not None:
-            if inward:
-                backend.env.bytes_in += flow.moved
-            else:
-                backend.env.bytes_out += flow.moved
-            flow.moved = 0

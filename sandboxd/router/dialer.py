@@ -50,6 +50,7 @@ class Stock:
         self._coming = dict.fromkeys(FAMILIES, 0)
         self._waiting: dict[int, deque[Waiting]] = {family: deque() for family in FAMILIES}
         self._level = dict.fromkeys(FAMILIES, FEW)
+        self.over = False
 
     def take(self, family: int) -> socket.socket | None:
         """A socket at once, or None: then `wait` for one. Raises OSError where the host gives none."""
@@ -88,8 +89,13 @@ class Stock:
             while len(ready) > self._level[family]:
                 ready.pop().close()
 
-    def close(self, reason: str = "the environment is going away") -> None:
-        """Close every socket that nobody has taken; whoever waits is told."""
+    def end(self) -> None:
+        """Close it for good."""
+        self.over = True
+        self.close("the environment is going away")
+
+    def close(self, reason: str) -> None:
+        """Close every socket that nobody has taken; whoever waits is told. The next `wait` begins anew."""
         if self._sock is not None:
             self._loop.forget(self._sock.fileno())
             self._sock.close()

@@ -89,6 +89,10 @@ class Loop:
         if self._watchers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def drop(self, fd: int) -> None:
+        """The same for a descriptor that is about to be closed and that nobody else has: close(2) takes it out of the epoll."""
+        self._watchers.pop(fd, None)
+
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call back once, at or after a monotonic time."""
         timer = Timer(when, callback)

@@ -30,6 +30,7 @@ class Service(Side):
     def __init__(self, raw: "Raw", sock: socket.socket) -> None:
         super().__init__(raw.router.loop, sock)
         self.raw = raw
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def broken(self) -> None:
         """Nothing can be sent there any more."""
@@ -47,7 +48,7 @@ class Raw(Side):
     __slots__ = ("backend", "deadline", "dial", "far", "port", "router", "tunnel")
 
     def __init__(self, router: "Router", port: "Port", sock: socket.socket) -> None:
-        super().__init__(router.loop, sock)
+        super().__init__(router.loop, sock, 0)
         self.router = router
         self.port = port
         self.tunnel: Tunnel | None = None
@@ -171,7 +172,7 @@ class Port:
         """Stop listening; connections run on."""
         self._listener.close()
 
-    def _accepted(self, sock: socket.socket, _peer: str) -> None:
+    def _accepted(self, sock: socket.socket, _source: tuple[str, int]) -> None:
         raw = Raw(self._router, self, sock)
         self._router.raws.add(raw)
         self._router.wake()

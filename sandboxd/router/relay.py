@@ -47,17 +47,19 @@ class Side:
 
     __slots__ = ("backlog", "fd", "feeder", "loop", "mask", "open", "outgoing", "parked", "sock")
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, mask: int = READ) -> None:
+        """`mask` 0: not in the loop until something is wanted."""
         self.loop = loop
         self.sock = sock
         self.fd = sock.fileno()
-        self.mask = READ
+        self.mask = mask
         self.backlog = b""
         self.feeder: Flow | None = None  # whose sink this is
         self.outgoing: Flow | None = None  # whose source this is
-        self.parked = False
+        self.parked = not mask
         self.open = True
-        loop.watch(self.fd, self, READ)
+        if mask:
+            loop.watch(self.fd, self, mask)
 
     # -- what the roles fill in ------------------------------------------------------------------------------------------
 
@@ -153,6 +155,9 @@ class Side:
         self.want(self.mask & ~WRITE)
         self.drained()
 
+    def send_at_once(self) -> None:
+        """Several sends are to come: no waiting for acknowledgements in between (tcp(7), TCP_NODELAY)."""
+
     def half_close(self) -> None:
         """No more from us; a peer that is gone needs no telling."""
         try:
@@ -174,7 +179,7 @@ class Flow:
 
     __slots__ = (
         *("source", "sink", "left", "moved", "on_end", "bulk", "pipe", "piped", "pipes"),
-        *("chunked", "carry", "extra", "error"),
+        *("chunked", "carry", "extra", "error", "nonblocking"),
     )
 
     def __init__(self, source: Side, sink: Side, left: int, pipes: Pipes, on_end: "Callable[[Flow, How], None]") -> None:
@@ -188,11 +193,13 @@ class Flow:
         self.carry = b""
         self.extra = b""
         self.bulk = False
+        self.nonblocking = False
         self.pipe: Pipe | None = None
         self.piped = 0
         self.moved = 0
         self.error: FramingError | None = None
         sink.feeder = self
+        sink.send_at_once()
         source.outgoing = self
         source.want(source.mask & ~READ if sink.backlog else source.mask | READ)
 
@@ -285,6 +292,11 @@ class Flow:
 
     def _splice(self) -> bool:
         """Move much at once; False: there is no pipe, or nothing that may go unseen."""
+        if not self.nonblocking:
+            # SPLICE_F_NONBLOCK alone does not keep splice(2) from waiting on a socket.
+            self.nonblocking = True
+            self.source.sock.setblocking(False)
+            self.sink.sock.setblocking(False)
         limit = self.left if self.chunked is None else self.chunked.left
         pipe = self.pipes.take() if limit else None
         if pipe is None:

@@ -40,7 +40,7 @@ class Asker(Protocol):
 class Upstream(Side):
     """`awaiting`: a head is due. `bodiless`: it answers HEAD. `reused`: it has served a request before."""
 
-    __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "reused", "tunnelled")
+    __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "known", "last", "reused", "size", "tunnelled")
 
     def __init__(self, loop: Loop, sock: socket.socket, backend: Backend, asker: Asker) -> None:
         super().__init__(loop, sock)
@@ -51,6 +51,10 @@ class Upstream(Side):
         self.reused = False
         self.tunnelled = False
         self.head = b""
+        # Of the last answer the size of its head, and, once two of one size came, its bytes and what they were parsed to.
+        self.size = 0
+        self.last = b"\0"
+        self.known: Response | None = None
         backend.env.open += 1
         backend.env.held.add(self)
         loop.hold_foreign()
@@ -72,6 +76,10 @@ class Upstream(Side):
             super().readable()
         else:
             self.asker.upstream_idle_event(self)
+
+    def send_at_once(self) -> None:
+        """Accepted sockets have it from their listener; of ours only those that stream need it."""
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def broken(self) -> None:
         """It takes no more bytes."""
@@ -148,14 +156,27 @@ class Upstream(Side):
         if not count:
             self.asker.unanswered(self, "it closed the connection before it answered", silent=not held)
             return
+        # Within `count`: behind it stands what another connection left there.
+        if not held and shared.startswith(self.last, 0, count) and self.known is not None and not self.bodiless:
+            self._hand_over(self.known, count)
+            return
         self.head = b""
         at, end = 0, held + count
         try:
             while (response := parse_response(shared, at, end, bodiless=self.bodiless)) is not None:
+                if response.end == self.size and not at and response.status >= 200 and not self.bodiless:
+                    self.last, self.known = bytes(view[: response.end]), response
+                self.size = response.end
                 # Once the answer is handed over, the next request may be on its way already and `shared` be used for it.
                 if not self.asker.answered(self, response, at, end):
                     return
                 at = response.end
             self.head = bytes(view[at:end])
+        except FramingError as error:
+            self.asker.unanswered(self, error.reason, silent=False)
+
+    def _hand_over(self, response: Response, end: int) -> None:
+        try:
+            self.asker.answered(self, response, 0, end)
         except FramingError as error:
             self.asker.unanswered(self, error.reason, silent=False)

@@ -11,7 +11,7 @@ import os
 import resource
 import socket
 
-from sandboxd.router.access import Access, is_local
+from sandboxd.router.access import Access
 from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
 from sandboxd.router.control import Control
@@ -53,8 +53,9 @@ class Router:
 
     def run(self) -> None:
         """Serve until told to stop."""
-        # What was made so far lives for ever; connections die by reference count, so the collector has nothing to find in it.
+        # What was made so far lives for ever, and connections die by reference count: there is next to nothing to collect.
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         try:
             self.loop.run()
         finally:
@@ -84,14 +85,16 @@ class Router:
         self._control.send(orders.Stuck(env_id=backend.env.env_id))
 
     def _listen(self, sock: socket.socket) -> Listener:
-        return Listener(self.loop, sock, self._accepted, self.is_full)
+        name = sock.getsockname()
+        here = None if name[0] in ("0.0.0.0", "::") else name  # where its connections arrive, if that is one place
+        return Listener(self.loop, sock, lambda accepted, source: self._accepted(accepted, source, here), self.is_full)
 
-    def _accepted(self, sock: socket.socket, peer: str) -> None:
-        client = Client(self, sock, peer)
-        client.local = is_local(sock, peer)
+    def _accepted(self, sock: socket.socket, source: tuple[str, int], here: tuple[str, int] | None) -> None:
+        client = Client(self, sock, source, here or sock.getsockname())
         self.clients.add(client)
         if not self._ticking:
             self.wake()
+        client.begin()
 
     def _tick(self) -> None:
         now = self.loop.now
@@ -157,6 +160,8 @@ class Router:
     def _set_table(self, order: orders.SetTable) -> None:
         self.backends.replace(order.table)
         self.access.hosted = {e.env_id: e.init_pid for e in order.table.endpoints if e.init_pid and not e.dial}
+        for client in self.clients:
+            client.admitted = None
         for client in list(self.held):
             client.reconsider()
         for raw in list(self.held_raw):

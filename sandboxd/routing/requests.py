@@ -33,6 +33,7 @@ NAMES = (
 )
 SPECIAL = re.compile(NAMES)
 DROPPED = re.compile(NAMES + rb"\r")
+PLAIN = (b"keep-alive", b"close")
 HOSTS, CONNECTION, LENGTHS, CODINGS, UPGRADES, RARE = 1, 2, 3, 4, 5, 6
 KINDS = {
     b"host": HOSTS,
@@ -108,10 +109,7 @@ def parse_request(data: bytes | bytearray, end: int, bounds: Bounds, scanned: in
     request = Request(method, target, minor, fields, stop, minor == b"0")
     # From the LF of the request line: HTTP/1.x is followed by CR LF.
     specials = SPECIAL.findall(data, match.end(3) + 1, stop)
-    if len(specials) == 1 and KINDS.get(specials[0][0]) == HOSTS:
-        request.host = specials[0][1].strip(b" \t")
-    else:
-        read_specials(request, specials)
+    read_specials(request, specials)
     if fields.count(b"\n") > MOST_FIELDS or len(target) > bounds.line_bytes:
         raise too_large(bytes(data[:stop]), bounds)
     if target[0] != 0x2F:  # "/"
@@ -125,10 +123,8 @@ def parse_request(data: bytes | bytearray, end: int, bounds: Bounds, scanned: in
 
 def read_specials(request: Request, specials: list[tuple[bytes, bytes]]) -> None:
     """Take what framing, routing and hops need out of the fields that matter to them."""
-    request.simple = False
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    upgrades: list[bytes] = []
+    connection: bytes | None = None
+    more: list[tuple[int, bytes, bytes]] = []
     for name, padded in specials:
         kind = KINDS.get(name) or KINDS.get(name.lower(), RARE)
         value = padded.strip(b" \t")
@@ -136,10 +132,29 @@ def read_specials(request: Request, specials: list[tuple[bytes, bytes]]) -> None
             if request.host is not None:
                 raise FramingError(400, "the Host field is given twice")
             request.host = value
-        elif kind == CONNECTION:
-            # Of a single keep-alive there is nothing to know in 1.1, and it is what browsers send.
-            if value != b"keep-alive" or request.minor == b"0":
-                request.tokens = request.tokens + LISTED.findall(value.lower())
+        elif kind == CONNECTION and connection is None and value in PLAIN and request.minor == b"1":
+            connection = value
+        else:
+            more.append((kind, name, value))
+    if more:
+        if connection is not None:
+            more.append((CONNECTION, b"connection", connection))
+        read_more(request, more)
+    elif connection == b"close":
+        # Passed on as it is: the service's connection lives no longer than the client's, so it is told of the end as well.
+        request.close = True
+
+
+def read_more(request: Request, more: list[tuple[int, bytes, bytes]]) -> None:
+    """The fields that make a head one that must be written anew."""
+    request.simple = False
+    lengths: list[bytes] = []
+    codings: list[bytes] = []
+    upgrades: list[bytes] = []
+    tokens: list[bytes] = []
+    for kind, name, value in more:
+        if kind == CONNECTION:
+            tokens += LISTED.findall(value.lower())
         elif kind == LENGTHS:
             lengths.append(value)
         elif kind == CODINGS:
@@ -151,9 +166,10 @@ def read_specials(request: Request, specials: list[tuple[bytes, bytes]]) -> None
     if lengths or codings:
         request.length = body_length(lengths, codings, request.minor, 400)
         request.sized = bool(lengths)
-    if request.tokens:
-        request.close = b"close" in request.tokens or (request.minor == b"0" and b"keep-alive" not in request.tokens)
-        if len(upgrades) == 1 and b"upgrade" in request.tokens and request.minor == b"1":
+    if tokens:
+        request.tokens = tokens
+        request.close = b"close" in tokens or (request.minor == b"0" and b"keep-alive" not in tokens)
+        if len(upgrades) == 1 and b"upgrade" in tokens and request.minor == b"1":
             request.upgrade = upgrades[0]
 
 

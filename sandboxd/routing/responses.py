@@ -53,7 +53,7 @@ class Response(msgspec.Struct, gc=False):
     """What a head says. length: of the body, CHUNKED or UNTIL_CLOSE. end: offset behind the head.
 
     close: the service ends its connection after this. verbatim: the head may go out in the bytes it came in, to a client
-    that keeps its connection.
+    that keeps its connection, or, if `close`, to one that does not.
     """
 
     status: int
@@ -95,16 +95,21 @@ def parse_response(data: bytes | bytearray, start: int, end: int, *, bodiless: b
 def read_specials(response: Response, specials: list[tuple[bytes, bytes]], minor: bytes) -> None:
     """Take what framing and hops need out of the fields that matter to them."""
     length: bytes | None = None
+    kept = False
     more: list[tuple[int, bytes]] = []
     for name, padded in specials:
         kind = KINDS.get(name) or KINDS[name.lower()]
         value = padded.strip(b" \t")
         if kind == LENGTH and length is None:
             length = value
-        elif kind != CONNECTION or value != b"keep-alive" or minor == b"0":
-            more.append((kind, value))  # what is rare; keep-alive alone holds on our side as well
+        elif kind == CONNECTION and value == b"keep-alive" and minor == b"1":
+            kept = True  # that much holds on our side as well
+        else:
+            more.append((kind, value))
     if more or minor == b"0":
         read_more(response, more, length, minor)
+        # What else was said of the connection would contradict it.
+        response.verbatim = response.verbatim and not (kept and response.close)
     elif length is not None:
         response.length = body_length([length], [], minor, 502)
 
@@ -123,7 +128,8 @@ def read_more(response: Response, more: list[tuple[int, bytes]], length: bytes |
         elif kind == MISSPELLED:
             raise FramingError(502, "in the answer, a framing field is spelled with an underscore")
         else:
-            response.verbatim = False
+            if kind != CONNECTION or value != b"close" or tokens:
+                response.verbatim = False
             if kind == CONNECTION:
                 tokens += LISTED.findall(value.lower())
             elif kind == UPGRADE:

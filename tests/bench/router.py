@@ -31,7 +31,10 @@ http {{
     access_log off; keepalive_requests 1000000000; sendfile on; tcp_nopush on;
     client_body_temp_path {dir}/t; proxy_temp_path {dir}/t;
     fastcgi_temp_path {dir}/t; uwsgi_temp_path {dir}/t; scgi_temp_path {dir}/t;
-    server {{ listen 127.0.0.1:{port} backlog=4096; root {dir}; location = / {{ return 200 "hello, world\\n"; }} }}
+    server {{ listen 127.0.0.1:{port} backlog=4096; root {dir};
+        location = / {{ return 200 "hello, world\\n"; }}
+        location = /unlike {{ add_header X-Request-Id $request_id; return 200 "hello, world\\n"; }}
+    }}
 }}
 """
 NGINX = """
@@ -70,6 +73,16 @@ backend out
 """
 
 
+# The router parses a head that repeats byte for byte on its connection only once; these do not repeat, in either direction.
+UNLIKE = """
+local n = math.random(1000000)
+function request()
+    n = n + 1
+    return "GET /unlike?" .. n .. " HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nX-Number: " .. n * 7 .. "\\r\\n\\r\\n"
+end
+"""
+
+
 class Load(NamedTuple):
     """One way of asking: a metric, what is asked for, over how many connections."""
 
@@ -78,11 +91,13 @@ class Load(NamedTuple):
     connections: int
     close: bool = False
     bulk: bool = False
+    script: str = ""
 
 
 LOADS = (
     Load("requests at 64 connections", "/", 64),
     Load("requests at 1 connection", "/", 1),
+    Load("requests at 64 connections, no two alike", "/", 64, script=UNLIKE),
     Load("bulk download", "/bulk", 2, bulk=True),
     Load("new connections", "/", 16, close=True),
 )

@@ -285,6 +285,21 @@ def hints(call: Call) -> bool:
     return call.answer(b"after hints")
 
 
+def trickle(call: Call) -> bool:
+    """The same answer each time, a few bytes at a time."""
+    data = b"HTTP/1.1 200 OK\r\nX-Same: yes\r\nContent-Length: 6\r\n\r\nsame%b\n" % call.query.encode()
+    for at in range(0, len(data), 9):
+        call.sock.sendall(data[at : at + 9])
+        time.sleep(0.002)
+    return True
+
+
+def same(call: Call) -> bool:
+    """The same answer, at once."""
+    call.sock.sendall(b"HTTP/1.1 200 OK\r\nX-Same: yes\r\nContent-Length: 6\r\n\r\nsame%b\n" % call.query.encode())
+    return True
+
+
 def cut_off(call: Call) -> bool:
     call.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + pattern(int(call.query)))
     time.sleep(0.05)
@@ -344,6 +359,8 @@ PATHS = {
     "/open-gate": open_gate,
     "/empty": empty,
     "/hints": hints,
+    "/trickle": trickle,
+    "/same": same,
     "/cut-off": cut_off,
     "/cut-off-stream": cut_off_stream,
     "/hang": hang,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 
@@ -109,6 +110,37 @@ def test_a_chunked_body_that_trickles(bench: Bench, shop: Standin) -> None:
         for byte in head + b"3\r\nabc\r\n1\r\nd\r\n0\r\nA: b\r\n\r\n":
             talk.send(bytes((byte,)))
         assert json.loads(talk.answer().body) == [4, hashlib.sha256(b"abcd").hexdigest(), ["A: b"]]
+
+
+def test_what_is_remembered_of_a_head_is_no_stand_in_for_one_that_has_not_come(bench: Bench, shop: Standin) -> None:
+    """The buffer is shared: behind the few bytes that came stand the whole heads of others, byte for byte what is awaited."""
+    with Talk(bench.connect()) as talk, Talk(bench.connect()) as other:
+        for number in range(6):
+            assert other.get(f"/same?{number}").body == b"same%d\n" % number
+            assert talk.get(f"/same?{number}").body == b"same%d\n" % number
+        for number in range(3):
+            assert other.get("/same?7").body == b"same7\n"
+            assert talk.get(f"/trickle?{number}").body == b"same%d\n" % number
+        request = b"GET /same?8 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n"
+        for _ in range(3):
+            assert other.send(request).answer().body == b"same8\n"
+            for at in range(0, len(request), 7):
+                talk.send(request[at : at + 7])
+                bench.spin(0.001)
+            assert talk.answer().body == b"same8\n"
+
+
+def test_repeated_heads_follow_the_table(bench: Bench, standin: Callable[..., Standin]) -> None:
+    shop, blog = standin("shop"), standin("blog")
+    bench.push([shop.endpoint(), blog.endpoint()])
+    with Talk(bench.connect()) as talk:
+        assert [talk.get().body for _ in range(4)] == [b"shop %d\n" % number for number in range(1, 5)]
+        bench.push([blog.endpoint(name="shop"), shop.endpoint(name="blog")])
+        assert talk.get().body == b"blog 1\n"
+        bench.push([])
+        assert talk.get().status == 404
+        bench.push([shop.endpoint(owner=os.getuid() + 1)])
+        assert talk.get().status == 403
 
 
 def test_pipelined_requests_are_answered_in_turn(bench: Bench, standin: Callable[..., Standin]) -> None:
