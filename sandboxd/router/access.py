@@ -20,7 +20,7 @@ MOST_PROCESSES = 4096
 log = logging.getLogger("sandboxd.router")
 
 
-packed = functools.lru_cache(1024)(sockdiag.packed)  # nearly always of 127.0.0.1
+DIAG = sockdiag.SOCK_DIAG_BY_FAMILY.to_bytes(2, "little")
 
 
 class Visitor(Protocol):
@@ -37,7 +37,6 @@ class Access:
 
     def __init__(self) -> None:
         self._diag: socket.socket | None = None
-        self._asked = 0
         self.hosted: dict[str, int] = {}
 
     def allows(self, visitor: Visitor, endpoint: Endpoint) -> bool:
@@ -60,37 +59,36 @@ class Access:
             self._diag = None
 
     def _uid(self, visitor: Visitor) -> int | None:
-        """`sockdiag.peer_uid`, for who asks thousands of times a second: one kept socket, no random numbers, the peer known."""
+        """`sockdiag.peer_uid` for who asks thousands of times a second: one kept socket, requests made ahead but for a port."""
+        port = visitor.source[1].to_bytes(2, "big")
         try:
             if self._diag is None:
                 self._diag = sockdiag.open_diag()
                 self._diag.connect((0, 0))  # only the kernel answers from here on (netlink(7))
-            here, there = visitor.here, visitor.source
-            family, source = packed(there[0])
-            other, target = packed(here[0])
-            ports = there[1].to_bytes(2, "big"), here[1].to_bytes(2, "big")
-            zone = here[3] if family == socket.AF_INET6 and len(here) > 3 else 0
-            self._asked = (self._asked + 1) & 0xFFFFFFFF
-            states = 0xFFFFFFFF
-            body = sockdiag.REQUEST.pack(
-                family, socket.IPPROTO_TCP, 0, states, *ports, source, target, zone, sockdiag.NO_COOKIE
-            )
-            head = sockdiag.HEADER.pack(
-                sockdiag.HEADER.size + len(body), sockdiag.SOCK_DIAG_BY_FAMILY, sockdiag.NLM_F_REQUEST, self._asked, 0
-            )
-            self._diag.send(head + body, socket.MSG_DONTWAIT)
-            answer = self._diag.recv(4096, socket.MSG_DONTWAIT)
+            before, after = request_around(visitor.source[0], visitor.here[0], visitor.here[1])
+            self._diag.send(before + port + after, socket.MSG_DONTWAIT)
+            answer = self._diag.recv(512, socket.MSG_DONTWAIT)  # there before send returned: the kernel answers in the call
         except OSError as error:
             log.warning("the owner of a connection cannot be looked up: %s", error)
             self.close()
             return None
-        _, kind, _, number, _ = sockdiag.HEADER.unpack_from(answer)
-        if number != self._asked or family != other:
-            self.close()  # an answer to something else: start anew
-            return None
-        if kind != sockdiag.SOCK_DIAG_BY_FAMILY or len(answer) < sockdiag.HEADER.size + sockdiag.MESSAGE.size:
+        if len(answer) < sockdiag.HEADER.size + sockdiag.MESSAGE.size or answer[4:6] != DIAG:
             return None  # NLMSG_ERROR: there is no such socket any more
-        return sockdiag.uid_of(answer[sockdiag.HEADER.size :], ports)
+        return sockdiag.uid_of(answer[sockdiag.HEADER.size :], (port, visitor.here[1].to_bytes(2, "big")))
+
+
+@functools.lru_cache(256)
+def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the source port in a request for the socket at `source` that is connected to here:port."""
+    family, from_address = sockdiag.packed(source)
+    _, to_address = sockdiag.packed(here)
+    body = sockdiag.REQUEST.pack(
+        *(family, socket.IPPROTO_TCP, 0, 0xFFFFFFFF, b"\0\0", port.to_bytes(2, "big")),
+        *(from_address, to_address, 0, sockdiag.NO_COOKIE),
+    )
+    length = sockdiag.HEADER.size + len(body)
+    head = sockdiag.HEADER.pack(length, sockdiag.SOCK_DIAG_BY_FAMILY, sockdiag.NLM_F_REQUEST, 1, 0)
+    return head + body[:8], body[10:]  # inet_diag_req_v2: the source port follows family, protocol, ext, pad and states
 
 
 def is_local(source: str, here: str) -> bool:

@@ -115,9 +115,10 @@ class Asking(Side):
             reason = "it held the router up and is left alone for a while"
             self.answer_page(pages.refused(endpoint.name, endpoint.port, reason))
         else:
-            self.dial = Dial(backend, endpoint.port, self)
-            backend.env.held.add(self)
-            self.dial.start(self.bounds.dial)
+            self.dial = dial = Dial(backend, endpoint.port, self)
+            dial.start(self.bounds.dial)
+            if self.dial is dial:  # mostly it is over by now
+                backend.env.held.add(self)
 
     def connected(self, sock: socket.socket) -> None:
         """From the dial."""

@@ -255,6 +255,8 @@ class Exchange(Asking):
 
     def drop(self) -> None:
         """Let go of everything; the client is going."""
+        if not self.busy and not self.upstreams and self.tunnel is None:
+            return
         self.busy = False
         if self.dial is not None:
             self.dial.cancel()
