@@ -56,14 +56,14 @@ FOLD = re.compile(rb"\r\n[ \t]")
 FIELD = re.compile(TOKEN + rb"+:" + TEXT + rb"*")
 
 
-def check_unfinished(data: bytes | bytearray, start: int) -> None:
+def check_unfinished(data: bytes | bytearray, start: int, status: int = 400) -> None:
     """Refuse early what no further byte can repair, so that a broken client is told at once; `start`: what is new."""
     if BARE.search(data, max(0, start - 1)):
-        raise FramingError(400, "a line ends without CR LF")
+        raise FramingError(status, "a line ends without CR LF")
     if CONTROL.search(data, start):
-        raise FramingError(400, "the head has a control character")
+        raise FramingError(status, "the head has a control character")
     if FOLD.search(data, max(0, start - 2)):
-        raise FramingError(400, "a field is folded over two lines")
+        raise FramingError(status, "a field is folded over two lines")
 
 
 def why_fields(block: bytes) -> str:

@@ -160,12 +160,12 @@ def check_growing(head: bytes) -> None:
     if stop < 0:
         if len(head) > HEAD_BYTES:
             raise FramingError(502, "the head of the answer is too large")
-        check_unfinished(head, 0)
+        check_unfinished(head, 0, 502)
         if not b"HTTP/1.".startswith(head[:7]):
             raise FramingError(502, "the answer is not HTTP/1.x")
         return
     line, _, block = head[: stop + 2].partition(b"\r\n")
     if not HEAD.fullmatch(line + b"\r\n\r\n"):
         raise FramingError(502, "the status line of the answer is malformed")
-    check_unfinished(head[: stop + 2], 0)
+    check_unfinished(head[: stop + 2], 0, 502)
     raise FramingError(502, f"in the answer, {why_fields(block)}")

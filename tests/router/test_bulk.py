@@ -1,4 +1,7 @@
-"""Large bodies arrive whole, whatever becomes of pipes; hashes decide."""
+"""Large bodies arrive whole, whatever becomes of pipes; hashes decide.
+
+So of sandboxd.router.relay, sandboxd.router.pipes and sandboxd.kernel.splice.
+"""
 
 import fcntl
 import hashlib

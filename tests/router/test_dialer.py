@@ -1,4 +1,7 @@
-"""What an init may hand over, and what it may do with the duplicates it keeps: nothing of it harms another env."""
+"""What an init may hand over, and what it may do with the duplicates it keeps: nothing of it harms another env.
+
+So of sandboxd.router.dialer and sandboxd.router.backends.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,7 @@
-"""The daemon's side: start, adopt, orders, who holds a port, and the end of a router."""
+"""The daemon's side: start, adopt, orders, who holds a port, and the end of a router.
+
+So of sandboxd.router.handle, sandboxd.router.starting, sandboxd.router.control and sandboxd.router.worker.
+"""
 
 import asyncio
 import os

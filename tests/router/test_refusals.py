@@ -1,4 +1,7 @@
-"""What a client is told when its request cannot be served, and how long things may take."""
+"""What a client is told when its request cannot be served, and how long things may take.
+
+So of sandboxd.router.asking, sandboxd.router.access, sandboxd.router.closing and sandboxd.router.listener.
+"""
 
 import os
 import socket

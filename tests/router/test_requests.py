@@ -1,4 +1,7 @@
-"""Requests find their envs, and each form of message passes unharmed."""
+"""Requests find their envs, and each form of message passes unharmed.
+
+So of sandboxd.router.client, sandboxd.router.exchange, sandboxd.router.upstream and sandboxd.router.bodies.
+"""
 
 import hashlib
 import json

@@ -1,4 +1,7 @@
-"""Ends in the middle: resets of either side reach the other, after the bytes before them, and nothing stays open."""
+"""Ends in the middle: resets of either side reach the other, after the bytes before them, and nothing stays open.
+
+So of sandboxd.router.loop and of the relay.
+"""
 
 import socket
 import struct

@@ -1,4 +1,7 @@
-"""Upgrades and raw TCP: bytes both ways, either end may finish first."""
+"""Upgrades and raw TCP: bytes both ways, either end may finish first.
+
+So of sandboxd.router.tunnel and sandboxd.router.published.
+"""
 
 import socket
 import sys
