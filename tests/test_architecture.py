@@ -89,7 +89,8 @@ finally:
 
 HOMES: dict[str, tuple[str, ...]] = {
     "ctypes": ("kernel",),  # every prototype once, every errno with its hint
-    "subprocess": ("client", "cli", "launch.client", "launch.probes", "router.handle", "router.starting"),  # else a process without an owner
+    # else a process without an owner
+    "subprocess": ("client", "cli", "launch.client", "launch.probes", "router.handle", "router.starting"),
     "os.fork": ("launch", "kernel"),  # a fork of the daemon copies its page tables: 10.5 ms
     "os.forkpty": (),  # the pty is opened inside, by init
     "os.system": (),

@@ -213,7 +213,8 @@ def test_memory_is_bounded_and_the_cause_is_named(client, tmp_path):
 
 
 def test_the_number_of_processes_is_bounded(client, tmp_path):
-    bomb = "import os,time\nn=0\ntry:\n  while 1:\n    if os.fork()==0: time.sleep(1000)\n    n+=1\nexcept OSError as e: print(n, e.errno)"
+    bomb = "import os,time\nn=0\ntry:\n  while 1:\n    if os.fork()==0: time.sleep(1000)\n    n+=1\n"
+    bomb += "except OSError as e: print(n, e.errno)"
     env = run(client, ["python3", "-c", bomb], name="bomb", path=tmp_path, limits=Limits(pids=32))
     ended(client, env.id)
     count, number = logged(client, "bomb").split()
@@ -244,7 +245,7 @@ def test_up_takes_the_env_as_it_is_or_as_it_is_now_asked_for(client, tmp_path):
 
 def test_a_wait_runs_out(client, tmp_path):
     run(client, "sleep 1000", name="waits", path=tmp_path)
-    with pytest.raises(TimedOut, match="still ready after 0.1 s"):
+    with pytest.raises(TimedOut, match=r"still ready after 0\.1 s"):
         client.call(m.Wait(target="waits", until="stopped", timeout=0.1))
     remove(client, "waits")
 

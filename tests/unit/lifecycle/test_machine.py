@@ -95,7 +95,7 @@ def test_a_dependent_starts_once_what_it_needs_is_ready():
 def test_a_job_that_ended_well_satisfies_its_dependents():
     services = {"migrate": Service(command="m"), "web": Service(command="w", port=80, depends_on=["migrate"])}
     services["migrate"] = Service(command="m", ready=Ready(command="false"))
-    record, effects = run(fresh(services), ev.Admitted(), LAUNCHED, started("migrate"), exited("migrate", 0))
+    _, effects = run(fresh(services), ev.Admitted(), LAUNCHED, started("migrate"), exited("migrate", 0))
     assert of_kind(effects, ev.StartService) == [ev.StartService(service="web")]
 
 
