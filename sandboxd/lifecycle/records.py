@@ -30,7 +30,7 @@ class Wall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One service. pid: as seen inside; ended: that of its last end; failures: ends in a row, for the delay before a restart."""
+    """One service. pid: as seen inside; ended: that of its last end; failures: ends in a row, for the next delay."""
 
     name: str
     state: ServiceState = ServiceState.WAITING
