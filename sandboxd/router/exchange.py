@@ -227,8 +227,8 @@ class Exchange(Asking):
 
     def upstream_stalled(self, upstream: Upstream) -> None:
         """A call on it blocked: its init plays foul."""
-        self.block(upstream.backend)
         self._cut(upstream, "it held the router up")
+        self.block(upstream.backend)
 
     def released(self, upstream: Upstream) -> None:
         """Its env goes away."""

@@ -80,8 +80,9 @@ class Router:
             self.loop.at(self.loop.now + TICK, self._tick)
 
     def block(self, backend: Backend) -> None:
-        """Leave an env alone whose socket blocked us, and say so."""
+        """Let go of an env whose socket blocked us, leave it alone for a while, and say so."""
         backend.env.blocked_until = self.loop.now + BLOCKED
+        backend.env.release()
         self._control.send(orders.Stuck(env_id=backend.env.env_id))
 
     def _listen(self, sock: socket.socket) -> Listener:
