@@ -8,7 +8,7 @@ import socket
 
 from sandboxd.router.backends import Backend
 from sandboxd.router.bodies import first_part
-from sandboxd.router.dialer import Dial
+from sandboxd.router.dialer import Dial, dial_at_once
 from sandboxd.router.loop import READ, Loop
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.relay import Flow, How, Side
@@ -115,9 +115,16 @@ class Asking(Side):
             reason = "it held the router up and is left alone for a while"
             self.answer_page(pages.refused(endpoint.name, endpoint.port, reason))
         else:
+            try:
+                sock = dial_at_once(backend, endpoint.port)
+            except OSError:
+                sock = None
+            if sock is not None:
+                self.connected(sock)
+                return
             self.dial = dial = Dial(backend, endpoint.port, self)
             dial.start(self.bounds.dial)
-            if self.dial is dial:  # mostly it is over by now
+            if self.dial is dial:  # else it is over already
                 backend.env.held.add(self)
 
     def connected(self, sock: socket.socket) -> None:
@@ -125,7 +132,8 @@ class Asking(Side):
         if self.backend is None or self.request is None:
             sock.close()
             return
-        self.end_dial()
+        if self.dial is not None:
+            self.end_dial()
         upstream = Upstream(self.loop, sock, self.backend, self)
         if len(self.upstreams) >= MOST_UPSTREAMS:
             self.forget(next(iter(self.upstreams.values())))

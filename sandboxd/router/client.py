@@ -246,7 +246,10 @@ class Client(Exchange):
         data = pages.render(page, as_html=as_html, bodiless=request is not None and request.method == b"HEAD", close=close)
         self.state = BUSY
         try:
-            self.put(data)
+            if close:
+                self.put_last(data)
+            else:
+                self.put(data)
         except OSError:
             self.close()
             return

@@ -224,6 +224,37 @@ class Target(Protocol):
         """Where sockets come from."""
 
 
+def dial_at_once(target: Target, port: int) -> socket.socket | None:
+    """A connection, where a ready socket is at hand and is connected when connect(2) returns: on loopback nearly always.
+
+    None: it takes longer, and a `Dial`. Raises OSError where the host gives no socket.
+    """
+    sock = target.stock.take(target.family)
+    if sock is None:
+        return None
+    target.loop.guard()
+    sock.connect_ex((LOOPBACK[target.family], port))
+    if is_established(sock, port):
+        return sock
+    abandon(sock)
+    return None
+
+
+def abandon(sock: socket.socket) -> None:
+    """Close it, whoever else holds it."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # ENOTCONN: there is nothing to end
+    sock.close()
+
+
+def is_established(sock: socket.socket, port: int) -> bool:
+    """Whether it is connected, and not to itself."""
+    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state == TCP_ESTABLISHED and not (port >= EPHEMERAL and sock.getsockname() == sock.getpeername())
+
+
 class Dial:
     """One attempt: a socket of the family that worked last, connect, then the other family. Bounded as a whole."""
 
@@ -257,9 +288,10 @@ class Dial:
         """From the stock."""
         self._queue = None
         loop = self._target.loop
+        loop.guard()
         result = sock.connect_ex((LOOPBACK[self._family], self._port))
         if result not in (0, errno.EINPROGRESS):
-            sock.close()
+            abandon(sock)
             self._next(result)
             return
         self._sock = sock
@@ -314,7 +346,7 @@ class Dial:
         sock = self._sock
         if sock is None:
             return
-        if state == TCP_ESTABLISHED and not (self._port >= EPHEMERAL and sock.getsockname() == sock.getpeername()):
+        if state == TCP_ESTABLISHED and is_established(sock, self._port):
             self._target.family = self._family
             self._sock = None
             self._target.loop.drop_foreign()
@@ -354,5 +386,5 @@ class Dial:
         if self._sock is not None:
             self._target.loop.forget(self._sock.fileno())
             self._target.loop.drop_foreign()
-            self._sock.close()
+            abandon(self._sock)
             self._sock = None

@@ -79,10 +79,14 @@ class Exchange(Asking):
         rest = bytes(view[stop:end]) if left else b""
         try:
             if response.verbatim and request.minor == b"1" and self.closing == (response.close and not self.until_close):
-                self.put(view[start:stop])
+                data: bytes | memoryview = view[start:stop]
             else:
                 head = serialise_response(response, close=self.closing, keep_alive=request.minor == b"0")
-                self.put(head + view[response.end : stop])
+                data = head + view[response.end : stop]
+            if self.closing and not left and self.sent:
+                self.put_last(data)
+            else:
+                self.put(data)
         except OSError:
             self.close()
             return False
@@ -191,16 +195,21 @@ class Exchange(Asking):
         upstream = self.upstream
         self.busy = False
         self.upstream = None
+        if self.sending is not None:
+            self.sending.stop()
+            self.sending = None
+        close = self.closing or not self.sent
+        if close and not self.backlog:
+            # The client first: its last bytes may wait for the FIN (`put_last`). With it all its upstreams go, see `drop`.
+            self.exchanged(close=True, unread=not self.sent)
+            return
         if upstream is not None:
             upstream.reused = True
             if self.keep and self.sent and not upstream.backlog:
                 upstream.want(READ)
             else:
                 self.forget(upstream)
-        if self.sending is not None:
-            self.sending.stop()
-            self.sending = None
-        self.exchanged(close=self.closing or not self.sent, unread=not self.sent)
+        self.exchanged(close=close, unread=not self.sent)
 
     def unanswered(self, upstream: Upstream, reason: str, *, silent: bool) -> None:
         """No proper answer will come. `silent`: nothing at all came, so a kept connection may just have timed out."""

@@ -72,6 +72,7 @@ class Loop:
         self._waiting = True
         self.now = time.monotonic()
         self._armed = False
+        self._guarded = False
         self._cpu = 0.0
         self.foreign = 0  # sockets held that somebody else may hold, too: only they can stall us
 
@@ -159,6 +160,12 @@ class Loop:
         """One more socket from elsewhere; the watch over stalls runs while there is one."""
         self.foreign += 1
         if not self._armed:
+            self.guard()
+
+    def guard(self) -> None:
+        """A call that could stall is about to be made: the watch runs for a while."""
+        self._guarded = True
+        if not self._armed:
             self._armed = True
             signal.setitimer(signal.ITIMER_REAL, STALL, STALL)
 
@@ -171,7 +178,8 @@ class Loop:
         cpu = time.process_time()
         idle = cpu - self._cpu < STALL / 2
         self._cpu = cpu
-        if not self.foreign:
+        guarded, self._guarded = self._guarded, False
+        if not self.foreign and not guarded:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
         elif not self._waiting and self._batch == self._seen_batch and idle:

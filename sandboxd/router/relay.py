@@ -26,6 +26,7 @@ SPLICE = 1 << 20
 SMALL = 1 << 14  # less than this in one splice: recv and send are cheaper (measured)
 ENDLESS = 1 << 62
 DONTWAIT = socket.MSG_DONTWAIT
+LAST = socket.MSG_DONTWAIT | socket.MSG_MORE
 FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK
 
 shared = bytearray(BUFFER)  # one loop, one buffer: nothing is kept in it from one event to the next
@@ -125,6 +126,24 @@ class Side:
             return False
         try:
             sent = self.sock.send(data, DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            return True
+        self.backlog = bytes(data[sent:])
+        self.want(self.mask | WRITE)
+        return False
+
+    def put_last(self, data: bytes | memoryview) -> bool:
+        """The same for what is followed at once by close(2) or shutdown(2): data and FIN then go as one segment.
+
+        tcp(7): MSG_MORE holds a partial segment back, and closing pushes it; it spares both sides a packet and a wake-up.
+        """
+        if self.backlog:
+            self.backlog += data
+            return False
+        try:
+            sent = self.sock.send(data, LAST)
         except BlockingIOError:
             sent = 0
         if sent == len(data):
