@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb("logs", "events", "Show what happened to envs", LOOK),
     "stats": Verb("stats", "stats", "Show what envs use, live", LOOK),
     "top": Verb("stats", "top", "Show an env's processes", LOOK),
+    "why": Verb("why", "why", "Say why an env ended, waits, or was denied something", LOOK),
     "url": Verb("ports", "url", "Print where an env is reached", USE),
     "open": Verb("ports", "open_url", "Open an env's URL in the browser", USE),
     "ports": Verb("ports", "ports", "List an env's ports", USE),
@@ -59,7 +60,7 @@ VERBS: dict[str, Verb] = {
 ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy": "rm", "log": "logs", "remove": "rm"}
 
 LATER = frozenset(
-    ("cp", "suspend", "pause", "sleep", "resume", "unpause", "wake", "scale", "fork", "diff", "apply", "discard", "why",
+    ("cp", "suspend", "pause", "sleep", "resume", "unpause", "wake", "scale", "fork", "diff", "apply", "discard",
      "doctor", "ensure", "metrics", "import", "export")
 )  # fmt: skip
 """Verbs of the design that this version does not have: named as such, not as a typing mistake."""

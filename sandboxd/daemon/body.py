@@ -17,6 +17,7 @@ from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import Closed, ExecFailed, InitEvent, InitLink, InitStatus, ServiceExited, SessionExited, Started
 from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.notebook import Notebook
 from sandboxd.lifecycle.records import Identity, exit_code_of
 from sandboxd.specfile import words
 
@@ -35,6 +36,7 @@ class Body:
         self.actor = actor
         self.link: InitLink | None = None
         self.pidfd = -1
+        self.notebook = Notebook()
         self.readiness = Readiness(actor)
         self.prepared_attach: dict[str, dict[str, int]] = {}
         self.prepared_window = (24, 80)
@@ -52,6 +54,7 @@ class Body:
 
     async def launch(self, effect: ev.Launch) -> None:
         """Build the env, or post why it could not be built."""
+        self.notebook.begin()
         try:
             launched = await building.build(self.actor, effect.start, self.prepared_attach)
             self.config = building.service_plans(launched.plan)

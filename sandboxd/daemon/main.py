@@ -146,6 +146,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Remove": envs.remove,
         "Wait": envs.wait,
         "Events": queries.events,
+        "Why": queries.why,
         "Stats": queries.stats,
         "Prune": envs.prune,
         "Status": queries.status,

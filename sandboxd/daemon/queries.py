@@ -1,4 +1,4 @@
-"""Requests that only look: List, Inspect, Status, Logs, Events, Stats; and Shutdown, which only sets a flag."""
+"""Requests that only look: List, Inspect, Status, Logs, Events, Why, Stats; and Shutdown, which only sets a flag."""
 
 import asyncio
 import os
@@ -18,7 +18,8 @@ from sandboxd.errors import NotFound, UsageError
 from sandboxd.launch.pids import host_pids
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE, ENDED
-from sandboxd.lifecycle.view import env_info, matches
+from sandboxd.lifecycle.view import env_info, matches, rfc3339
+from sandboxd.lifecycle.why import answers, rules
 from sandboxd.observe.logs import follow, read_logs
 from sandboxd.protocol import messages as m
 from sandboxd.units import parse_duration
@@ -133,6 +134,23 @@ class Queries:
                     await call.reply(m.EventsReply(events=batch), continues=True)
         finally:
             supervisor.subscriptions.discard(subscription)
+
+    async def why(self, call: Call) -> m.WhyReply:
+        """Why an env is as it is, of all that is known of it."""
+        params = call.params
+        assert isinstance(params, m.Why)
+        actor = self.supervisor.find(call.peer.uid, params.target, params.directory)
+        record, notebook = actor.record, actor.body.notebook
+        since = rfc3339(moment(params.since)) or ""
+        return m.WhyReply(
+            env=self.info(record),
+            answers=answers(record, notebook.unready),
+            denials=[denial for denial in notebook.denials if denial.time >= since],
+            limits=[hit for hit in notebook.limits if hit.time >= since],
+            awake=notebook.awake,
+            rules=rules(record),
+            unknown=notebook.unknown,
+        )
 
     async def stats(self, call: Call) -> m.StatsReply:
         """Samples, once or again and again."""

@@ -83,6 +83,7 @@ class Readiness:
         pause = FIRST_PAUSE
         while True:
             unready = await self._why_not(name, spec, check)
+            self.actor.body.notebook.probed(name, unready)
             if not unready:
                 self.actor.post(ev.ServiceReady(service=name, port=self.actor.record.services[name].port))
                 return

@@ -13,9 +13,10 @@ from sandboxd.errors import SandboxdError
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
+from sandboxd.lifecycle.view import rfc3339
 from sandboxd.limits.sampler import Sample, Sampler
 from sandboxd.limits.verdict import judge
-from sandboxd.protocol.messages import StatsRow, Usage
+from sandboxd.protocol.messages import LimitHit, StatsRow, Usage
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -70,6 +71,12 @@ class Watch:
             return
         verdict = judge(sample, record.spec.limits)
         if not verdict.within:
+            if not actor.record.cause:  # the kill is under way: one hit, however often it is still seen
+                now = rfc3339(time.time()) or ""
+                hit = LimitHit(
+                    time=now, limit=verdict.limit, value=verdict.ceiling, peak=self._peak[record.id], advice=verdict.hint
+                )
+                actor.body.notebook.hit(hit)
             actor.post(ev.KillAsked(cause=verdict.limit, reason=verdict.describe()))
 
     def look(self, record: EnvRecord, *, gate: int = 0, traffic: bool = True) -> Sample:

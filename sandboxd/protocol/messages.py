@@ -140,6 +140,35 @@ class StatsRow(Reply, frozen=True, kw_only=True):
     net_connections: int
 
 
+class Answer(Reply, frozen=True, kw_only=True):
+    """One answer to a why. topic: what it is about (ended, start, queued, restart, ready, url, wall); hint: what to do next."""
+
+    topic: str
+    text: str
+    hint: str = ""
+
+
+class Denial(Reply, frozen=True, kw_only=True):
+    """What a wall refused. time: of the last; program: who tried; count: how often in all; option: what would allow it."""
+
+    time: str
+    wall: str
+    what: str
+    program: str = ""
+    count: int = 1
+    option: str = ""
+
+
+class LimitHit(Reply, frozen=True, kw_only=True):
+    """A limit that was met. value: what is allowed, peak: what was seen (bytes, tasks …); advice: what to raise, and how."""
+
+    time: str
+    limit: str
+    value: int | float | None = None
+    peak: int | float | None = None
+    advice: str = ""
+
+
 class Receipt(Reply, frozen=True, kw_only=True):
     """What was counted before and after a removal; `leaked` is what stayed and should not have."""
 
@@ -374,6 +403,30 @@ class EventsReply(Reply, frozen=True, kw_only=True):
     events: list[Event]
 
 
+class Why(Params, frozen=True, kw_only=True):
+    """Why an env is as it is. target, directory: as in Inspect. since: only denials and limit hits since then (RFC 3339, or an
+    age as "5m")."""
+
+    target: str = ""
+    directory: str | None = None
+    since: str | None = None
+
+
+class WhyReply(Reply, frozen=True, kw_only=True):
+    """Why it ended, cannot start, is not ready, has no URL; what its walls refused and which limits it met, the last ones last.
+
+    awake: what keeps it from being suspended. rules: what holds for it, in words. unknown: what nobody can know here.
+    """
+
+    env: EnvInfo
+    answers: list[Answer] = []
+    denials: list[Denial] = []
+    limits: list[LimitHit] = []
+    awake: list[str] = []
+    rules: list[str] = []
+    unknown: list[str] = []
+
+
 class Stats(Params, frozen=True, kw_only=True):
     """Samples of the envs (none named: all that run). With `more` and follow: one batch per interval (seconds)."""
 
@@ -450,6 +503,7 @@ METHODS: dict[str, Method] = {
     "Remove": Method(Remove, RemoveReply),
     "Wait": Method(Wait, WaitReply),
     "Events": Method(Events, EventsReply, streams=True),
+    "Why": Method(Why, WhyReply),
     "Stats": Method(Stats, StatsReply, streams=True),
     "Prune": Method(Prune, PruneReply),
     "Status": Method(Status, StatusReply),

@@ -1,0 +1,72 @@
+"""`sandbox why` against a real daemon: what waits, what ended, what was refused, in words."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.daemons import Daemon
+
+WAITING = """
+name = "{name}"
+[services.db]
+command = ["sleep", "1000"]
+port = 5432
+expose = "tcp"
+[services.web]
+command = ["sleep", "1000"]
+port = 3000
+depends_on = ["db"]
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A workspace."""
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def test_what_waits_for_a_dependency_says_which_and_the_last_answer_of_its_probe(shared_daemon: Daemon, place: Path) -> None:
+    (place / "sandbox.toml").write_text(WAITING.format(name="waits"))
+    shared_daemon.sandbox("up", "--no-wait", cwd=place)
+    told = shared_daemon.sandbox("why", "waits").stdout
+    assert "web waits for db, which is running (nothing listens on port 5432)" in told
+    assert "db runs but is not ready: nothing listens on port 5432" in told
+    assert f"{place} is writable" in told
+    (found,) = shared_daemon.json("why", "waits")
+    assert [answer["topic"] for answer in found["answers"]] == ["ready", "ready"]
+    shared_daemon.sandbox("rm", "-f", "waits")
+
+
+def test_a_limit_that_was_met_stays_known(shared_daemon: Daemon, place: Path) -> None:
+    hungry = "x = b'x' * 150_000_000; import time; time.sleep(60)"
+    made = shared_daemon.sandbox("run", "-d", "--name", "hungry", "-m", "64m", "--", "python3", "-c", hungry, cwd=place)
+    assert made.stdout
+    shared_daemon.sandbox("wait", "hungry")
+    (found,) = shared_daemon.json("why", "hungry")
+    assert "memory limit" in found["answers"][0]["text"]
+    hit = found["limits"][-1]
+    assert (hit["limit"], hit["value"]) == ("memory", 64 << 20)
+    assert hit["peak"] > 64 << 20
+    assert "-m" in hit["advice"]
+    assert shared_daemon.json("why", "hungry", "--since", "0s")[0]["limits"] == []
+    told = shared_daemon.sandbox("why", "hungry").stdout
+    assert "Exited (137)" in told
+    shared_daemon.sandbox("rm", "hungry")
+
+
+def test_what_ended_or_never_started_says_so(shared_daemon: Daemon, place: Path) -> None:
+    shared_daemon.sandbox("run", "--name", "seven", "--", "sh", "-c", "exit 7", cwd=place, check=False)
+    assert "main ended with exit code 7" in shared_daemon.sandbox("why", "seven").stdout
+    shared_daemon.sandbox("run", "--name", "nope", "--", "sh", "-c", "no-such-command-at-all", cwd=place, check=False)
+    assert "was not found" in shared_daemon.sandbox("why", "nope").stdout
+    shared_daemon.sandbox("rm", "seven", "nope")
+
+
+def test_an_env_without_url_says_why(shared_daemon: Daemon, place: Path) -> None:
+    shared_daemon.sandbox("run", "-d", "--name", "mute", "--network", "none", "--", "sleep", "1000", cwd=place)
+    assert "--network none" in shared_daemon.sandbox("why", "mute").stdout
+    shared_daemon.sandbox("rm", "-f", "mute")
+    gone = shared_daemon.sandbox("why", "mute", check=False)
+    assert gone.returncode == 1
+    assert "mute" in gone.stderr
