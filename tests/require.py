@@ -1,7 +1,7 @@
 """What a test needs of the host: a skip that says the fact, or a failure where `SANDBOXD_REQUIRE` demands it.
 
 `SANDBOXD_REQUIRE=userns,redis-server` in CI turns skips for want of these into failures, so that it cannot go quietly blind.
-A fact is `userns`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, or the name of a program.
+A fact is `userns`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, `vm` (tests/vm), or the name of a program.
 """
 
 import functools
