@@ -1,4 +1,4 @@
-"""`stop`, `start`, `restart`, `kill`, `wait`: moving envs along, several at once.
+"""`stop`, `start`, `restart`, `suspend`, `resume`, `kill`, `wait`: moving envs along, several at once.
 
 Each does one call per env on a connection of its own and prints the env as the user named it, as docker does.
 """
@@ -13,7 +13,7 @@ from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import out
 from sandboxd.cli.targets import Target, chosen, each, split
 from sandboxd.errors import UsageError
-from sandboxd.protocol.messages import Kill, Restart, Start, Stop, Wait
+from sandboxd.protocol.messages import Kill, Restart, Resume, Start, Stop, Suspend, Wait
 
 
 class Timed(Chosen, frozen=True, kw_only=True):
@@ -87,6 +87,32 @@ def restart(cli: Cli, flags: Timed) -> int:
     targets = chosen(cli, flags)
     with Progress(f"restarting {', '.join(target.shown for target in targets)}"):
         _, code = each(cli, targets, act)
+    return code
+
+
+@click.command
+@options.targets
+@options.takes(Chosen)
+def suspend(cli: Cli, flags: Chosen) -> int:
+    """Have nothing of envs run, and keep them as they are, in memory; a request for one wakes it."""
+
+    def act(cli: Cli, target: Target) -> None:
+        cli.client.call(Suspend(target=target.target))
+
+    _, code = each(cli, chosen(cli, flags), act)
+    return code
+
+
+@click.command
+@options.targets
+@options.takes(Chosen)
+def resume(cli: Cli, flags: Chosen) -> int:
+    """Have suspended envs run on."""
+
+    def act(cli: Cli, target: Target) -> None:
+        cli.client.call(Resume(target=target.target))
+
+    _, code = each(cli, chosen(cli, flags), act)
     return code
 
 

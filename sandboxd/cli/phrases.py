@@ -68,7 +68,7 @@ def status(info: EnvInfo, now: float) -> str:
         since = age(info.finished, now)
         return f"{word}{code}{f' {since} ago' if since else ''}{why}"
     if info.state == "suspended":
-        return f"Sleeping {age(info.started, now)}".rstrip()
+        return f"Up {age(info.started, now)} (Paused)"
     since = age(info.started, now)
     if info.state in {"starting", "ready", "stopping"} and since:
         word = "unhealthy" if info.health == "unhealthy" else info.state

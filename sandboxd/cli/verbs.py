@@ -50,6 +50,8 @@ VERBS: dict[str, Verb] = {
     "stop": Verb("life", "stop", "Stop envs, gracefully", CHANGE),
     "start": Verb("life", "start", "Start stopped envs again", CHANGE),
     "restart": Verb("life", "restart", "Stop, then start", CHANGE),
+    "suspend": Verb("life", "suspend", "Have nothing of envs run, and keep them as they are", CHANGE),
+    "resume": Verb("life", "resume", "Have suspended envs run on", CHANGE),
     "kill": Verb("life", "kill", "Kill envs at once, or send a signal", CHANGE),
     "rm": Verb("remove", "rm", "Remove envs and all they left", CHANGE),
     "prune": Verb("remove", "prune", "Remove every env that has ended", CHANGE),
@@ -57,10 +59,11 @@ VERBS: dict[str, Verb] = {
     "completion": Verb("completion", "completion", "Print a shell's completion script", SYSTEM),
 }
 
-ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy": "rm", "log": "logs", "remove": "rm"}
+ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy": "rm", "log": "logs", "remove": "rm",
+           "pause": "suspend", "sleep": "suspend", "unpause": "resume", "wake": "resume"}  # fmt: skip
 
 LATER = frozenset(
-    ("cp", "suspend", "pause", "sleep", "resume", "unpause", "wake", "scale", "fork", "diff", "apply", "discard",
+    ("cp", "scale", "fork", "diff", "apply", "discard",
      "doctor", "ensure", "metrics", "import", "export")
 )  # fmt: skip
 """Verbs of the design that this version does not have: named as such, not as a typing mistake."""

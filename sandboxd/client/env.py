@@ -19,9 +19,11 @@ from sandboxd.protocol.messages import (
     Remove,
     RemoveReply,
     Restart,
+    Resume,
     Run,
     Start,
     Stop,
+    Suspend,
     Wait,
 )
 from sandboxd.spec import EnvSpec, Isolation, Lifecycle, Limits, Mount, Network, Ready, Service, Workspace
@@ -208,6 +210,16 @@ class Env(Requests):
         self.info = self._client.call(Restart(target=self.id, timeout=timeout)).env
         return self
 
+    def suspend(self) -> "Env":
+        """Have nothing of it run, and keep it as it is; a request for it wakes it."""
+        self.info = self._client.call(Suspend(target=self.id)).env
+        return self
+
+    def resume(self) -> "Env":
+        """Have it run on."""
+        self.info = self._client.call(Resume(target=self.id)).env
+        return self
+
     def kill(self, signal: str = "KILL") -> "Env":
         """Signal every service's main process; KILL ends the whole tree."""
         self.info = self._client.call(Kill(target=self.id, signal=signal)).env
@@ -273,6 +285,16 @@ class AsyncEnv(Requests):
     async def restart(self, timeout: float | None = None) -> "AsyncEnv":
         """Stop, then start."""
         self.info = (await self._client.call(Restart(target=self.id, timeout=timeout))).env
+        return self
+
+    async def suspend(self) -> "AsyncEnv":
+        """Have nothing of it run, and keep it as it is; a request for it wakes it."""
+        self.info = (await self._client.call(Suspend(target=self.id))).env
+        return self
+
+    async def resume(self) -> "AsyncEnv":
+        """Have it run on."""
+        self.info = (await self._client.call(Resume(target=self.id))).env
         return self
 
     async def kill(self, signal: str = "KILL") -> "AsyncEnv":

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sandboxd.daemon import building
+from sandboxd.daemon import building, freezing
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
@@ -44,6 +44,7 @@ class Body:
         self._sessions: dict[str, asyncio.Future[int]] = {}
         self.attached: set[str] = set()
         self._greeting: InitStatus | None = None
+        self.not_suspended: SandboxdError | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     async def perform(self, effect: ev.Effect) -> None:
@@ -215,6 +216,35 @@ class Body:
         except NotFound:
             log.debug("service %s has ended before its signal", service)
 
+    # -- sleep -----------------------------------------------------------------------------------------------------------
+
+    async def suspend(self, effect: ev.Suspend) -> None:
+        """Stop everything but init; how that went comes back as an event."""
+        init = self.actor.record.init
+        if init is None:
+            return
+        self.not_suspended = None
+        try:
+            own_pids = self.actor.record.spec.isolation.level == "full"
+            tree = await freezing.stop_tree(init.pid, self.link if own_pids else None, again=effect.again)
+        except (SandboxdError, OSError) as error:
+            self.not_suspended = error if isinstance(error, SandboxdError) else Internal(f"stopping it failed: {error}")
+            self.actor.post(ev.SuspendFailed(reason=self.not_suspended.message))
+            return
+        if not effect.again:
+            self.actor.post(ev.Suspended(detail={"processes": str(len(tree))}))
+            self.actor.supervisor.own(self._give_back(tree), name=f"reclaim-{self.actor.record.name}")
+
+    async def _give_back(self, tree: list[freezing.Process]) -> None:
+        memory = await asyncio.to_thread(freezing.give_back, tree)
+        self.actor.supervisor.announce(self.actor.record, "reclaimed", {"memory": memory})
+
+    async def resume(self, effect: ev.Resume) -> None:
+        """Let it run on."""
+        init = self.actor.record.init
+        if init is not None:
+            freezing.resume_tree(init.pid)
+
     async def kill_init(self, effect: ev.KillInit) -> None:
         """With pid 1 the kernel kills the whole pid namespace (pid_namespaces(7))."""
         if self.pidfd < 0:
@@ -281,6 +311,8 @@ PERFORM: dict[type[ev.Effect], Callable[[Body, Any], Awaitable[None]]] = {
     ev.Probe: Body.probe,
     ev.EndProbes: Body.end_probes,
     ev.SignalService: Body.signal_service,
+    ev.Suspend: Body.suspend,
+    ev.Resume: Body.resume,
     ev.KillInit: Body.kill_init,
     ev.EndInit: Body.end_init,
     ev.Arm: Body.arm,

@@ -108,10 +108,10 @@ class EnvRequests:
                 actor.post(ev.StopAsked())
                 await actor.wait_until(has_ended)
             actor.post(ev.SpecChanged(spec=asked.spec, environ=asked.environ))
-        running = actor.record.state not in ENDED
+        running = is_awake(actor.record)
         if changed or not running:
             actor.post(ev.StartAsked())
-            await actor.wait_until(lambda record: record.state not in ENDED)
+            await actor.wait_until(is_awake)
         record = await self.progress(call, actor, params.wait, params.timeout)
         return m.RunReply(env=self.info(record), changed=changed or not running)
 
@@ -148,10 +148,10 @@ class EnvRequests:
         params = call.params
         assert isinstance(params, m.Start)
         actor = self.supervisor.find(call.peer.uid, params.target)
-        was_ended = actor.record.state in ENDED
+        was_ended = actor.record.state in (*ENDED, State.SUSPENDED)
         actor.post(ev.StartAsked())
         if was_ended:
-            await actor.wait_until(lambda record: record.state not in ENDED)
+            await actor.wait_until(is_awake)
         record = await self.progress(call, actor, params.wait, params.timeout)
         return m.RunReply(env=self.info(record), changed=was_ended)
 
@@ -174,6 +174,43 @@ class EnvRequests:
         record = await self.progress(call, actor, "started", None)
         return m.RunReply(env=self.info(record))
 
+    async def suspend(self, call: Call) -> m.InspectReply:
+        """Have nothing of it run; answer when that is so."""
+        params = call.params
+        assert isinstance(params, m.Suspend)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        record = actor.record
+        if record.init is None or record.state is State.STOPPING:
+            raise InvalidState(
+                f"env {record.name} cannot be suspended: it is {record.state.value}",
+                hint="only what runs can be suspended",
+                state=record.state.value,
+            )
+        actor.post(ev.SuspendAsked())
+        record = await actor.wait_until(
+            lambda record: has_ended(record) or (record.state is State.SUSPENDED and record.suspended_by == "user")
+        )
+        if actor.body.not_suspended is not None:
+            raise actor.body.not_suspended
+        if record.state is not State.SUSPENDED:
+            raise InvalidState(f"env {record.name} has ended instead", state=record.state.value)
+        return m.InspectReply(env=self.info(record))
+
+    async def resume(self, call: Call) -> m.InspectReply:
+        """Have it run on; what runs already is left alone."""
+        params = call.params
+        assert isinstance(params, m.Resume)
+        actor = self.supervisor.find(call.peer.uid, params.target)
+        if actor.record.state in ENDED:
+            raise InvalidState(
+                f"env {actor.record.name} is not suspended: it is {actor.record.state.value}",
+                hint=f"`sandbox start {actor.record.name}` starts it",
+                state=actor.record.state.value,
+            )
+        actor.post(ev.ResumeAsked())
+        record = await actor.wait_until(lambda record: record.state is not State.SUSPENDED)
+        return m.InspectReply(env=self.info(record))
+
     async def kill(self, call: Call) -> m.InspectReply:
         """Signal the services; KILL ends the whole tree."""
         params = call.params
@@ -187,6 +224,11 @@ class EnvRequests:
             actor.post(ev.KillAsked())
             record = await actor.wait_until(has_ended)
         else:
+            if (
+                record.state is State.SUSPENDED
+            ):  # a signal would wait there until it runs again, and CONT would wake a part of it
+                actor.post(ev.ResumeAsked())
+                record = await actor.wait_until(is_awake)
             if params.service is not None and params.service not in record.services:
                 raise UsageError(f"env {record.name} has no service {params.service!r}", hint=", ".join(record.services))
             for name in [params.service] if params.service else list(record.services):
@@ -245,6 +287,11 @@ def plain_name(spec: EnvSpec, asked: EnvSpec) -> EnvSpec:
 def has_ended(record: EnvRecord) -> bool:
     """No process of it is left."""
     return record.state in ENDED
+
+
+def is_awake(record: EnvRecord) -> bool:
+    """It runs, or is about to, or is on its way down."""
+    return record.state not in ENDED and record.state is not State.SUSPENDED
 
 
 def has_started(record: EnvRecord) -> bool:

@@ -142,6 +142,8 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Stop": envs.stop,
         "Start": envs.start,
         "Restart": envs.restart,
+        "Suspend": envs.suspend,
+        "Resume": envs.resume,
         "Kill": envs.kill,
         "Remove": envs.remove,
         "Wait": envs.wait,

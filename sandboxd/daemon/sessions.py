@@ -13,7 +13,7 @@ from sandboxd.daemon.body import signal_number
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.pumping import pump, write_all
 from sandboxd.errors import InvalidState, NotFound, UsageError
-from sandboxd.lifecycle.states import ALIVE
+from sandboxd.lifecycle.states import ALIVE, State
 from sandboxd.protocol import messages as m
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class SessionRequests:
         """A live env, with init to speak to."""
         actor = self.supervisor.find(call.peer.uid, name)
         record = actor.record
+        if record.state is State.SUSPENDED:
+            raise InvalidState(
+                f"env {record.name} is suspended",
+                hint=f"`sandbox resume {record.name}` first",
+                state=record.state.value,
+            )
         if record.state not in ALIVE or actor.body.link is None:
             raise InvalidState(
                 f"env {record.name} does not run: it is {record.state.value}",

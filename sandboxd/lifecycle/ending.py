@@ -94,6 +94,7 @@ def settle(turn: Turn) -> None:
     badly = record.cause in CAUSES_FAIL or record.error is not None or code not in (0, None)
     failed = badly and not asked and not record.again
     turn.set(state=State.FAILED if failed else State.STOPPED, finished=turn.now, exit_code=code, init=None)
+    turn.set(suspended=None, suspended_by="")
     turn.do(ev.Disarm(), ev.EndProbes(), ev.Settle())
     detail = {"exit_code": str(code)} if code is not None else {}
     if turn.record.reason:

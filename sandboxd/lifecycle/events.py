@@ -110,6 +110,31 @@ class RemoveAsked(Event, frozen=True, kw_only=True):
     """Remove it, and all it left."""
 
 
+class SuspendAsked(Event, frozen=True, kw_only=True):
+    """Have nothing of it run, and keep it as it is. by: "user" or "idle"; since: how long it was idle then (epoch)."""
+
+    by: str = "user"
+    since: float | None = None
+
+
+class Suspended(Event, frozen=True, kw_only=True):
+    """Nothing of it runs any more. detail: how that was done."""
+
+    detail: dict[str, str] = {}
+
+
+class SuspendFailed(Event, frozen=True, kw_only=True):
+    """Something of it could not be stopped."""
+
+    reason: str
+
+
+class ResumeAsked(Event, frozen=True, kw_only=True):
+    """Have it run on. by: "user" or "request"."""
+
+    by: str = "user"
+
+
 class GraceOver(Event, frozen=True, kw_only=True):
     """The grace for a stop is over."""
 
@@ -126,8 +151,8 @@ class InitGone(Event, frozen=True, kw_only=True):
 
 EVENTS: tuple[type[Event], ...] = (
     Admitted, Launched, LaunchFailed, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound, ServiceExited,
-    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, RemoveAsked, GraceOver,
-    Adopted, InitGone,
+    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, RemoveAsked, SuspendAsked, Suspended, SuspendFailed, ResumeAsked,
+    GraceOver, Adopted, InitGone,
 )  # fmt: skip
 
 
@@ -163,6 +188,16 @@ class SignalService(Effect, frozen=True, kw_only=True):
     """Send a service its stop signal."""
 
     service: str
+
+
+class Suspend(Effect, frozen=True, kw_only=True):
+    """Stop every process but init, and tell how it went. again: they are stopped as far as is known."""
+
+    again: bool = False
+
+
+class Resume(Effect, frozen=True, kw_only=True):
+    """Let run what `Suspend` stopped, and only that."""
 
 
 class KillInit(Effect, frozen=True, kw_only=True):
@@ -203,5 +238,6 @@ class Announce(Effect, frozen=True, kw_only=True):
 
 
 EFFECTS: tuple[type[Effect], ...] = (
-    Launch, StartService, Probe, EndProbes, SignalService, KillInit, EndInit, Arm, Disarm, Settle, Discard, Announce,
+    Launch, StartService, Probe, EndProbes, SignalService, Suspend, Resume, KillInit, EndInit, Arm, Disarm, Settle,
+    Discard, Announce,
 )  # fmt: skip

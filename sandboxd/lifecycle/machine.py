@@ -26,6 +26,16 @@ from sandboxd.lifecycle.running import (
     service_refused,
     service_started,
 )
+from sandboxd.lifecycle.sleeping import (
+    adopted,
+    resume_asked,
+    started_suspended,
+    suspend,
+    suspend_again,
+    suspend_failed,
+    suspended,
+    waking,
+)
 from sandboxd.lifecycle.states import State, Wanted
 from sandboxd.lifecycle.turn import Turn, fresh_services
 
@@ -58,6 +68,7 @@ def launch(turn: Turn, event: ev.Event) -> None:
         exit_code=None,
         init=None,
         again=False,
+        idle_since=None,
     )
     turn.do(ev.Announce(event="starting"))
     turn.do(ev.Launch(start=turn.mark_startable()))
@@ -228,8 +239,34 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.StartAsked: ignored,
         ev.SpecChanged: ignored,
         ev.RemoveAsked: remove_alive,
+        ev.SuspendAsked: suspend,
+        ev.Suspended: ignored,
+        ev.SuspendFailed: ignored,
+        ev.ResumeAsked: ignored,
         ev.GraceOver: ignored,
         ev.Adopted: resume_running,
+        ev.InitGone: gone,
+    }
+
+
+def _suspended() -> dict[type[ev.Event], Handler]:
+    """What holds while nothing of it runs."""
+    return NOTHING | {
+        ev.LaunchFailed: launch_failed,
+        ev.ServiceStarted: started_suspended,
+        ev.ServiceRefused: waking(service_refused),
+        ev.ServiceReady: note_ready,
+        ev.PortFound: note_port,
+        ev.ServiceExited: waking(service_exited),
+        ev.StopAsked: waking(graceful_stop),
+        ev.KillAsked: waking(killed),
+        ev.StartAsked: resume_asked,
+        ev.RemoveAsked: waking(remove_alive),
+        ev.SuspendAsked: suspend_again,
+        ev.Suspended: suspended,
+        ev.SuspendFailed: suspend_failed,
+        ev.ResumeAsked: resume_asked,
+        ev.Adopted: adopted,
         ev.InitGone: gone,
     }
 
@@ -261,7 +298,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
     },
     State.STARTING: _alive(),
     State.READY: _alive(),
-    State.SUSPENDED: _alive(),
+    State.SUSPENDED: _suspended(),
     State.STOPPING: NOTHING
     | {
         ev.Launched: launched_late,

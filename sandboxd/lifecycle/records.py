@@ -48,7 +48,8 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One env.
 
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
-    what ended it, where sandboxd itself can tell.
+    what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
+    of what was put to sleep for being idle.
     """
 
     version: int = RECORD_VERSION
@@ -75,6 +76,9 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     init: Identity | None = None
     walls: dict[str, Wall] = {}
     again: bool = False
+    suspended: float | None = None
+    suspended_by: str = ""
+    idle_since: float | None = None
 
 
 def exit_code_of(wait_status: int) -> int:

@@ -39,10 +39,15 @@ def become_ready(turn: Turn, name: str) -> None:
     settle_readiness(turn)
 
 
-def settle_readiness(turn: Turn) -> None:
-    """Ready when every service is ready or has ended, and one at least is there to be ready."""
+def all_ready(turn: Turn) -> bool:
+    """Whether every service is ready or has ended, and one at least is there to be ready."""
     states = [service.state for service in turn.record.services.values()]
-    is_ready = ServiceState.READY in states and all(state in OVER or state is ServiceState.READY for state in states)
+    return ServiceState.READY in states and all(state in OVER or state is ServiceState.READY for state in states)
+
+
+def settle_readiness(turn: Turn) -> None:
+    """Ready, or not any more."""
+    is_ready = all_ready(turn)
     if is_ready and turn.record.state is State.STARTING:
         turn.set(state=State.READY, ready=turn.now, reason="")
         turn.do(ev.Announce(event="ready"))

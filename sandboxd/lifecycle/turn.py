@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.order import startable
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
-from sandboxd.lifecycle.states import UP, ServiceState
+from sandboxd.lifecycle.states import UP, ServiceState, State
 
 
 class Turn:
@@ -63,6 +63,8 @@ def fresh_services(record: EnvRecord) -> dict[str, ServiceRecord]:
 
 
 def start_next(turn: Turn) -> None:
-    """Start what may start now."""
+    """Start what may start now; in a suspended env nothing may."""
+    if turn.record.state is State.SUSPENDED:
+        return
     for name in turn.mark_startable():
         turn.do(ev.StartService(service=name))

@@ -139,6 +139,8 @@ def _matches_one(record: EnvRecord, key: str, value: str) -> bool:
         name, equals, text = value.partition("=")
         return name in record.spec.labels and (not equals or record.spec.labels[name] == text)
     if key == "status":
+        if record.state is State.SUSPENDED:
+            return value in ("suspended", "paused")
         running = value == "running" and any(service.state in UP for service in record.services.values())
         exited = value == "exited" and record.state in (State.STOPPED, State.FAILED)
         return running or exited or record.state.value == value

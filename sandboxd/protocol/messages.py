@@ -107,7 +107,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
 
 class Event(Reply, frozen=True, kw_only=True):
     """Something that happened. event: created, starting, started, ready, exited, restarting, stopping, stopped, failed,
-    removed, oom, ttl, exec, renamed …; detail: plain words or `key=value` data."""
+    suspended, resumed, removed, oom, ttl, exec, renamed …; detail: plain words or `key=value` data."""
 
     time: str
     event: str
@@ -351,6 +351,18 @@ class Restart(Params, frozen=True, kw_only=True):
     timeout: float | None = None
 
 
+class Suspend(Params, frozen=True, kw_only=True):
+    """Have nothing of an env run, and keep it as it is: by its freezer, else by SIGSTOP. A request for it wakes it."""
+
+    target: str
+
+
+class Resume(Params, frozen=True, kw_only=True):
+    """Have a suspended env run on."""
+
+    target: str
+
+
 class Kill(Params, frozen=True, kw_only=True):
     """Signal every service's main process (KILL: the whole tree)."""
 
@@ -499,6 +511,8 @@ METHODS: dict[str, Method] = {
     "Stop": Method(Stop, InspectReply),
     "Start": Method(Start, RunReply, streams=True),
     "Restart": Method(Restart, RunReply, streams=True),
+    "Suspend": Method(Suspend, InspectReply),
+    "Resume": Method(Resume, InspectReply),
     "Kill": Method(Kill, InspectReply),
     "Remove": Method(Remove, RemoveReply),
     "Wait": Method(Wait, WaitReply),

@@ -45,7 +45,7 @@ def test_ages_are_dockers(seconds: float, words: str) -> None:
         ({"state": "starting", "started": None}, "Starting"),
         ({"health": "unhealthy"}, "Up 2 minutes (unhealthy)"),
         ({"state": "queued", "started": None}, "Queued"),
-        ({"state": "suspended"}, "Sleeping 2 minutes"),
+        ({"state": "suspended"}, "Up 2 minutes (Paused)"),
         ({"state": "stopped", "exit_code": 0, "finished": "2023-11-14T22:08:20Z"}, "Exited (0) 5 minutes ago"),
         (
             {"state": "failed", "exit_code": 137, "finished": "2023-11-14T22:08:20Z", "reason": "memory: 530MiB over 512MiB"},

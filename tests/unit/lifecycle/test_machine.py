@@ -1,6 +1,7 @@
 """The life of an env: the table is total, ends are truthful, and no order of events breaks an invariant.
 
-So of sandboxd.lifecycle.running, sandboxd.lifecycle.ending and sandboxd.lifecycle.turn, whose entries the table has.
+So of sandboxd.lifecycle.running, sandboxd.lifecycle.ending, sandboxd.lifecycle.sleeping and sandboxd.lifecycle.turn, whose
+entries the table has.
 """
 
 import itertools
@@ -251,6 +252,90 @@ def test_only_an_ended_env_takes_another_spec():
     assert list(run(ended, change)[0].services) == ["api"]
 
 
+# -- suspended ---------------------------------------------------------------------------------------------------------------
+
+UP_AND_READY = (ev.Admitted(), LAUNCHED, started("web"), ev.ServiceReady(service="web"))
+
+
+def test_a_suspended_env_comes_back_as_it_was():
+    record, effects = run(fresh(WEB), *UP_AND_READY, ev.SuspendAsked(), now=150.0)
+    assert (record.state, record.suspended, record.suspended_by) == (State.SUSPENDED, 150.0, "user")
+    assert of_kind(effects, ev.Suspend) == [ev.Suspend()]
+    assert of_kind(effects, ev.EndProbes)
+    record, effects = run(record, ev.Suspended())
+    assert events_told(effects) == ["suspended"]
+    record, effects = run(record, ev.ResumeAsked())
+    assert (record.state, record.suspended, record.suspended_by) == (State.READY, None, "")
+    assert of_kind(effects, ev.Resume)
+    assert events_told(effects) == ["resumed"]
+
+
+def test_what_is_not_there_yet_cannot_be_suspended():
+    record, _ = run(fresh(WEB), ev.Admitted())
+    assert run(record, ev.SuspendAsked()) == (record, [])
+
+
+def test_a_suspend_that_fails_leaves_it_running():
+    record, effects = run(fresh(WEB), *UP_AND_READY, ev.SuspendAsked(), ev.SuspendFailed(reason="D"))
+    assert record.state is State.READY
+    assert of_kind(effects, ev.Resume)
+
+
+def test_time_to_live_runs_on_and_restart_delays_wait():
+    record = fresh(TWO, lifecycle=Lifecycle(ttl=60.0, restart="always"))
+    record, _ = run(record, ev.Admitted(), LAUNCHED, started("db"), exited("db", 1))
+    record, effects = run(record, ev.SuspendAsked())
+    assert of_kind(effects, ev.Disarm) == [ev.Disarm(timer="restart:db")]
+    assert run(record, ev.RestartDue(service="db")) == (record, [])
+    _, effects = run(record, ev.ResumeAsked())
+    assert of_kind(effects, ev.Arm) == [ev.Arm(timer="restart:db", after=0.1, event=ev.RestartDue(service="db"))]
+    record, effects = run(record, ev.StopAsked(cause="ttl", reason="over"))
+    assert (record.state, record.cause) == (State.STOPPING, "ttl")
+
+
+def test_nothing_is_started_in_a_suspended_env():
+    record, effects = run(fresh(TWO), ev.Admitted(), LAUNCHED, started("db"), ev.SuspendAsked(), ev.ServiceReady(service="db"))
+    assert record.services["db"].state is ServiceState.READY
+    assert not of_kind(effects, ev.StartService)
+    record, effects = run(record, ev.ResumeAsked())
+    assert of_kind(effects, ev.StartService) == [ev.StartService(service="web")]
+    assert record.state is State.STARTING
+
+
+def test_an_exec_that_was_under_way_is_probed_after_the_resume():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, ev.SuspendAsked())
+    record, effects = run(record, started("web"))
+    assert record.services["web"].state is ServiceState.RUNNING
+    assert not of_kind(effects, ev.Probe)
+    _, effects = run(record, ev.ResumeAsked())
+    assert of_kind(effects, ev.Probe) == [ev.Probe(service="web")]
+
+
+def test_a_graceful_stop_lets_a_suspended_env_run_and_a_kill_does_not():
+    suspended, _ = run(fresh(WEB), *UP_AND_READY, ev.SuspendAsked())
+    record, effects = run(suspended, ev.StopAsked())
+    assert [type(e) for e in effects if isinstance(e, ev.SignalService | ev.Resume)] == [ev.SignalService, ev.Resume]
+    assert record.suspended is None
+    for event in (ev.KillAsked(), ev.RemoveAsked(), ev.KillAsked(cause="memory")):
+        _, effects = run(suspended, event)
+        assert of_kind(effects, ev.KillInit)
+        assert not of_kind(effects, ev.Resume)
+
+
+def test_its_last_service_may_end_while_it_is_suspended():
+    record, effects = run(fresh(JOB), ev.Admitted(), LAUNCHED, started("job"), ev.SuspendAsked(), exited("job", 137))
+    assert record.state is State.STOPPING
+    assert of_kind(effects, ev.Resume)
+
+
+def test_another_daemon_keeps_it_suspended():
+    record, _ = run(fresh(WEB, lifecycle=Lifecycle(ttl=60.0)), *UP_AND_READY, ev.SuspendAsked())
+    again, effects = run(record, ev.Adopted(), now=130.0)
+    assert again == record
+    assert of_kind(effects, ev.Suspend) == [ev.Suspend(again=True)]
+    assert [arm.after for arm in of_kind(effects, ev.Arm)] == [30.0]
+
+
 # -- any order at all ------------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["web", "db"])
@@ -269,6 +354,10 @@ EVENT = st.one_of(
     st.builds(ev.KillAsked, cause=st.sampled_from(["", "memory"])),
     st.builds(ev.StartAsked),
     st.builds(ev.RemoveAsked),
+    st.builds(ev.SuspendAsked, by=st.sampled_from(["user", "idle"])),
+    st.builds(ev.Suspended),
+    st.builds(ev.SuspendFailed, reason=st.just("why")),
+    st.builds(ev.ResumeAsked),
     st.builds(ev.GraceOver),
     st.builds(ev.Adopted),
     st.builds(ev.InitGone),
@@ -294,6 +383,12 @@ def test_no_order_of_events_breaks_an_invariant(events, restart, remove):
             assert record.state is State.REMOVED
         if record.state is State.READY:
             assert all(s.state in OVER or s.state is ServiceState.READY for s in record.services.values())
+        if record.state is State.SUSPENDED:
+            assert record.init is not None
+            assert not [e for e in effects if isinstance(e, ev.StartService | ev.Probe | ev.Launch)]
+        elif before.state is State.SUSPENDED:
+            assert (record.suspended, record.suspended_by) == (None, "")
+            assert [e for e in effects if isinstance(e, ev.Resume | ev.KillInit)] or isinstance(event, ev.InitGone)
         for effect in of_kind(effects, ev.SignalService):
             assert record.services[effect.service].pid is not None
 
