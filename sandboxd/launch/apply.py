@@ -13,7 +13,7 @@ import errno
 import os
 import resource
 
-from sandboxd.errors import KernelError
+from sandboxd.errors import KernelError, SandboxdError
 from sandboxd.kernel import capabilities, fds, mounts, namespaces
 
 STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
@@ -35,6 +35,24 @@ class Stage:
         self.root = -1
         self.first = -1
         self.handed: list[int] = []
+
+
+class StepFailed(Exception):
+    """A step that could not be applied: `which` list, `index` in it; the cause is the OSError."""
+
+    def __init__(self, which: str, index: int) -> None:
+        super().__init__(which, index)
+        self.which = which
+        self.index = index
+
+
+def apply(stage: Stage, which: str, steps: list) -> None:  # type: ignore[type-arg]
+    """Each step in turn; StepFailed says which one could not be done."""
+    for index, (tag, *arguments) in enumerate(steps):
+        try:
+            APPLY[tag](stage, *arguments)  # type: ignore[operator]
+        except (OSError, SandboxdError, ValueError, KeyError, TypeError) as error:
+            raise StepFailed(which, index) from error
 
 
 def inside(path: str) -> str:
@@ -143,6 +161,11 @@ def rehearse(stage: Stage) -> None:
     tree = mounts.open_tree(mounts.openat2(stage.root, "tmp", os.O_PATH, STRICT), recursive=True, subject="/tmp")
     mounts.mount_setattr(tree, QUIETLY, recursive=True, propagation=mounts.MS_PRIVATE, subject="/tmp")
     find(stage.root, "/tmp", make_file=False)
+    for name in ("tmp", ".none"):  # what is not there takes another path
+        try:
+            os.close(mounts.openat2(stage.root, name, os.O_PATH, STRICT))
+        except KernelError:
+            continue
     namespaces.sethostname("parked")
     capabilities.held()
     capabilities.has_no_new_privs()
@@ -253,7 +276,7 @@ def rlimits(_: Stage, limits: list[tuple[str, int, int]]) -> None:
 def prove(stage: Stage) -> None:
     """Ask the kernel instead of trusting the steps before."""
     holds = {
-        "is pid 1": os.getpid() == 1,
+        "is pid 1, or the stager": 1 in (os.getpid(), os.getppid()),
         "holds no capability": capabilities.held() == (0, 0, 0),
         "has no_new_privs": capabilities.has_no_new_privs(),
         "is not dumpable": not capabilities.is_dumpable(),
@@ -264,6 +287,8 @@ def prove(stage: Stage) -> None:
             raise KernelError(errno.EPERM, f"the child {claim}", "does not hold")
 
 
+# What acts on one process, so that pid 1 does it beside the stager: all of phase PRIVILEGES and later.
+OWN = ("bounding", "rlimits", "capabilities", "prove")
 APPLY = {
     "enter": enter,
     "directories": directories,

@@ -21,11 +21,11 @@ import msgspec
 from sandboxd.errors import LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile
-from sandboxd.isolation.steps import Step
+from sandboxd.isolation.steps import AnyStep, Phase, Step
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, mounts, pidfd
 from sandboxd.launch.line import Line, Message
-from sandboxd.launch.parked import Parked, Shape, failure_of
+from sandboxd.launch.parked import Load, Parked, Shape, failure_of
 from sandboxd.launch.probes import look_at_layout
 
 PROGRAM = Path(__file__).with_name("launcher.py")
@@ -134,10 +134,11 @@ class Launcher:
             trees += hand_over(plan)
             async with asyncio.timeout(LAUNCH_TIMEOUT):
                 child = self.take(shape) or await self.park(shape)
-                answer = await child.launch(*message_of(plan, given, trees))
+                answer = await child.launch(*messages_of(plan, given, trees))
             if answer.get("launched") is not True:
-                steps: Sequence[Step] = plan.base if answer.get("failed") == "base" else plan.steps
-                raise failure_of(f"env {plan.name}", [step.describe() for step in steps], answer)
+                lists = {"base": plan.base, "steps": plan.steps, "init": own_steps(plan)}
+                described = [step.describe() for step in lists.get(str(answer.get("failed")), [])]
+                raise failure_of(f"env {plan.name}", described, answer)
             return Launched(
                 pid=child.pid,
                 pidfd=child.release(),
@@ -289,10 +290,10 @@ class Launcher:
             if "failed" in message:
                 take(failure_of("an env", [], message))
                 return
-            process, sock = self.line.received[:2]
-            del self.line.received[:2]
+            process, *socks = self.line.received[:3]
+            del self.line.received[:3]
             pid, started = int(message["pid"]), int(message["start_time"])
-            take(Parked(sock=sock, process=process, pid=pid, start_time=started, shape=shape))
+            take(Parked(socks=socks, process=process, pid=pid, start_time=started, shape=shape))
 
     def settle(self) -> None:
         """The host's mounts changed a moment ago."""
@@ -330,16 +331,27 @@ def shape_of(profile: Profile, base: Sequence[Step]) -> Shape:
     return profile, msgspec.json.encode(base)
 
 
-def message_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[bytes, list[int]]:
-    """What the child gets: the plan's own half, and descriptors under their names."""
-    listed = [*given.listed(), *[(["handed"], tree) for tree in trees]]
-    message = {
+def messages_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[Load, Load]:
+    """What the stager and what pid 1 gets of the plan's own half, each with its descriptors under their names."""
+    services = plan.init.services
+    # A terminal has to be opened behind the view, by who keeps it: pid 1.
+    first = next((name for name in plan.init.start if not services[name].tty), None)
+    program = services[first] if first is not None else None
+    staged = {"steps": plan.steps, "program": program, "fds": [["handed"]] * len(trees)}
+    listed = given.listed()
+    init = {
         "title": f"sandboxd-init: {plan.name}",
-        "steps": plan.steps,
+        "steps": own_steps(plan),
         "config": plan.init,
+        "first": first,
         "fds": [name for name, _ in listed],
     }
-    return msgspec.json.encode(message), [fd for _, fd in listed]
+    return (msgspec.json.encode(staged), trees), (msgspec.json.encode(init), [fd for _, fd in listed])
+
+
+def own_steps(plan: LaunchPlan) -> list[AnyStep]:
+    """The steps that act on one process: both do them."""
+    return [step for step in plan.steps if step.phase >= Phase.PRIVILEGES]
 
 
 def hand_over(plan: LaunchPlan) -> list[int]:

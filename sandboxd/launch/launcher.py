@@ -23,7 +23,7 @@ if not __package__:
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
 from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
-from sandboxd.launch import child
+from sandboxd.launch import child, talk
 
 ALWAYS = namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS
 TITLE = "sandboxd-launcher"
@@ -66,12 +66,12 @@ class Launcher:
 
     def take_requests(self) -> bool:
         """Answer each whole frame; False at the end."""
-        data, received = child.hear(self.control, child.CHUNK)
+        data, received = talk.hear(self.control, talk.CHUNK)
         fds.close_all(received)
         self.buffer += data
         while len(self.buffer) >= 4:
             length = int.from_bytes(self.buffer[:4], "little")
-            if length > child.FRAME_LIMIT:
+            if length > talk.FRAME_LIMIT:
                 return False
             if len(self.buffer) < 4 + length:
                 break
@@ -87,33 +87,34 @@ class Launcher:
             profile = checked(request["profile"])
             pid, process, outer = self.park(profile, request["base"])
         except (OSError, SandboxdError) as error:
-            self.reply({"failed": "namespaces", **child.in_words(error)})
+            self.reply({"failed": "namespaces", **talk.in_words(error)})
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            self.reply({"failed": "request", **child.in_words(error)})
+            self.reply({"failed": "request", **talk.in_words(error)})
         else:
-            self.reply({"pid": pid, "start_time": pidfd.start_time(pid) or 0}, [process, outer.fileno()])
-            outer.close()
-            os.close(process)
+            self.reply({"pid": pid, "start_time": pidfd.start_time(pid) or 0}, [process, *outer])
+            fds.close_all([process, *outer])
 
-    def park(self, profile: dict, base: list) -> tuple[int, int, socket.socket]:  # type: ignore[type-arg]
-        """A child in new namespaces with its ids mapped: pid, pidfd, our end of its socket."""
-        outer, inner = socket.socketpair()
+    def park(self, profile: dict, base: list) -> tuple[int, int, tuple[int, int]]:  # type: ignore[type-arg]
+        """A child in new namespaces with its ids mapped: pid, pidfd, our ends of its sockets: pid 1's, the stager's."""
+        pairs = socket.socketpair(), socket.socketpair()
+        outer, inner = (tuple(pair[side].detach() for pair in pairs) for side in (0, 1))
         process = -1
         try:
             pid, process = namespaces.clone3(ALWAYS | (namespaces.NEWNET if profile["network"] else 0))
             if pid == 0:
-                child.main(inner.fileno(), profile, base, self.run_init)
+                child.main((inner[0], inner[1]), profile, base, self.run_init)
             namespaces.write_maps(pid, uid=tuple(profile["uid"]), gid=tuple(profile["gid"]))
-            outer.send(child.GO)
+            for fd in outer:
+                os.write(fd, child.GO)
         except BaseException:
-            outer.close()
+            fds.close_all([*outer])
             if process >= 0:
                 pidfd.send_signal(process, signal.SIGKILL)
                 os.close(process)
             raise
         finally:
-            inner.close()
-        return pid, process, outer
+            fds.close_all([*inner])
+        return pid, process, (outer[0], outer[1])
 
     def reply(self, message: dict, descriptors: list[int] | None = None) -> None:  # type: ignore[type-arg]
         """One frame to the daemon; when that is gone, the next read says so."""
@@ -162,13 +163,14 @@ def main(arguments: list[str]) -> int:
     if "--path" in given:
         sys.path.insert(0, given["--path"])
     signals.block_all()
+    signals.default_all()
     titles.room()
     run_init = load(given.get("--init", "sandboxd.launch.init"))
     titles.set_title(TITLE)
     try:
         namespaces.leave_session_keyring()
     except KernelError as error:
-        child.tell(f"{TITLE}: {error}\n")
+        talk.tell(f"{TITLE}: {error}\n")
     gc.collect()
     gc.freeze()
     gc.disable()

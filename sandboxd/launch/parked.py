@@ -15,12 +15,13 @@ from sandboxd.kernel import pidfd
 from sandboxd.launch.line import Line, Message
 
 Shape = tuple[Profile, bytes]
+Load = tuple[bytes, list[int]]
 
 
 class Parked:
-    """One child. is_ready: its base is applied. on_change: it became ready, or `failed` or died while it was parked."""
+    """One child: pid 1 and the stager. is_ready: its base is applied. on_change: it became ready, `failed`, or died parked."""
 
-    def __init__(self, *, sock: int, process: int, pid: int, start_time: int, shape: Shape) -> None:
+    def __init__(self, *, socks: list[int], process: int, pid: int, start_time: int, shape: Shape) -> None:
         self.pid = pid
         self.process = process
         self.start_time = start_time
@@ -31,7 +32,8 @@ class Parked:
         self.on_change: Callable[[Parked], None] | None = None
         loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Message] = loop.create_future()
-        self.line = Line(loop, socket.socket(fileno=sock), self.heard, self.ended)
+        self.init = Line(loop, socket.socket(fileno=socks[0]), self.heard, lambda: None)
+        self.stager = Line(loop, socket.socket(fileno=socks[1]), self.heard, self.ended)
 
     def heard(self, message: Message) -> None:
         """A frame of the child's."""
@@ -45,13 +47,14 @@ class Parked:
             self.on_change(self)
 
     def ended(self) -> None:
-        """The child's end closed without an answer: it died."""
+        """The stager's end closed without an answer: it died, as it does with pid 1."""
         if not self.answer.done():
             self.heard({"failed": "child", "index": -1, "errno": 0, "message": "the child died", "hint": "see launcher.log"})
 
-    async def launch(self, body: bytes, given: list[int]) -> Message:
-        """Send the plan; the child's answer to it."""
-        self.line.send(body, given)
+    async def launch(self, staged: Load, init: Load) -> Message:
+        """Send the plan, to the stager what it does and to pid 1 what stays; the answer to it."""
+        self.stager.send(*staged)
+        self.init.send(*init)
         return await self.answer
 
     def release(self) -> int:
@@ -71,7 +74,8 @@ class Parked:
     def close(self) -> None:
         """Hear no more of it."""
         self.on_change = None
-        self.line.close()
+        self.init.close()
+        self.stager.close()
         if not self.answer.done():
             self.answer.cancel()
 

@@ -1,8 +1,9 @@
 """Start one program: check what is asked, fork, give it its stdio, exec, and say in words why that failed.
 
-Runs inside pid 1 of an env. The parent half never waits: a close-on-exec pipe ends when exec is done, or carries one JSON
-report of the step that failed. The child half runs between fork and exec in a copy of pid 1, which is not dumpable, so
-siblings of the same uid cannot trace it or take its descriptors (ptrace(2), "Ptrace access mode checking").
+Runs inside pid 1 of an env; the stager becomes its program by the same `become`. The parent half never waits: a
+close-on-exec pipe ends when exec is done, or carries one JSON report of the step that failed. The child half runs between fork
+and exec in a copy of pid 1, which is not dumpable, so siblings of the same uid cannot trace it or take its descriptors
+(ptrace(2), "Ptrace access mode checking").
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import struct
 import termios
 
 from sandboxd.errors import CommandNotExecutable, CommandNotFound, LaunchFailed, SandboxdError, SpecInvalid
-from sandboxd.kernel import spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,12 +99,13 @@ class Stdio:
 
     __slots__ = ("child", "ours", "terminal")
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, ours: dict[str, int] | None = None) -> None:
         self.child: list[int] = []
-        self.ours: dict[str, int] = {}
+        self.ours = ours or {}
         self.terminal = ""  # the slave's path
         try:
-            self.open(program)
+            if ours is None:
+                self.open(program)
         except OSError as error:
             self.close()
             raise failed("terminal" if program.tty else "pipe", error, program.argv[0]) from error
@@ -155,7 +156,7 @@ def fork(program: Program, stdio: Stdio) -> tuple[int, int]:
         stdio.close()
         raise failed("pipe", error, program.argv[0]) from error
     try:
-        pid = spawned(program, stdio) or os.fork()
+        pid = os.fork()
     except OSError as error:
         stdio.close()
         os.close(report)
@@ -166,46 +167,6 @@ def fork(program: Program, stdio: Stdio) -> tuple[int, int]:
     os.close(ours)
     stdio.close_child()
     return pid, report
-
-
-def spawned(program: Program, stdio: Stdio) -> int:
-    """Start it without a fork, in a third of the time: its pid, or 0 where that cannot be or fails; the fork then says why.
-
-    posix_spawn(3) sets no rlimits, so those have to be pid 1's own already.
-    """
-    limits = program.rlimits.items()
-    if (
-        program.tty
-        or not spawn.is_possible()
-        or not is_alone()
-        or any(resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) != pair for name, pair in limits)
-    ):
-        return 0
-    path = os.fsencode(program.argv[0])
-    if b"/" not in path:
-        search = os.fsencode(program.env.get("PATH", DEFAULT_PATH)).split(b":")
-        places = [os.path.join(place, path) for place in search if place.startswith(b"/")]
-        path = next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), b"")
-    argv = [os.fsencode(word) for word in program.argv]
-    env = [os.fsencode(f"{key}={value}") for key, value in program.env.items()]
-    workdir = os.fsencode(program.workdir)
-    before = os.umask(program.umask)
-    try:
-        return spawn.spawn(path, argv, env, stdio=stdio.three(), workdir=workdir) if path else 0
-    except OSError:
-        return 0
-    finally:
-        os.umask(before)
-
-
-def is_alone() -> bool:
-    """Whether nobody runs in the env yet. Else a sibling could stop the new child before its exec, SIGSTOP being what no mask
-    holds off, and pid 1 with it, which vfork(2) suspends until then. All who run here are below pid 1: no children, nobody."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return True
-    return False
 
 
 def become(program: Program, stdio: tuple[int, int, int], report: int) -> NoReturn:

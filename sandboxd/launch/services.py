@@ -129,13 +129,13 @@ class Services:
         except SandboxdError as error:
             self.fail(service, error)
             raise
-        service.program, service.pid = program, pid
         service.then = [then] if then is not None else []
-        self.by_pid[pid] = service
-        self.begin(service, stdio, report)
+        self.begin(service, program, pid, stdio, report)
 
-    def begin(self, service: Service, stdio: Stdio, report: int) -> None:
-        """Its process was forked: connect its streams, and hear of its exec."""
+    def begin(self, service: Service, program: Program, pid: int, stdio: Stdio, report: int) -> None:
+        """Its process is there: connect its streams, and hear of its exec."""
+        service.program, service.pid = program, pid
+        self.by_pid[pid] = service
         service.wait_status = service.ended = service.error = None
         service.started, service.report = time.time(), report
         self.connect(service, stdio)
@@ -246,7 +246,13 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
             services.add(name, (logs[0], logs[1]))
         except (OSError, SandboxdError) as error:
             complain(f"the log of {name}", error)
+    staged = fds.get("staged")
+    first = staged["service"] if staged is not None else None
+    if staged is not None:
+        adopt(services, config["services"].get(first), staged)
     for name in config.get("start", []):
+        if name == first:
+            continue
         service = services.add(name, None)
         try:
             services.start(service, config["services"][name])
@@ -255,3 +261,20 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
         except Exception as error:  # a plan that this version cannot read must not end the env without a word
             complain(f"starting {name}", error)
             services.fail(service, LaunchFailed(f"cannot start {name}: {error!r}", step="plan", errno=0))
+
+
+def adopt(services: Services, asked: object, staged: dict[str, Any]) -> None:
+    """Take over the stager (`launch.stager`) with its pipes: it becomes the service that is asked for, or nothing and ends."""
+    ours = {stream: staged[stream] for stream in ("stdin", "stdout", "stderr")}
+    if asked is not None:
+        service = services.add(staged["service"], None)
+        try:
+            program = Program(asked)
+            if not program.stdin:
+                os.close(ours.pop("stdin"))
+            services.begin(service, program, staged["pid"], Stdio(program, ours), staged["report"])
+        except SandboxdError as error:  # the stager comes to the same end
+            services.fail(service, error)
+        else:
+            return
+    close_all([*ours.values(), staged["report"]])

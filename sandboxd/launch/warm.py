@@ -13,7 +13,7 @@ import socket
 from sandboxd.errors import SandboxdError
 from sandboxd.launch.frames import Inbox, encode
 from sandboxd.launch.init import Init
-from sandboxd.launch.program import Program, Stdio, spawned
+from sandboxd.launch.program import Program, Stdio
 
 ROUNDS = 12  # a function is specialised at its eighth run (PEP 659, Include/internal/pycore_code.h)
 PLAN = {"argv": ["/bin/true"], "env": {"PATH": "/bin"}, "workdir": "/", "rlimits": {}, "umask": 18}
@@ -55,14 +55,10 @@ def live() -> None:
 def run_service(init: Init) -> None:
     """A service that logs, without a process."""
     service = init.services.by_name["web"]
-    service.program = Program(PLAN)
-    stdio = Stdio(service.program)
-    for name in ("/.", "no-such-program"):  # EACCES after all but the exec; the C library reaps what it cloned
-        spawned(Program(PLAN | {"argv": [name, "x"]}), stdio)
-    service.pid = -2
-    init.services.by_pid[-2] = service
+    program = Program(PLAN)
+    stdio = Stdio(program)
     report, gone = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    init.services.begin(service, stdio, report)
+    init.services.begin(service, program, -2, stdio, report)
     os.close(gone)
     for part in (b"one\n", b"two\nthree\nand", b" four\n"):
         os.write(stdio.child[1], part)

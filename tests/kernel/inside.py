@@ -14,7 +14,7 @@ HEAD = """
 import ctypes, errno, json, os, select, signal, socket, sys, time
 sys.path.insert(0, {root!r})
 from sandboxd.errors import KernelError
-from sandboxd.kernel import capabilities, fds, libc, mounts, namespaces, pidfd, signals, spawn, titles
+from sandboxd.kernel import capabilities, fds, libc, mounts, namespaces, pidfd, signals, titles
 given = {given!r}
 def errno_of(action, *arguments, **named):
     try:

@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_use(init_env) -> None:
                     await heard.wait(ServiceExited)
                 heard.events.clear()
 
-    run(use(200))
+    run(use(400))
     before = env.private_kib()
     run(use(400))
     assert env.private_kib() <= before + 300  # a leak of one object a round is more

@@ -1,0 +1,77 @@
+"""What launcher, parked children and the daemon say to each other: 4 bytes of length (little endian), JSON, descriptors.
+
+Imports the standard library, `errors` and `kernel`. The children's end; the daemon's is line.py. Blocking, one frame at a
+time; what arrives is capped before it is parsed, and descriptors that ride along have one owner at any time. Nothing here is
+buffered: a forked child leaves by os._exit.
+"""
+
+import json
+import os
+import socket
+
+from sandboxd.errors import KernelError, ProtocolViolation, SandboxdError
+from sandboxd.kernel import fds
+
+FRAME_LIMIT = 4 << 20
+MAX_FDS = 1024
+CHUNK = 1 << 16
+
+
+def send(line: socket.socket, message: dict) -> None:  # type: ignore[type-arg]
+    """One frame; a peer that is gone is not told, and the next `receive` is the end."""
+    body = json.dumps(message).encode()
+    try:
+        line.sendall(len(body).to_bytes(4, "little") + body)
+    except OSError:
+        if "failed" in message:
+            tell(f"sandboxd child: nobody to tell {message}\n")
+
+
+def receive(line: socket.socket) -> tuple[dict, list[int]] | None:  # type: ignore[type-arg]
+    """One frame and its descriptors; None at the end. Raises ProtocolViolation, with nothing left open."""
+    data, received = bytearray(), []
+    while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
+        chunk, came = hear(line, CHUNK)
+        received += came
+        data += chunk
+        if not chunk:
+            fds.close_all(received)
+            return None
+        if len(received) > MAX_FDS or (len(data) >= 4 and int.from_bytes(data[:4], "little") > FRAME_LIMIT):
+            fds.close_all(received)
+            raise ProtocolViolation(f"a plan is over the cap of {FRAME_LIMIT} bytes or {MAX_FDS} descriptors")
+    plan = decode(data[4:])
+    if len(plan["fds"]) != len(received):
+        raise ProtocolViolation("a plan that does not name its descriptors")
+    return plan, received
+
+
+def hear(line: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive; a reset is an end too: it is how the socket of a peer ends that died with something of ours unread (unix(7))."""
+    try:
+        return fds.recv(line, size)
+    except ConnectionResetError:
+        return b"", []
+
+
+def decode(body: bytes | bytearray) -> dict:  # type: ignore[type-arg]
+    """A plan; raises ProtocolViolation."""
+    plan = json.loads(body.decode())
+    if not isinstance(plan, dict) or not isinstance(plan.get("fds"), list):
+        raise ProtocolViolation("a plan that is no object with `fds`")
+    return plan
+
+
+def in_words(error: BaseException | None) -> dict[str, object]:
+    """An error as plain data."""
+    number = error.errno if isinstance(error, OSError) else 0
+    message = str(error) if isinstance(error, SandboxdError | OSError) else f"{type(error).__name__}: {error}"
+    return {"errno": number or 0, "message": message, "hint": error.hint if isinstance(error, KernelError) else ""}
+
+
+def tell(text: str) -> None:
+    """A line to the launcher's log, without any buffer."""
+    try:
+        os.write(2, text.encode("utf-8", "replace"))
+    except OSError:
+        return  # nowhere to say it
