@@ -56,6 +56,8 @@ class Body:
     async def launch(self, effect: ev.Launch) -> None:
         """Build the env, or post why it could not be built."""
         self.notebook.begin()
+        for name in self.prepared_attach:  # of an earlier start
+            self._sessions.pop(f"attach:{name}", None)
         try:
             launched = await building.build(self.actor, effect.start, self.prepared_attach)
             self.config = building.service_plans(launched.plan)
@@ -250,7 +252,18 @@ class Body:
         if self.pidfd < 0:
             self.actor.post(ev.InitGone())
             return
+        for path in self.look_at_guards():
+            self.actor.supervisor.announce(self.actor.record, "unguarded", {"path": path})
         pidfd.send_signal(self.pidfd, signal.SIGKILL)
+
+    def look_at_guards(self) -> list[str]:
+        """Files that somebody outside obeys and the env can write; of an env that has ended, as they were at its end."""
+        try:
+            if self.pidfd >= 0:
+                self.notebook.unguarded = building.unguarded_of(self.actor.record)
+        except OSError:
+            log.debug("env %s has ended before its guards were looked at", self.actor.record.name)
+        return self.notebook.unguarded
 
     async def end_init(self, effect: ev.EndInit) -> None:
         """As kill_init, once the attached sessions are through: what a service said at its end is still on its way to them."""

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from sandboxd.daemon.berths import APPEND, Berth
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.launch.client import InitFds
+from sandboxd.launch.guards import unguarded
 from sandboxd.launch.initlink import InitLink, bind_sockets
 from sandboxd.launch.probes import look_at
 from sandboxd.lifecycle.records import EnvRecord, Wall
@@ -175,6 +176,21 @@ async def start_service(actor: "Actor", link: InitLink, name: str) -> int:
     finally:
         for fd in (*logs, directory):
             os.close(fd)
+
+
+def unguarded_of(record: EnvRecord) -> list[str]:
+    """What somebody outside obeys and the env can write now; nothing where no mounts of its own guard it. Raises OSError."""
+    wall = record.walls.get("mount")
+    if record.init is None or wall is None or not wall.enforced:
+        return []
+    workspace = os.path.realpath(record.spec.workspace.path) if record.spec.workspace.path else None
+    trees = [(workspace, workspace)] if workspace else []
+    trees += [
+        (os.path.realpath(mount.source), os.path.normpath(mount.target))
+        for mount in record.spec.mounts
+        if not mount.readonly and os.path.isdir(mount.source)
+    ]
+    return unguarded(record.init.pid, trees)
 
 
 def walls_of(made: LaunchPlan) -> dict[str, Wall]:

@@ -64,7 +64,8 @@ class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
     workspace: resolved, or None. home: the env's $HOME as a path inside; env_home: the directory that is shown there, or with
     `real_home` the real one read-only. tools: toolchain directories to show. path: PATH inside. mounts: those asked for.
     protect: what lies in a writable mount and must not be written from inside, as (path, is it a file); pins: directories on
-    the way to it, which must not be renamed. hide: directories that must stay invisible wherever a mount would show them.
+    the way to it, which must not be renamed; blank: directories to be made there, empty and read-only. hide: directories
+    that must stay invisible wherever a mount would show them.
     secrets: of the real home, where that is shown. resolv_conf, hosts: the host's own, for `--network host`.
     """
 
@@ -78,6 +79,7 @@ class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
     mounts: list[MountFact] = []
     protect: list[tuple[str, bool]] = []
     pins: list[str] = []
+    blank: list[str] = []
     hide: list[str] = []
     secrets: list[tuple[str, bool]] = []
     resolv_conf: str = ""

@@ -129,6 +129,7 @@ def view_steps(place: PlaceFacts, layout: Layout, *, handed: bool) -> list[AnySt
             binds += [Bind(pin, seen, readonly=False) for pin, seen in within(tree, place.pins)]
             for path, is_file in place.protect:
                 binds += [Bind(path, seen, readonly=True, file=is_file) for _, seen in within(tree, [path])]
+            binds += [Bind(EMPTY, seen, origin="inside") for _, seen in within(tree, place.blank)]
     everything = shown
     if place.real_home is not None:
         everything = [MountFact(source=place.real_home, target=at, readonly=True, file=False), *shown]

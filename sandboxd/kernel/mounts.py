@@ -86,3 +86,17 @@ def mount_setattr(
     attr = MountAttr(attr_set=attributes, attr_clr=clear, propagation=propagation)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     check(_mount_setattr(fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)), "mount_setattr", subject)
+
+
+def mount_points(pid: int) -> set[str]:
+    """Where something is mounted, as that process sees it (proc_pid_mountinfo(5)); raises OSError."""
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        found = {line.split(" ", 5)[4] for line in file}
+    return {path if "\\" not in path else unescaped(path) for path in found}
+
+
+def unescaped(path: str) -> str:
+    """Blanks and backslashes are in octal there."""
+    for code in ("\\040", "\\011", "\\012", "\\134"):  # the backslash last
+        path = path.replace(code, chr(int(code[1:], 8)))
+    return path

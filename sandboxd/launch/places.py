@@ -15,6 +15,7 @@ from pathlib import Path
 from sandboxd.errors import SpecInvalid, WorkspaceInvalid
 from sandboxd.isolation import toolchains
 from sandboxd.isolation.facts import MountFact, PlaceFacts
+from sandboxd.launch.guards import guard
 from sandboxd.spec import EnvSpec, Mount
 
 NOBODY = 65534
@@ -52,7 +53,6 @@ SHARED = (
     "/run/user",
 )
 OWN = ("/proc", "/sys", "/dev", "/.sandboxd")
-PROTECTED = ("sandbox.toml", ".envrc", ".git/hooks", ".git/config")
 TEXT_LIMIT = 64 << 10
 LINKS_LIMIT = 512
 
@@ -67,7 +67,7 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
     mounts = [look_at_mount(mount, hide) for mount in spec.mounts]
     writable = [mount.source for mount in mounts if not mount.readonly and not mount.file]
     writable += [workspace] if workspace else []
-    protect, pins = protected(writable)
+    guards = guard(writable, own_code())
     readonly_home = spec.isolation.home == "readonly"
     if readonly_home and uid == 0 and runs_as != 0:
         raise SpecInvalid('isolation.home = "readonly" shows root\'s home to an env that is not root', key="isolation.home")
@@ -85,8 +85,9 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
         tools=tools,
         path=path_inside(environ.get("PATH", ""), [*tools, *seen, *([real_home] if readonly_home else [])]),
         mounts=mounts,
-        protect=protect,
-        pins=pins,
+        protect=guards.protect,
+        pins=guards.pins,
+        blank=guards.blank,
         hide=hide,
         secrets=secrets_of(real_home) if readonly_home else [],
         resolv_conf=read_text("/etc/resolv.conf") if shared else "",
@@ -196,26 +197,6 @@ def where_stopped(path: str, uid: int) -> str:
         if bits & needed != needed:
             return walked
     return ""
-
-
-def protected(trees: list[str]) -> tuple[list[tuple[str, bool]], list[str]]:
-    """What in writable trees the env must not write, and the directories on the way that must not be renamed."""
-    protect: dict[str, bool] = {}
-    pins: dict[str, None] = {}
-    for tree in trees:
-        wanted = [os.path.join(tree, name) for name in PROTECTED]
-        if os.path.isfile(os.path.join(tree, ".git")):  # a linked worktree: it names the repository whose hooks git runs
-            wanted.append(os.path.join(tree, ".git"))
-        found = [resolve(path) for path in wanted if os.path.lexists(path)]
-        for real in [*found, *own_code()]:
-            if not real.startswith(f"{tree}/") or not os.path.exists(real):
-                continue
-            protect[real] = not os.path.isdir(real)
-            between = os.path.dirname(real)
-            while between != tree:
-                pins[between] = None
-                between = os.path.dirname(between)
-    return list(protect.items()), sorted(pins)
 
 
 # -- mounts, toolchains, texts -----------------------------------------------------------------------------------------------

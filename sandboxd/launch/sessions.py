@@ -75,7 +75,8 @@ class Sessions:
         self.loop = loop
         self.services = services
         self.tell = tell
-        self.count = 0
+        # Not from 0: the daemon keeps what became of the sessions of the init before us, by id.
+        self.count = int.from_bytes(os.urandom(5), "little") << 10
         self.executed: dict[str, Execution] = {}
         self.attached: dict[str, Attachment] = {}
         self.by_pid: dict[int, Execution] = {}

@@ -15,11 +15,13 @@ LONGEST = 200  # characters of what came from inside
 
 
 class Notebook:
-    """One env's notes. awake: what keeps it from being suspended now. unknown: what cannot be known of its denials, and why."""
+    """One env's notes. awake: what keeps it from being suspended now. unknown: what cannot be known of its denials, and why.
+    unguarded: files that somebody outside obeys and that could be written from inside when they were last looked at."""
 
     def __init__(self) -> None:
         self.awake: list[str] = []
         self.unknown: list[str] = []
+        self.unguarded: list[str] = []
         self.unready: dict[str, str] = {}
         self._denials: OrderedDict[tuple[str, str, str], Denial] = OrderedDict()
         self._hits: deque[LimitHit] = deque(maxlen=KEPT_HITS)
@@ -28,6 +30,7 @@ class Notebook:
         """A new start of the env: what its earlier life was denied is history, the limits it met are not."""
         self.awake = []
         self.unknown = []
+        self.unguarded = []
         self.unready.clear()
         self._denials.clear()
 

@@ -4,7 +4,7 @@ Pure: a record and the last answers of its readiness checks in, sentences out. E
 it end, why does it not start, why is it not ready, why has it no URL), and says what to do where there is something to do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sandboxd.lifecycle.order import is_satisfied
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord, Wall
@@ -30,8 +30,9 @@ WALLS = {
 }
 
 
-def answers(record: EnvRecord, unready: Mapping[str, str]) -> list[Answer]:
-    """What there is to say, the weightiest first. unready: the last answer of each readiness check that does not hold."""
+def answers(record: EnvRecord, unready: Mapping[str, str], unguarded: Sequence[str] = ()) -> list[Answer]:
+    """What there is to say, the weightiest first. unready: the last answer of each readiness check that does not hold;
+    unguarded: paths that somebody outside obeys and that can be written from inside."""
     found: list[Answer] = []
     if record.state in ENDED:
         found.append(why_ended(record))
@@ -48,7 +49,9 @@ def answers(record: EnvRecord, unready: Mapping[str, str]) -> list[Answer]:
     for name, wall in record.walls.items():
         if wall.demanded and not wall.enforced:
             found.append(Answer(topic="wall", text=f"the {name} wall does not hold: {wall.reason}", hint="sandbox doctor"))
-    return found
+    text = "{} can be written from inside: it was made or replaced since the env began"
+    hint = "read it before a program of yours obeys it (git, direnv, sandbox); a restart of the env guards it again"
+    return found + [Answer(topic="guard", text=text.format(path), hint=hint) for path in unguarded]
 
 
 # -- it has ended ----------------------------------------------------------------------------------------------------------

@@ -180,3 +180,12 @@ def test_attached_from_the_first_byte(client):
         assert read_all(session.fds["stdout"]) == b"hello"
         assert session.wait().env.exit_code == 4
     remove(client, "attached")
+
+
+def test_after_a_restart_a_command_tells_its_own_code(client):
+    """Not that of the first command before the restart, whose session a new init would have counted alike."""
+    run(client, "sleep 600", name="again")
+    assert [execute_in(client, "again", "true"), execute_in(client, "again", "sh", "-c", "exit 5")] == [0, 5]
+    client.call(m.Restart(target="again"))
+    assert [execute_in(client, "again", "sh", "-c", f"exit {code}") for code in (3, 4)] == [3, 4]
+    remove(client, "again")

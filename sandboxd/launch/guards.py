@@ -1,0 +1,97 @@
+"""What in a writable tree somebody outside obeys, and so must not be written from inside: specs, direnv, git's own orders.
+
+Imports the standard library and `kernel`. `guard` finds what is to be shown read-only at a start. A bind mount holds an inode,
+so two things stay open: what is not there yet cannot be guarded, and what is renamed over on the host (as `git config` does)
+sheds its guard, since the kernel then detaches the mount. `unguarded` asks the kernel which of them there are now: it compares
+what lies in the tree with the mount table of pid 1, and needs no memory of the start.
+
+Git obeys more than `config` and `hooks`: a file `commondir` sends it to another repository's config (gitrepository-layout(5);
+tried: a command in core.fsmonitor then runs at the next `git status`), and submodules and linked worktrees have their own.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from sandboxd.kernel.mounts import mount_points
+
+SPECS = ("sandbox.toml", ".envrc")
+ORDERS = ("hooks", "config", "config.worktree", "commondir")
+LOOKED_AT = 512  # directories below .git/modules and .git/worktrees
+
+
+class Guard(NamedTuple):
+    """protect: (path, is it a file), to be shown read-only. pins: directories on the way, which must not be renamed.
+    blank: directories to be made, empty and read-only, before somebody inside makes them."""
+
+    protect: list[tuple[str, bool]]
+    pins: list[str]
+    blank: list[str]
+
+
+def guard(trees: Iterable[str], code: Iterable[str]) -> Guard:
+    """What to guard in these trees (resolved paths). code: our own, wherever it lies."""
+    protect: dict[str, bool] = {}
+    pins: dict[str, None] = {}
+    blank: list[str] = []
+    for tree in trees:
+        wanted = dict.fromkeys([*(path for path in obeyed(tree) if os.path.lexists(path)), *code])
+        hooks = os.path.join(tree, ".git", "hooks")
+        if os.access(os.path.dirname(hooks), os.W_OK) and not os.path.lexists(hooks):
+            blank.append(hooks)
+            wanted[hooks] = None
+        for path in wanted:
+            real = path if path in blank else os.path.realpath(path)
+            if not real.startswith(f"{tree}/") or not (path in blank or os.path.exists(real)):
+                continue
+            if path not in blank:
+                protect[real] = not os.path.isdir(real)
+            between = os.path.dirname(real)
+            while between != tree:
+                pins[between] = None
+                between = os.path.dirname(between)
+    return Guard(list(protect.items()), sorted(pins), blank)
+
+
+def obeyed(tree: str) -> Iterator[str]:
+    """Every path in a tree that somebody outside takes orders from, whether it is there or not."""
+    yield from (os.path.join(tree, name) for name in SPECS)
+    git = os.path.join(tree, ".git")
+    if not os.path.isdir(git):
+        yield git  # a linked worktree's names the repository whose hooks git runs; one that appears is a repository
+        return
+    yield from (os.path.join(git, name) for name in ORDERS)
+    left = LOOKED_AT
+    waiting = [os.path.join(git, "modules"), os.path.join(git, "worktrees")]
+    while waiting and left:
+        left -= 1
+        directory = waiting.pop()
+        names = names_in(directory)
+        if "HEAD" in names:  # a submodule's repository, or a linked worktree's part of ours
+            yield from (os.path.join(directory, name) for name in (*ORDERS, "gitdir"))
+            waiting += [os.path.join(directory, "modules")] if "modules" in names else []
+        else:
+            waiting += [os.path.join(directory, name) for name in names]
+
+
+def names_in(directory: str) -> list[str]:
+    """What a directory holds; nothing where it is none. A link is not one: what it leads to is not git's."""
+    if os.path.islink(directory):
+        return []
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def unguarded(pid: int, trees: Iterable[tuple[str, str]]) -> list[str]:
+    """What is there, is obeyed, and can be written from inside; trees as (on the host, inside). Raises OSError when pid 1 is
+    gone."""
+    held = mount_points(pid)
+    found = []
+    for source, target in trees:
+        for path in obeyed(source):
+            inside = target + path[len(source) :]
+            if os.path.lexists(path) and inside not in held:
+                found.append(path)
+    return found
