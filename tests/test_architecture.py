@@ -21,7 +21,8 @@ FILES = sorted((ROOT / "sandboxd").rglob("*.py"))
 
 PURE = (
     "spec", "specfile", "units", "settings", "protocol", "lifecycle", "isolation", "routing",
-    "limits.verdict", "client.session",
+    "limits.verdict", "client.session", "doctor.facts", "doctor.report", "doctor.walls", "doctor.host", "doctor.service",
+    "doctor.names", "doctor.fixes", "doctor.diagnosis",
 )  # fmt: skip
 IMPURE = {
     "os", "io", "socket", "select", "selectors", "asyncio", "time", "random", "secrets", "uuid", "ctypes", "subprocess",
@@ -56,7 +57,8 @@ ARROWS: dict[str, set[str]] = {
         "settings", "specfile", *NOUNS,
     },
     "client": {"settings", *NOUNS},
-    "cli": {"client", "settings", "specfile", *NOUNS},
+    "doctor": {"isolation", "launch", "kernel", "network", "client", "settings", *NOUNS},
+    "cli": {"client", "doctor", "settings", "specfile", *NOUNS},
     "__main__": {"daemon"},
     "__init__": set(),
 }  # fmt: skip
@@ -72,7 +74,8 @@ HEAVY_FOR_INIT = {
 }  # fmt: skip
 HEAVY_FOR_PS = {
     "asyncio", "uvloop", "psutil", "rich", "logging", "ssl", "http", "sqlite3", "tomllib", "multiprocessing", "unittest",
-    "sandboxd.daemon", "sandboxd.launch", "sandboxd.router", "sandboxd.lifecycle", "sandboxd.kernel", "sandboxd.isolation",
+    "sandboxd.daemon", "sandboxd.doctor", "sandboxd.launch", "sandboxd.router", "sandboxd.lifecycle", "sandboxd.kernel",
+    "sandboxd.isolation",
 }  # fmt: skip
 
 PS_AND_MODULES = """
@@ -90,7 +93,7 @@ finally:
 HOMES: dict[str, tuple[str, ...]] = {
     "ctypes": ("kernel",),  # every prototype once, every errno with its hint
     # else a process without an owner
-    "subprocess": ("client", "cli", "launch.client", "launch.probes", "router.handle", "router.starting"),
+    "subprocess": ("client", "cli", "doctor.asking", "launch.client", "launch.probes", "router.handle", "router.starting"),
     "os.fork": ("launch", "kernel"),  # a fork of the daemon copies its page tables: 10.5 ms
     "os.forkpty": (),  # the pty is opened inside, by init
     "os.system": (),

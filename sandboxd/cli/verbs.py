@@ -55,6 +55,7 @@ VERBS: dict[str, Verb] = {
     "kill": Verb("life", "kill", "Kill envs at once, or send a signal", CHANGE),
     "rm": Verb("remove", "rm", "Remove envs and all they left", CHANGE),
     "prune": Verb("remove", "prune", "Remove every env that has ended", CHANGE),
+    "doctor": Verb("doctor", "doctor", "Say what this machine lacks, why, and the fix", SYSTEM),
     "daemon": Verb("daemon", "daemon", "Start, stop or look at the daemon", SYSTEM),
     "completion": Verb("completion", "completion", "Print a shell's completion script", SYSTEM),
 }
@@ -63,8 +64,7 @@ ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy":
            "pause": "suspend", "sleep": "suspend", "unpause": "resume", "wake": "resume"}  # fmt: skip
 
 LATER = frozenset(
-    ("cp", "scale", "fork", "diff", "apply", "discard",
-     "doctor", "ensure", "metrics", "import", "export")
+    ("cp", "scale", "fork", "diff", "apply", "discard", "ensure", "metrics", "import", "export")
 )  # fmt: skip
 """Verbs of the design that this version does not have: named as such, not as a typing mistake."""
 

@@ -23,6 +23,7 @@ CLONE_SWITCH = "kernel.unprivileged_userns_clone"
 APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
 SETTINGS = (*QUOTAS.values(), CLONE_SWITCH, APPARMOR)
 ENOUGH = 10000
+DOCTOR = "sudo sandbox doctor --fix"  # installs a profile for sandboxd alone; the sysctl would open every program
 NESTED = "the host masks parts of /proc, as containers do, and the kernel then refuses a fresh one"
 
 
@@ -38,7 +39,7 @@ def explain(wall: str, number: int, settings: Mapping[str, str]) -> Offer:
     if settings.get(APPARMOR) == "1" and number in (errno.EPERM, errno.EACCES):
         return refused(
             f"{APPARMOR} is 1: AppArmor takes the capabilities away from user namespaces of programs without a profile",
-            f"sudo sysctl -w {APPARMOR}=0",
+            DOCTOR,
         )
     if number == errno.ENOSPC and quota:
         return refused(

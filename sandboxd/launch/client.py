@@ -12,7 +12,6 @@ import os
 import select
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile
 from sandboxd.isolation.steps import AnyStep, Phase, Step
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, mounts, pidfd
+from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
 from sandboxd.launch.parked import Load, Parked, Shape, failure_of
 from sandboxd.launch.probes import look_at_layout
@@ -315,7 +315,7 @@ def spawn(control: int, log: Path, arguments: list[str]) -> "subprocess.Popen[by
     """The launcher program: nothing of ours inherited but its socket, a session of its own, no environment."""
     with open(log, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as output:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(PROGRAM), "--fd", str(control), *arguments, "--room", ROOM],
+            [interpreter(), "-I", "-S", str(PROGRAM), "--fd", str(control), *arguments, "--room", ROOM],
             pass_fds=[control],
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -7,20 +7,24 @@ Looking at a spec resolves every path that will be shown, so that the child can 
 import grp
 import json
 import os
+import pwd
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sandboxd.errors import LaunchFailed
 from sandboxd.isolation import hints
 from sandboxd.isolation.facts import WALLS, HostFacts, Layout, Offer
 from sandboxd.launch import places
+from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.places import look_at
 
-__all__ = ["look_at", "look_at_layout", "probe_host"]
+__all__ = ["look_at", "look_at_layout", "probe_features", "probe_host"]
 
 PROGRAM = Path(__file__).with_name("attempts.py")
 TIMEOUT = 30.0  # seconds
+FEATURES = ("overlay", "nft")
 # What a program may need of the host, and nothing that tells of its users: no /var, /run, /srv, /root, /home, /mnt, /boot.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")
 SYSFS = ("/sys/devices/system", "/sys/kernel/mm")  # how many processors and nodes there are, and how pages behave
@@ -29,19 +33,12 @@ LINKS = ("/run/current-system",)  # NixOS finds its programs through it
 POWERFUL = ("docker", "podman", "lxd", "incus", "libvirt", "kvm", "adm", "disk", "sudo", "wheel", "systemd-journal", "shadow")
 
 
-def probe_host() -> HostFacts:
-    """What this host offers, tried for real; about 0.1 s. Raises LaunchFailed when the trial itself cannot be run."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(PROGRAM)],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=True, cwd="/", env={},
-        )  # fmt: skip
-        failed: dict[str, int] = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        said = getattr(error, "stderr", b"") or b""
-        raise LaunchFailed(
-            f"cannot find out what this host offers: {error}", hint=said.decode(errors="replace")[-400:], step="probe", errno=0
-        ) from error
+def probe_host(user: int | None = None) -> HostFacts:
+    """What this host offers, tried for real; about 0.1 s. Raises LaunchFailed when the trial itself cannot be run.
+
+    user: whom root asks for, since what it offers depends on who asks.
+    """
+    failed = try_all((), user)
     settings = {name: read_setting(name) for name in hints.SETTINGS}
     walls = {wall: Offer(offered=True) if not failed[wall] else hints.explain(wall, failed[wall], settings) for wall in WALLS}
     return HostFacts(
@@ -49,8 +46,33 @@ def probe_host() -> HostFacts:
         proc="full" if not failed["proc"] else "subset" if not failed["subset"] else "none",
         layout=look_at_layout(),
         kernel=os.uname().release,
-        groups=powerful_groups(),
+        groups=powerful_groups(user),
     )
+
+
+def probe_features(user: int | None = None) -> dict[str, int]:
+    """What is no wall but depends on the host, tried for real: name -> errno (0: it works). Raises as probe_host."""
+    return try_all(FEATURES, user)
+
+
+def try_all(words: Sequence[str], user: int | None) -> dict[str, int]:
+    """Run the program of trials, as another user where root asks for one."""
+    run_as: dict[str, Any] = {}
+    if user is not None:
+        known = pwd.getpwuid(user)
+        run_as = {"user": user, "group": known.pw_gid, "extra_groups": []}
+    try:
+        done = subprocess.run(
+            [interpreter(), "-I", "-S", str(PROGRAM), *words],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=True, cwd="/", env={}, **run_as,
+        )  # fmt: skip
+        found: dict[str, int] = json.loads(done.stdout)
+        return found
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        said = getattr(error, "stderr", b"") or b""
+        raise LaunchFailed(
+            f"cannot find out what this host offers: {error}", hint=said.decode(errors="replace")[-400:], step="probe", errno=0
+        ) from error
 
 
 def read_setting(name: str) -> str:
@@ -61,10 +83,11 @@ def read_setting(name: str) -> str:
         return ""
 
 
-def powerful_groups() -> list[str]:
+def powerful_groups(user: int | None = None) -> list[str]:
     """Groups of ours that give power over the host; an unprivileged env cannot be rid of them (setgroups is denied)."""
     found = []
-    for gid in os.getgroups():
+    known = None if user is None else pwd.getpwuid(user)
+    for gid in os.getgroups() if known is None else os.getgrouplist(known.pw_name, known.pw_gid):
         try:
             name = grp.getgrgid(gid).gr_name
         except KeyError:

@@ -22,7 +22,7 @@ SET = "sudo sysctl -w"
         ("net", errno.ENOSPC, NO_NET, "max_net_namespaces is 0", f"{SET} user.max_net_namespaces=10000"),
         ("net", errno.ENOSPC, NO_USER, "max_user_namespaces is 0", f"{SET} user.max_user_namespaces=10000"),
         ("net", errno.ENOSPC, FEW_NET, "=20 is used up", f"{SET} user.max_net_namespaces=10000"),
-        ("mount", errno.EACCES, APPARMOR, "AppArmor", f"{SET} kernel.apparmor_restrict_unprivileged_userns=0"),
+        ("mount", errno.EACCES, APPARMOR, "AppArmor", "sudo sandbox doctor --fix"),
         ("proc", errno.EPERM, {}, "masks parts of /proc", "unmask"),
         ("user", errno.EPERM, {}, "seccomp", "seccomp=unconfined"),
         ("user", errno.EINVAL, {}, "kernel does not have it (EINVAL)", "5.12"),
