@@ -17,7 +17,8 @@ BASE_DOMAIN = "localhost"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One daemon's places and ceilings. pool: parked children kept ready. max_envs: live envs at once."""
+    """One daemon's places and ceilings. pool: parked children kept ready. max_envs: live envs at once. metrics: whether they
+    are served at http://sandboxd.BASE_DOMAIN/metrics."""
 
     socket: Path
     runtime_dir: Path
@@ -28,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold: float = 30.0
     log_limit: int = 5 << 20
     base_domain: str = BASE_DOMAIN
+    metrics: bool = True
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], uid: int) -> "Settings":
@@ -51,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             max_envs=whole(environ, "SANDBOXD_MAX_ENVS", 1000, low=1, high=100_000),
             log_limit=whole(environ, "SANDBOXD_LOG_LIMIT", 5 << 20, low=4096, high=1 << 40),
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
+            metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
         )
 
 

@@ -1,4 +1,4 @@
-"""`sandbox daemon start|stop|status|run`: the daemon itself, for those who want to see it.
+"""`sandbox daemon start|stop|status|run` and `metrics`: the daemon itself, for those who want to see it.
 
 Nothing here is needed for daily use: every verb starts a daemon when none answers.
 """
@@ -15,7 +15,7 @@ from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import items, note, out
 from sandboxd.cli.template import Columns
 from sandboxd.errors import DaemonUnreachable, TimedOut
-from sandboxd.protocol.messages import Shutdown, Status, StatusReply
+from sandboxd.protocol.messages import Metrics, Shutdown, Status, StatusReply
 from sandboxd.units import format_duration
 
 STOP_SECONDS = 60.0
@@ -113,6 +113,13 @@ def wait_gone(pidfd: int | None, status: StatusReply) -> None:
     poll.register(pidfd, select.POLLIN)
     if not poll.poll(STOP_SECONDS * 1000):
         raise TimedOut(f"the daemon (pid {status.pid}) did not end in {STOP_SECONDS:.0f} s", hint=f"its log is in {status.dir}")
+
+
+@click.command()
+@options.takes(Flags)
+def metrics(cli: Cli, flags: Flags) -> None:
+    """Print the daemon's numbers in Prometheus's text format, as http://sandboxd.localhost:7070/metrics serves them."""
+    out(cli.visitor.call(Metrics()).text.rstrip("\n"))
 
 
 @daemon.command("run")

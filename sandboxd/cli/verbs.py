@@ -56,6 +56,7 @@ VERBS: dict[str, Verb] = {
     "rm": Verb("remove", "rm", "Remove envs and all they left", CHANGE),
     "prune": Verb("remove", "prune", "Remove every env that has ended", CHANGE),
     "doctor": Verb("doctor", "doctor", "Say what this machine lacks, why, and the fix", SYSTEM),
+    "metrics": Verb("daemon", "metrics", "Print the daemon's numbers for Prometheus", SYSTEM),
     "daemon": Verb("daemon", "daemon", "Start, stop or look at the daemon", SYSTEM),
     "completion": Verb("completion", "completion", "Print a shell's completion script", SYSTEM),
 }
@@ -64,7 +65,7 @@ ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy":
            "pause": "suspend", "sleep": "suspend", "unpause": "resume", "wake": "resume"}  # fmt: skip
 
 LATER = frozenset(
-    ("cp", "scale", "fork", "diff", "apply", "discard", "ensure", "metrics", "import", "export")
+    ("cp", "scale", "fork", "diff", "apply", "discard", "ensure", "import", "export")
 )  # fmt: skip
 """Verbs of the design that this version does not have: named as such, not as a typing mistake."""
 

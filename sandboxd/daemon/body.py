@@ -36,7 +36,7 @@ class Body:
         self.actor = actor
         self.link: InitLink | None = None
         self.pidfd = -1
-        self.notebook = Notebook()
+        self.notebook = Notebook(actor.supervisor.tally.count)
         self.readiness = Readiness(actor)
         self.prepared_attach: dict[str, dict[str, int]] = {}
         self.prepared_window = (24, 80)

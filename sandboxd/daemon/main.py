@@ -17,10 +17,12 @@ from sandboxd import __version__
 from sandboxd.daemon.adopt import adopt_all
 from sandboxd.daemon.control import ControlServer, Handler
 from sandboxd.daemon.envs import EnvRequests
+from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.queries import Queries
 from sandboxd.daemon.sessions import SessionRequests
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.daemon.watch import Watch
+from sandboxd.daemon.web import Web
 from sandboxd.errors import Internal, SandboxdError, UsageError
 from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
@@ -93,7 +95,10 @@ async def live(settings: Settings, rundir: RunDir, ready: int) -> None:
     set_title("sandboxd")
     supervisor = await build(settings, rundir)
     watch = Watch(supervisor)
+    web = Web(lambda: scrape(supervisor, watch))
     try:
+        if settings.metrics:
+            supervisor.web = await web.start()
         await adopt_all(supervisor)
         supervisor.routes_changed()
         assert rundir.socket is not None
@@ -108,6 +113,7 @@ async def live(settings: Settings, rundir: RunDir, ready: int) -> None:
         await supervisor.leaving.wait()
         await server.stop()
     finally:
+        await web.stop()
         await leave(supervisor)
 
 
@@ -152,6 +158,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Stats": queries.stats,
         "Prune": envs.prune,
         "Status": queries.status,
+        "Metrics": queries.metrics,
         "Shutdown": queries.shutdown,
     }
 

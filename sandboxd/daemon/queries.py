@@ -1,4 +1,4 @@
-"""Requests that only look: List, Inspect, Status, Logs, Events, Why, Stats; and Shutdown, which only sets a flag."""
+"""Requests that only look: List, Inspect, Status, Metrics, Logs, Events, Why, Stats; and Shutdown, which only sets a flag."""
 
 import asyncio
 import os
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from sandboxd import __version__
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.control import Call
+from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.supervisor import Subscription, Supervisor
 from sandboxd.daemon.watch import Watch
 from sandboxd.errors import NotFound, UsageError
@@ -78,6 +79,10 @@ class Queries:
             router_pid=supervisor.router.pid,
             pool=supervisor.launcher.pool,
         )
+
+    async def metrics(self, call: Call) -> m.MetricsReply:
+        """All numbers of the daemon, as a monitor reads them; for who may see every env."""
+        return m.MetricsReply(text=(await scrape(self.supervisor, self.watch)).decode())
 
     async def logs(self, call: Call) -> m.LogsReply | None:
         """Output of an env's services."""

@@ -3,7 +3,7 @@
 NAME.localhost is the env's main service, SERVICE.NAME.localhost one service, ID.localhost the main one for as long as it lives.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
@@ -14,10 +14,12 @@ from sandboxd.routing.table import Endpoint, Route, RouteTable
 Reach = Literal["ready", "starting", "stopped", "failed"]
 
 
-def route_table(records: Iterable[EnvRecord], *, version: int, base_domain: str, envs_dir: str, hold: float) -> RouteTable:
-    """The whole table. hold: seconds a request waits for an env that is starting."""
-    endpoints: list[Endpoint] = []
-    routes: list[Route] = []
+def route_table(
+    records: Iterable[EnvRecord], *, version: int, base_domain: str, envs_dir: str, hold: float, own: Sequence[Endpoint] = ()
+) -> RouteTable:
+    """The whole table. hold: seconds a request waits for an env that is starting. own: what the daemon serves by itself."""
+    endpoints: list[Endpoint] = list(own)
+    routes = [Route(host=f"{endpoint.name}.{base_domain}", endpoint=index) for index, endpoint in enumerate(endpoints)]
     for record in records:
         if record.state is State.REMOVED or record.spec.network.mode == "none":
             continue

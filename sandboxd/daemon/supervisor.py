@@ -23,8 +23,10 @@ from sandboxd.lifecycle.names import find
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED
 from sandboxd.lifecycle.view import rfc3339
+from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
+from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
 from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir
@@ -68,6 +70,8 @@ class Supervisor:
         self.actors: dict[str, Actor] = {}
         self.berths = Berths(rundir, settings.pool)
         self.subscriptions: set[Subscription] = set()
+        self.tally = Tally()
+        self.web: Endpoint | None = None
         self.started = time.time()
         self.leaving = asyncio.Event()
         self.end_all = False
@@ -225,6 +229,7 @@ class Supervisor:
             base_domain=self.settings.base_domain,
             envs_dir=str(self.rundir.envs_dir),
             hold=self.settings.hold,
+            own=[self.web] if self.web else [],
         )
         self.router.push(table)
 
@@ -234,6 +239,7 @@ class Supervisor:
         if not self._untold:
             asyncio.get_running_loop().call_later(EVENTS_DELAY, self.keep_events)
         self._untold.append((time.time(), msgspec.json.encode(told)))
+        self.tally.note(event, record.id, time.monotonic())
         for subscription in self.subscriptions:
             subscription.put(told)
 

@@ -6,6 +6,7 @@ whole count again, so a denial that is told twice is one.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from sandboxd.protocol.messages import Denial, LimitHit
 
@@ -16,9 +17,13 @@ LONGEST = 200  # characters of what came from inside
 
 class Notebook:
     """One env's notes. awake: what keeps it from being suspended now. unknown: what cannot be known of its denials, and why.
-    unguarded: files that somebody outside obeys and that could be written from inside when they were last looked at."""
+    unguarded: files that somebody outside obeys and that could be written from inside when they were last looked at.
 
-    def __init__(self) -> None:
+    count: told of each denial and limit hit that is new, as ("denials", wall, how many) or ("limits", limit, 1).
+    """
+
+    def __init__(self, count: Callable[[str, str, int], object] = lambda what, label, more: None) -> None:
+        self._count = count
         self.awake: list[str] = []
         self.unknown: list[str] = []
         self.unguarded: list[str] = []
@@ -37,6 +42,8 @@ class Notebook:
     def denied(self, denial: Denial) -> None:
         """A wall refused something. Of one (wall, what, program) the newest word counts; at the cap the oldest goes."""
         key = (denial.wall, denial.what[:LONGEST], denial.program[:LONGEST])
+        known = self._denials.get(key)
+        self._count("denials", denial.wall, max(0, denial.count - (known.count if known else 0)))
         self._denials[key] = Denial(
             time=denial.time, wall=key[0], what=key[1], program=key[2], count=denial.count, option=denial.option
         )
@@ -46,6 +53,7 @@ class Notebook:
 
     def hit(self, hit: LimitHit) -> None:
         """A limit was met."""
+        self._count("limits", hit.limit, 1)
         self._hits.append(hit)
 
     def probed(self, service: str, unready: str) -> None:

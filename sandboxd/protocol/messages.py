@@ -484,6 +484,16 @@ class StatusReply(Reply, frozen=True, kw_only=True):
     pool: int = 0
 
 
+class Metrics(Params, frozen=True, kw_only=True):
+    """The daemon and its envs as numbers."""
+
+
+class MetricsReply(Reply, frozen=True, kw_only=True):
+    """text: Prometheus's text format, version 0.0.4."""
+
+    text: str
+
+
 class Shutdown(Params, frozen=True, kw_only=True):
     """End the daemon. all: end every env and the router too; else they run on."""
 
@@ -521,5 +531,6 @@ METHODS: dict[str, Method] = {
     "Stats": Method(Stats, StatsReply, streams=True),
     "Prune": Method(Prune, PruneReply),
     "Status": Method(Status, StatusReply),
+    "Metrics": Method(Metrics, MetricsReply),
     "Shutdown": Method(Shutdown, Empty),
 }

@@ -238,6 +238,7 @@ class Client(Exchange):
         """Our own answer to the request that is under way."""
         request = self.request
         self.router.held.discard(self)
+        self.router.pages[page.status] += 1
         # A body that was not taken makes the place of the next request unknowable, so the connection ends.
         unread = request is not None and bool(request.length) and not self.sent
         close = close or unread or request is None or request.close or bool(request.upgrade)

@@ -53,6 +53,7 @@ class RouterHandle:
         self.listen: list[str] = []
         self.published: list[orders.Published] = []
         self.counts: dict[str, dict[str, int]] = {}
+        self.pages: dict[int, int] = {}
         self.on_death: Callable[[], object] | None = None
         self.on_stuck: Callable[[str], object] | None = None
         self._loop = asyncio.get_running_loop()
@@ -288,6 +289,7 @@ class RouterHandle:
                 if future is not None and not future.done():
                     future.set_result(report)
             case orders.Counts():
+                self.pages = report.pages or self.pages
                 self.counts.update({env_id: msgspec.structs.asdict(traffic) for env_id, traffic in report.envs.items()})
             case orders.Stuck():
                 log.warning("a socket of env %s blocked the router; it is left alone for a while", report.env_id)

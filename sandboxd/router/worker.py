@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import socket
+from collections import Counter
 
 from sandboxd.router.access import Access
 from sandboxd.router.backends import Backend, Backends
@@ -41,6 +42,7 @@ class Router:
         self.access = Access()
         self.clients: set[Client] = set()
         self.held: set[Client] = set()
+        self.pages: Counter[int] = Counter()
         self.raws: set[Raw] = set()
         self.held_raw: set[Raw] = set()
         self._most = bounds.clients or raise_descriptor_limit() // DESCRIPTORS_PER_CLIENT
@@ -48,6 +50,7 @@ class Router:
         self._ports: dict[tuple[str, int], Port] = {}
         self._ticking = False
         self._ticks = 0
+        self._pages_told = 0
         self._control = Control(self, control)
         self._signals = Signals(self.loop, self.loop.stop)
 
@@ -110,8 +113,9 @@ class Router:
                 for stock in env.stocks.values():
                     stock.shrink()
         changed = {env_id: traffic for env_id, env in self.backends.envs.items() if (traffic := env.traffic()) is not None}
-        if changed:
-            self._control.send(orders.Counts(envs=changed))
+        if changed or self.pages.total() != self._pages_told:
+            self._pages_told = self.pages.total()
+            self._control.send(orders.Counts(envs=changed, pages=self.pages))
         # Two rounds of shrinking after the last client, then nothing is left to do.
         if self.clients or self.raws:
             self._ticks %= SHRINK

@@ -117,9 +117,10 @@ class Done(Message, frozen=True, kw_only=True, tag="done"):
 
 
 class Counts(Message, frozen=True, kw_only=True, tag="counts"):
-    """The envs whose counts changed since the last one."""
+    """The envs whose counts changed since the last one. pages: answers of the router's own since it began, by status."""
 
     envs: dict[str, Traffic]
+    pages: dict[int, int] = {}
 
 
 class Stuck(Message, frozen=True, kw_only=True, tag="stuck"):
