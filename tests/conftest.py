@@ -20,6 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # No wall time decides a test, and the checkout may be read-only.
 settings.register_profile("house", deadline=None, database=None)
+settings.register_profile("long", deadline=None, database=None, max_examples=int(os.environ.get("EXAMPLES", "10000")))
 settings.load_profile("house")
 
 

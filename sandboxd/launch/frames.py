@@ -27,6 +27,7 @@ DONTWAIT = int(socket.MSG_DONTWAIT)
 FRAME_LIMIT = 1 << 20
 FDS_LIMIT = 16
 WORDS_LIMIT = 1000
+ERRNO_MOST = 4095  # include/linux/err.h
 CHUNK = 1 << 16
 
 
@@ -80,10 +81,16 @@ def error_to(error: SandboxdError) -> Message:
     }
 
 
+def as_text(value: object) -> str:
+    """What a peer sent as text: cut, and with no half of a surrogate pair, which JSON lets through and UTF-8 cannot carry."""
+    return str(value)[:WORDS_LIMIT].encode("utf-8", "replace").decode()
+
+
 def error_from(data: Message) -> SandboxdError:
     """The error that `error_to` wrote, of its own class where this version knows it; raises ProtocolViolation."""
     try:
-        code, message, hint, details = str(data["code"]), str(data["message"]), str(data["hint"]), dict(data["details"])
+        code, message, hint = (as_text(data[key]) for key in ("code", "message", "hint"))
+        details = dict(data["details"])
         found = by_code().get(code, SandboxdError)
         details = {str(key): value for key, value in details.items() if key not in ("message", "hint", "self")}
         made = found.__new__(found)  # KernelError takes other arguments, but its fields are the same
@@ -92,7 +99,7 @@ def error_from(data: Message) -> SandboxdError:
         raise ProtocolViolation(f"an error that is none: {error!r}") from None
     if isinstance(made, OSError):
         number = details.get("errno")
-        made.errno = number if isinstance(number, int) else 0
+        made.errno = number if isinstance(number, int) and 0 <= number <= ERRNO_MOST else 0
         made.strerror = os.strerror(made.errno)
     return made
 

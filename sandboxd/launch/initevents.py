@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sandboxd.errors import ProtocolViolation, SandboxdError
 from sandboxd.kernel.fds import close_all
-from sandboxd.launch.frames import error_from
+from sandboxd.launch.frames import as_text, error_from
 
 
 class Started(NamedTuple):
@@ -83,16 +83,24 @@ class Opened(NamedTuple):
 
 
 def as_int(value: object) -> int:
-    """A number that a peer sent; raises ProtocolViolation."""
-    if type(value) is not int:
-        raise ProtocolViolation(f"init sent {value!r} for a number")
+    """A number that a peer sent; raises ProtocolViolation. Pids, statuses and versions are of 32 bits; what is not, no journal
+    could keep."""
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ProtocolViolation(f"init sent {str(value)[:20]!r} for a number")
     return value
+
+
+def as_time(value: object) -> float:
+    """Seconds since the epoch; raises ProtocolViolation. NaN is within no bounds."""
+    if not isinstance(value, int | float) or not 0 <= value < 1 << 40:
+        raise ProtocolViolation(f"init sent {str(value)[:20]!r} for a time")
+    return float(value)
 
 
 def as_status(data: dict[str, Any]) -> ServiceStatus:
     """A service's status as init sent it."""
     pid, wait_status = (None if data[key] is None else as_int(data[key]) for key in ("pid", "wait_status"))
-    started, ended = (None if data[key] is None else float(data[key]) for key in ("started", "ended"))
+    started, ended = (None if data[key] is None else as_time(data[key]) for key in ("started", "ended"))
     return ServiceStatus(pid, wait_status, started, ended, bool(data.get("tty")), bool(data.get("stdin")))
 
 
@@ -100,8 +108,8 @@ def as_init_status(data: Any) -> InitStatus:
     """All that init told; raises ProtocolViolation."""
     try:
         return InitStatus(
-            {str(name): as_status(status) for name, status in data["services"].items()},
-            {str(name): error_from(error) for name, error in data["failed"].items()},
+            {as_text(name): as_status(status) for name, status in data["services"].items()},
+            {as_text(name): error_from(error) for name, error in data["failed"].items()},
             [dict(session) for session in data["sessions"]],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -109,19 +117,28 @@ def as_init_status(data: Any) -> InitStatus:
 
 
 def as_event(message: dict[str, Any]) -> InitEvent | None:
-    """An event as init sent it; None for a kind this version does not know."""
+    """An event as init sent it; None for a kind this version does not know. Raises ProtocolViolation."""
+    try:
+        return event_of(message)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtocolViolation(f"init sent an event that is none: {error!r}") from None
+
+
+def event_of(message: dict[str, Any]) -> InitEvent | None:
+    """The event, field by field."""
     match message["event"]:
         case "started":
-            return Started(str(message["service"]), as_int(message["pid"]), float(message["time"]))
+            return Started(as_text(message["service"]), as_int(message["pid"]), as_time(message["time"]))
         case "exec_failed":
-            return ExecFailed(str(message["service"]), error_from(message["error"]))
+            return ExecFailed(as_text(message["service"]), error_from(message["error"]))
         case "service_exited":
             status = as_int(message["wait_status"])
-            return ServiceExited(str(message["service"]), as_int(message["pid"]), status, float(message["time"]))
+            return ServiceExited(as_text(message["service"]), as_int(message["pid"]), status, as_time(message["time"]))
         case "session_exited":
             given = message["wait_status"]
             ended = None if given is None else as_int(given)
-            return SessionExited(str(message["session"]), ended, float(message["time"]), str(message.get("reason", "ended")))
+            reason = as_text(message.get("reason", "ended"))
+            return SessionExited(as_text(message["session"]), ended, as_time(message["time"]), reason)
     return None
 
 
@@ -130,7 +147,7 @@ def as_opened(found: dict[str, Any], fds: dict[str, int], wanted: set[str]) -> O
     try:
         if not wanted <= fds.keys() <= wanted | {"stdin"}:
             raise ProtocolViolation(f"init sent descriptors {sorted(fds)} for a session")
-        return Opened(str(found["session"]), as_int(found["pid"]), fds)
+        return Opened(as_text(found["session"]), as_int(found["pid"]), fds)
     except (KeyError, SandboxdError):
         close_all(list(fds.values()))
         raise ProtocolViolation("init's answer is no session") from None

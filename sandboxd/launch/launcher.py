@@ -88,7 +88,7 @@ class Launcher:
             pid, process, outer = self.park(profile, request["base"])
         except (OSError, SandboxdError) as error:
             self.reply({"failed": "namespaces", **talk.in_words(error)})
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             self.reply({"failed": "request", **talk.in_words(error)})
         else:
             self.reply({"pid": pid, "start_time": pidfd.start_time(pid) or 0}, [process, *outer])

@@ -43,7 +43,13 @@ Handler = Callable[[Turn, ev.Event], None]
 
 
 def step(record: EnvRecord, event: ev.Event, now: float) -> tuple[EnvRecord, list[ev.Effect]]:
-    """One event. now: seconds since the epoch. Never raises for any pair of state and event."""
+    """One event. now: seconds since the epoch. Never raises for any pair of state and event.
+
+    Of a service that the spec does not have (any more) nothing is heard: init's word for a name is that of the env itself.
+    """
+    service = getattr(event, "service", None)
+    if service is not None and service not in record.services and not isinstance(event, ev.RestartDue):
+        return record, []
     turn = Turn(record, now)
     TABLE[record.state, type(event)](turn, event)
     return turn.record, turn.effects

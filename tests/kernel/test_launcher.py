@@ -427,7 +427,14 @@ def test_a_request_that_makes_no_sense_is_answered(tmp_path: Path) -> None:
         launcher = await Launcher.start(pool=0, log=tmp_path / "log", init="stand_in", path=STAND_IN)
         try:
             said: list[str] = []
-            for body in (b"[]", b"{}", b'{"profile":{"uid":[1]},"base":[]}', b"\xff", b'{"profile":{"uid":[0,0],"gid":[0,0]}}'):
+            for body in (
+                b"[]",
+                b"{}",
+                b'{"profile":{"uid":[1]},"base":[]}',
+                b"\xff",
+                b'{"profile":{"uid":[0,0],"gid":[0,0]}}',
+                b"[" * 9999,
+            ):
                 heard = asyncio.get_running_loop().create_future()
                 launcher.asked.append((None, heard.set_result))  # type: ignore[arg-type]
                 launcher.line.send(body)
@@ -436,7 +443,7 @@ def test_a_request_that_makes_no_sense_is_answered(tmp_path: Path) -> None:
         finally:
             launcher.close()
 
-    assert asyncio.run(ask()) == ["LaunchFailed"] * 5
+    assert asyncio.run(ask()) == ["LaunchFailed"] * 6
 
 
 def test_frames_are_capped_on_both_sides() -> None:
