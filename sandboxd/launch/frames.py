@@ -36,6 +36,11 @@ def unknown(value: object) -> None:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
+def no_number(text: str) -> None:
+    """Infinity and NaN, which Python reads and JSON has not (RFC 8259)."""
+    raise ValueError(text)
+
+
 # Made once, where json.dumps makes two objects at each call: init shares its pages with the launcher until they are written to.
 ENCODER = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     None,
@@ -48,7 +53,7 @@ ENCODER = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     False,
     False,
 )
-DECODER = json.JSONDecoder()
+DECODER = json.JSONDecoder(parse_constant=no_number)
 
 
 def encode(message: Message) -> bytes:
