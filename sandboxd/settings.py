@@ -2,27 +2,34 @@
 
 Pure: the environment and the uid are arguments. `SANDBOXD_DIR=D` puts one daemon's socket, state and logs under D (tests,
 side-by-side daemons); else the XDG base directories hold. `SANDBOXD_SOCKET` points a client elsewhere, `SANDBOXD_LISTEN`
-is the router's address. No directory is made here: `store.rundir` makes and checks them.
+is the router's address. No directory is made here: `store.rundir` makes and checks them. Paths are kept as text: every
+`sandbox ps` reads settings, and pathlib is a sixth of its imports (measured).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from sandboxd.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_LISTEN = "127.0.0.1:7070"
 BASE_DOMAIN = "localhost"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One daemon's places and ceilings. pool: parked children kept ready. max_envs: live envs at once. metrics: whether they
-    are served at http://sandboxd.BASE_DOMAIN/metrics."""
+    """One daemon's places and ceilings. pool: parked children kept ready. max_envs: live envs at once.
 
-    socket: Path
-    runtime_dir: Path
-    state_dir: Path
+    control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
+    at http://sandboxd.BASE_DOMAIN/metrics.
+    """
+
+    control: str
+    runtime: str
+    state: str
     listen: list[str]
     pool: int = 4
     max_envs: int = 1000
@@ -41,13 +48,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         else:
             state_home = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
             runtime_home = environ.get("XDG_RUNTIME_DIR")
-            state = Path(state_home) / "sandboxd"
-            runtime = Path(runtime_home) / "sandboxd" if runtime_home else Path(f"/tmp/sandboxd-{uid}")
+            state = absolute(f"{state_home}/sandboxd", "XDG_STATE_HOME")
+            runtime = absolute(f"{runtime_home}/sandboxd", "XDG_RUNTIME_DIR") if runtime_home else f"/tmp/sandboxd-{uid}"
         socket = environ.get("SANDBOXD_SOCKET")
         return cls(
-            socket=absolute(socket, "SANDBOXD_SOCKET") if socket else runtime / "control.sock",
-            runtime_dir=runtime,
-            state_dir=state,
+            control=absolute(socket, "SANDBOXD_SOCKET") if socket else f"{runtime}/control.sock",
+            runtime=runtime,
+            state=state,
             listen=[address.strip() for address in environ.get("SANDBOXD_LISTEN", DEFAULT_LISTEN).split(",")],
             pool=whole(environ, "SANDBOXD_POOL", 4, low=0, high=256),
             max_envs=whole(environ, "SANDBOXD_MAX_ENVS", 1000, low=1, high=100_000),
@@ -56,12 +63,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
         )
 
+    @property
+    def socket(self) -> "Path":
+        """The control socket."""
+        return as_path(self.control)
 
-def absolute(text: str, variable: str) -> Path:
+    @property
+    def runtime_dir(self) -> "Path":
+        """Where the control socket is by default."""
+        return as_path(self.runtime)
+
+    @property
+    def state_dir(self) -> "Path":
+        """Where all that is kept is."""
+        return as_path(self.state)
+
+
+def as_path(text: str) -> "Path":
+    """For the daemon, which has pathlib anyway."""
+    from pathlib import Path  # noqa: PLC0415 - see above
+
+    return Path(text)
+
+
+def absolute(text: str, variable: str) -> str:
     """A path that means the same wherever the process stands."""
     if not text.startswith("/"):
         raise UsageError(f"{variable}={text!r} is not an absolute path", hint=f"set {variable} to a path that starts with /")
-    return Path(text)
+    return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
 
 
 def whole(environ: Mapping[str, str], variable: str, default: int, *, low: int, high: int) -> int:

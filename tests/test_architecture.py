@@ -73,6 +73,7 @@ HEAVY_FOR_INIT = {
     "pathlib", "tempfile", "threading", "email", "urllib", "argparse",
 }  # fmt: skip
 HEAVY_FOR_PS = {
+    "pathlib", "inspect", "typing_extensions",
     "asyncio", "uvloop", "psutil", "rich", "logging", "ssl", "http", "sqlite3", "tomllib", "multiprocessing", "unittest",
     "sandboxd.daemon", "sandboxd.doctor", "sandboxd.launch", "sandboxd.router", "sandboxd.lifecycle", "sandboxd.kernel",
     "sandboxd.isolation",

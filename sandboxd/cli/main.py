@@ -9,7 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sandboxd.cli import door
+from sandboxd.cli import (
+    door,
+    lean,  # noqa: F401 - first of all that imports msgspec
+)
 from sandboxd.cli.context import COMPLETE, Cli
 
 

@@ -163,11 +163,17 @@ def follow(cli: Cli, params: Run, progress: Progress) -> RunReply:
     for reply in cli.client.stream(params):
         assert isinstance(reply, RunReply)
         last = reply
-        waiting = [service.name for service in reply.env.services if service.state in {"waiting", "starting", "running"}]
-        progress.say(f"{reply.env.name} is {reply.env.state} {', '.join(waiting)}")
+        progress.say(stage(reply.env))
     if last is None:
         raise SandboxdError("the daemon answered nothing", hint="`sandbox daemon status` shows where its log is")
     return last
+
+
+def stage(info: EnvInfo) -> str:
+    """How far a start has come, service by service: `shop: db is ready, web is starting`."""
+    words = {"running": "runs", "exited": "has ended", "failed": "has failed", "waiting": "waits"}
+    told = [f"{service.name} {words.get(service.state, f'is {service.state}')}" for service in info.services]
+    return f"{info.name}: {', '.join(told)}" if len(told) > 1 else f"{info.name} is {info.state}"
 
 
 def say(reply: RunReply, before: EnvInfo | None, seconds: float) -> None:

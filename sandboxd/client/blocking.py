@@ -8,7 +8,6 @@ import os
 import select
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from sandboxd.protocol.messages import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Unpack
 
     from sandboxd.client import signatures
@@ -89,7 +89,7 @@ class Client:
     Each method raises the classes of sandboxd.errors: what the daemon answered, or DaemonUnreachable.
     """
 
-    def __init__(self, socket: Path | None = None, *, autostart: bool = True) -> None:
+    def __init__(self, socket: "Path | None" = None, *, autostart: bool = True) -> None:
         self._daemon = Daemon(socket, autostart=autostart)
         self._idle: list[Wire] = []
 

@@ -8,11 +8,14 @@ import errno
 import os
 import socket
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandboxd.client.session import DESCRIPTORS, unreachable
 from sandboxd.errors import DaemonUnreachable, PermissionDenied
 from sandboxd.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 READ_SIZE = 64 << 10
 SUN_PATH = 107  # unix(7): 108 bytes with the NUL
@@ -22,12 +25,11 @@ CONNECT_SECONDS = 10  # a connect waits only while the listener's backlog is ful
 class Daemon:
     """Where the daemon is. autostart: start one when none answers, unless somebody chose another's socket."""
 
-    def __init__(self, path: Path | None, *, autostart: bool) -> None:
+    def __init__(self, path: "Path | None", *, autostart: bool) -> None:
         self._settings = Settings.from_environ(os.environ, os.geteuid())
-        chosen = path or self._settings.socket
-        self.path = str(chosen)
+        self.path = self._settings.control if path is None else str(path)
         # SANDBOXD_SOCKET names a daemon that somebody else runs: one started here would not be that one.
-        self.autostart = autostart and chosen == self._settings.runtime_dir / "control.sock"
+        self.autostart = autostart and self.path == f"{self._settings.runtime}/control.sock"
 
     def connect(self) -> socket.socket:
         """A connected blocking socket; raises DaemonUnreachable, PermissionDenied, or what the daemon's start ended with."""

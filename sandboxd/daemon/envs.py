@@ -119,15 +119,15 @@ class EnvRequests:
         """Wait for "created", "started" or "ready", telling a streaming client of each change; raises what ended it before."""
         holds = GOALS[wait]
         loop_end = None if timeout is None else time.monotonic() + timeout
-        told = actor.settled
+        told = shown_of(actor.settled)
         # descriptors ride on the first reply, so an attached run tells of nothing before it
         tells = call.more and not getattr(call.params, "attach", False)
         while not holds(actor.settled) and not has_ended(actor.settled):
             left = None if loop_end is None else max(0.0, loop_end - time.monotonic())
             seen = actor.settled
             record = await actor.wait_until(lambda record, seen=seen: record is not seen, left)  # type: ignore[misc]
-            if tells and record.state is not told.state:
-                told = record
+            if tells and shown_of(record) != told:
+                told = shown_of(record)
                 with suppress(ConnectionError):
                     await call.reply(m.RunReply(env=self.info(record), done=False), continues=True)
         record = actor.settled
@@ -323,6 +323,11 @@ def not_ready(record: EnvRecord) -> NotReady:
     reason = next((service.unready for service in record.services.values() if service.unready), record.state.value)
     message = f"env {record.name} is not ready: {reason}"
     return NotReady(message, hint=f"{hint}; it runs on", state=record.state.value, id=record.id)
+
+
+def shown_of(record: EnvRecord) -> tuple[object, ...]:
+    """What a progress line tells of: the env's state, and each service's."""
+    return record.state, *(service.state for service in record.services.values())
 
 
 GOALS: dict[str, Callable[[EnvRecord], bool]] = {"created": lambda record: True, "started": has_started, "ready": is_settled}

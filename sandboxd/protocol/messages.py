@@ -189,7 +189,7 @@ class Run(Params, frozen=True, kw_only=True):
     directory: where the caller stands; with no workspace in the spec it is only recorded.
     wait: "created" answers at once, "started" when every service that can start was executed (its command was found),
     "ready" when the env is ready. timeout: of that wait, seconds. With `more`, a reply comes for each change
-    of state until then (the last one has `done`).
+    of state, the env's or a service's, until then (the last one has `done`).
     attach: also open a session on the first service's stdio before it starts (the reply has `session`, and the
     descriptors go along when the client asked for them with `fds`).
     """

@@ -121,7 +121,7 @@ def still_starting(name: str, hold: float) -> Page:
 
 
 def stopped(name: str, reason: str) -> Page:
-    """It does not run, and nobody is about to start it."""
+    """It does not run, and nobody is about to start it. No Retry-After (RFC 9110 15.6.4: MAY): waiting changes nothing."""
     return Page(503, f"{name} is stopped", reason or "The environment does not run.", f"Start it: `sandbox start {name}`.")
 
 

@@ -78,15 +78,6 @@ class Journal:
         sql = "SELECT body FROM (SELECT seq, body FROM events WHERE time >= ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
         return [as_bytes(body) for (body,) in self._run(sql, since, KEPT_EVENTS)]
 
-    def get_meta(self, key: str) -> str | None:
-        """A fact, or None."""
-        rows = self._run("SELECT value FROM meta WHERE key = ?", key)
-        return str(rows[0][0]) if rows else None
-
-    def set_meta(self, key: str, value: str) -> None:
-        """Write a fact down; committed on return."""
-        self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
-
     def close(self) -> None:
         """Close the database; the write-ahead log goes into it."""
         self._db.close()

@@ -102,21 +102,6 @@ class RunDir:
                 removal.remove_tree(self._envs_fd, name)
             raise failed(error, self.envs_dir / name) from error
 
-    def listen_in(self, env_id: str, name: str, kind: socket.SocketKind) -> socket.socket:
-        """A listening Unix socket S/envs/ID/name, 0600, in place of an old one; raises StoreFailed. The caller closes it."""
-        path = self.env_dir(env_id)
-        listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        try:
-            directory = os.open(env_id, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._envs_fd)
-            try:
-                listen_at(listener, directory, name)
-            finally:
-                os.close(directory)
-        except OSError as error:
-            listener.close()
-            raise failed(error, path / name) from error
-        return listener
-
     def env_ids(self) -> list[str]:
         """Every env that has a directory."""
         return sorted(name for name in os.listdir(self._envs_fd) if ENV_ID.fullmatch(name))

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sandboxd.protocol.messages import Remove, Run
+from sandboxd.spec import EnvSpec, Service, Workspace
 from tests.daemons import Daemon
 
 WAITING = """
@@ -70,3 +72,20 @@ def test_an_env_without_url_says_why(shared_daemon: Daemon, place: Path) -> None
     gone = shared_daemon.sandbox("why", "mute", check=False)
     assert gone.returncode == 1
     assert "mute" in gone.stderr
+
+
+def test_a_start_tells_of_each_service_as_it_comes(shared_daemon: Daemon, place: Path) -> None:
+    server = ["python3", "-m", "http.server", "--bind", "127.0.0.1"]
+    services = {
+        "db": Service(command=[*server, "5432"], port=5432),
+        "web": Service(command=[*server, "3000"], port=3000, depends_on=["db"]),
+    }
+    spec = EnvSpec(name="told", services=services, workspace=Workspace(path=str(place)))
+    with shared_daemon.client() as client:
+        seen = [
+            [service.state for service in reply.env.services]
+            for reply in client.stream(Run(spec=spec, wait="ready", timeout=60))
+        ]
+        client.call(Remove(target="told", force=True))
+    assert seen[-1] == ["ready", "ready"]
+    assert any(db == "ready" and web != "ready" for db, web in seen), seen

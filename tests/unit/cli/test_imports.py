@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from sandboxd.cli import lean
+
 HEAVY = {
     "asyncio",
     "rich",
@@ -53,3 +55,14 @@ def test_the_usual_ps_needs_no_click() -> None:
     code = "import sandboxd.cli.main, sandboxd.cli.listing, sandboxd.client, sys; sandboxd.client.Client; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & (HEAVY | TOML | {"click", "difflib"})
+
+
+def test_msgspec_works_without_what_it_was_kept_from() -> None:
+    """typing_extensions stays importable afterwards, and structs of typing's own words are read as before."""
+    assert lean.msgspec.__name__ == "msgspec"
+    code = (
+        "import sys; from sandboxd.cli import lean; assert sys.modules.get('typing_extensions', 1) is not None\n"
+        "from sandboxd.protocol import messages as m\n"
+        "lean.msgspec.convert({'spec': {'services': {'a': {'command': 'x'}}}}, m.Run); print('read')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "read\n"

@@ -8,6 +8,9 @@ import sys
 import pytest
 
 from sandboxd.cli.progress import FRAMES, Progress
+from sandboxd.cli.up import stage
+from sandboxd.protocol import messages as m
+from tests.unit.cli.fakes import env
 
 
 def test_silence_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +43,9 @@ def test_a_line_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
                 seen = os.read(master, 4096).decode()
         rest = os.read(master, 4096).decode()
         assert rest.endswith("\r\x1b[K")
+
+
+def test_a_start_names_each_service() -> None:
+    services = [m.ServiceInfo(name="db", state="ready"), m.ServiceInfo(name="web", state="waiting")]
+    assert stage(env(services=services)) == "shop: db is ready, web waits"
+    assert stage(env(state="starting", services=services[:1])) == "shop is starting"
