@@ -53,13 +53,22 @@ class Workspace(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Ceilings of a whole env; None: no limit of ours. `nofile` and `pids` default to what a laptop can bear."""
+    """Ceilings of a whole env; None: no limit of ours. `nofile` and `pids` default to what a laptop can bear.
+
+    memory_high: above it the env is slowed down and its memory taken back, but nothing is killed. cpu_weight: its share of busy
+    CPUs, 100 is everybody's. disk: what it may write to its home, logs and /tmp, and the size of any one file. nofile: open
+    files of each process. io_read, io_write: bytes a second.
+    """
 
     memory: Size | None = None
+    memory_high: Size | None = None
     cpus: Annotated[float, Meta(gt=0)] | None = None
+    cpu_weight: Annotated[int, Meta(ge=1, le=10000)] | None = None
     pids: Annotated[int, Meta(ge=1)] | None = 1024
     disk: Size | None = None
     nofile: Annotated[int, Meta(ge=16)] | None = 4096
+    io_read: Size | None = None
+    io_write: Size | None = None
 
 
 class Isolation(Struct, frozen=True, kw_only=True):

@@ -21,8 +21,8 @@ FILES = sorted((ROOT / "sandboxd").rglob("*.py"))
 
 PURE = (
     "spec", "specfile", "units", "settings", "protocol", "lifecycle", "isolation", "routing",
-    "limits.verdict", "client.session", "doctor.facts", "doctor.report", "doctor.walls", "doctor.host", "doctor.service",
-    "doctor.names", "doctor.fixes", "doctor.diagnosis",
+    "limits.verdict", "limits.change", "client.session", "cli.ceilings", "doctor.facts", "doctor.report", "doctor.walls",
+    "doctor.host", "doctor.service", "doctor.names", "doctor.fixes", "doctor.diagnosis",
 )  # fmt: skip
 IMPURE = {
     "os", "io", "socket", "select", "selectors", "asyncio", "time", "random", "secrets", "uuid", "ctypes", "subprocess",

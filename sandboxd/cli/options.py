@@ -91,6 +91,25 @@ def duration_option(*names: str, text: str) -> Callable[[Wrapped], Wrapped]:
     return click.option(*names, metavar="DURATION", callback=checked_duration, help=text)
 
 
+LIMITS = (
+    click.option("-m", "--memory", metavar="SIZE", help="Memory of the whole env, such as 512m."),
+    click.option("--memory-reservation", metavar="SIZE", help="From there on slow it down and take memory back."),
+    click.option("--cpus", type=float, metavar="N", help="CPUs, such as 1.5."),
+    click.option("--cpu-weight", type=int, metavar="N", help="Its share of busy CPUs: 1 to 10000, others have 100."),
+    click.option("--pids-limit", type=int, metavar="N", help="Tasks (default: 1024; -1: no limit)."),
+    click.option("--disk", metavar="SIZE", help="What it may write to its home, logs and /tmp."),
+    click.option("--io-read", metavar="SIZE", help="Bytes a second from disk, such as 10m."),
+    click.option("--io-write", metavar="SIZE", help="Bytes a second to disk."),
+)
+
+
+def limits(command: Wrapped) -> Wrapped:
+    """The flags of `ceilings.LimitFlags`."""
+    for option in reversed(LIMITS):
+        command = option(command)
+    return command
+
+
 def reference(command: Wrapped) -> Wrapped:
     """`[ENV[/SERVICE]]`."""
     return click.argument("reference", required=False, metavar="[ENV[/SERVICE]]", shell_complete=env_names)(command)

@@ -11,6 +11,8 @@ from sandboxd.protocol.messages import EnvInfo, PortInfo
 SHORT_ID = 12
 COMMAND_WIDTH = 20
 CAUSES = frozenset(("memory", "oom", "pids", "disk", "ttl", "idle", "killed", "lost"))
+MEASURED = frozenset(("memory", "pids", "disk"))
+"""Causes whose reason says limit and peak first."""
 
 
 def clean(text: str) -> str:
@@ -59,9 +61,14 @@ def cause(info: EnvInfo) -> str:
     return word if word in CAUSES else ""
 
 
+def ending(info: EnvInfo) -> str:
+    """The cause with what was met, without what to do: `memory: 512MiB limit, peak 530MiB`."""
+    return info.reason.partition(";")[0] if cause(info) in MEASURED else cause(info)
+
+
 def status(info: EnvInfo, now: float) -> str:
-    """The STATUS column: `Up 2 minutes (ready)`, `Exited (137) 5 minutes ago (memory)`."""
-    why = f" ({clean(cause(info))})" if cause(info) else ""
+    """The STATUS column: `Up 2 minutes (ready)`, `Exited (137) 5 minutes ago (memory: 512MiB limit, peak 530MiB)`."""
+    why = f" ({clean(ending(info))})" if cause(info) else ""
     if info.state in {"stopped", "failed"}:
         word = "Failed" if info.exit_code is None and info.state == "failed" else "Exited"
         code = "" if info.exit_code is None else f" ({info.exit_code})"

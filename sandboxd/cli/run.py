@@ -69,9 +69,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
     "--workspace", type=click.Choice(["bind", "cow", "copy"]), default="bind", help="Default: bind, the live directory."
 )
 @click.option("-v", "--volume", multiple=True, metavar="SRC:DST[:ro]", help="A host path shown inside.")
-@click.option("-m", "--memory", metavar="SIZE", help="Memory of the whole env, such as 512m.")
-@click.option("--cpus", type=float, metavar="N", help="CPUs, such as 1.5.")
-@click.option("--pids-limit", type=int, metavar="N", help="Tasks (default: 1024; -1: no limit).")
+@options.limits
 @click.option("--ulimit", multiple=True, metavar="nofile=N", help="Open files of a process.")
 @click.option(
     "--network", "--net", "network", type=click.Choice(["private", "host", "none"]), default="private", help="Default: private."

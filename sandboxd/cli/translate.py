@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from sandboxd.cli.ceilings import LimitFlags, changes, nofile, whole
 from sandboxd.errors import NameInvalid, NotOffered, SandboxdError, UsageError
 from sandboxd.spec import EnvSpec, Isolation, Lifecycle, Limits, Mount, Network, Publish, Service, Workspace
-from sandboxd.units import parse_duration, parse_size
+from sandboxd.units import parse_duration
 
 SERVICE = "main"
 """The name of the one service of an env made by `run`."""
@@ -28,7 +29,7 @@ HANDED_ON = frozenset(
 """What of the caller's environment leaves this process, and LC_*: where things are, how to speak. `-e NAME` hands others on."""
 
 
-class RunFlags(msgspec.Struct, frozen=True, kw_only=True):
+class RunFlags(LimitFlags, frozen=True, kw_only=True):
     """The flags of `run` that say what the env is; the names are click's."""
 
     name: str | None = None
@@ -37,9 +38,6 @@ class RunFlags(msgspec.Struct, frozen=True, kw_only=True):
     workdir: str | None = None
     workspace: str = "bind"
     volume: tuple[str, ...] = ()
-    memory: str | None = None
-    cpus: float | None = None
-    pids_limit: int | None = None
     ulimit: tuple[str, ...] = ()
     network: Literal["private", "host", "none"] = "private"
     egress: tuple[str, ...] = ()
@@ -83,7 +81,7 @@ def spec_of(flags: RunFlags, command: Sequence[str], caller: Caller) -> EnvSpec:
         services={SERVICE: service_of(flags, command, routed)},
         workspace=Workspace(path=workspace_path(flags, caller)),
         env=environment(flags.env, caller),
-        limits=limits(flags),
+        limits=Limits(**changes(flags), **nofile(flags.ulimit)),  # type: ignore[arg-type] # checked by the daemon
         isolation=Isolation(level=flags.isolation, user=user(flags.user)),
         network=Network(mode=flags.network, egress=egress(flags.egress), forward=forwards(flags.forward), publish=published),
         lifecycle=Lifecycle(ttl=lifetime(flags.ttl), restart=restart(flags.restart), remove=flags.rm),
@@ -150,13 +148,6 @@ def absolute(path: str, directory: str, home: str | None = None) -> str:
     if home and (path == "~" or path.startswith("~/")):
         path = home + path[1:]
     return posixpath.normpath(posixpath.join(directory, path))
-
-
-def whole(flag: str, text: str, low: int, high: int, what: str = "number") -> int:
-    """A whole number within its bounds."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
-        raise UsageError(f"{flag}: {text!r} is no {what} from {low} to {high}")
-    return int(text)
 
 
 def ports(texts: Sequence[str]) -> tuple[int | None, list[Publish]]:
@@ -272,29 +263,6 @@ def mount(text: str, directory: str) -> Mount:
     return Mount(source=source, target=posixpath.normpath(target), readonly=mode == "ro")
 
 
-def limits(flags: RunFlags) -> Limits:
-    """Ceilings; what is not named keeps the spec's default."""
-    found: dict[str, Any] = {}
-    if flags.memory is not None:
-        found["memory"] = size("-m", flags.memory) or None  # docker's 0 is "no limit"
-    if flags.cpus is not None:
-        if not 0 < flags.cpus < 1e6:
-            raise UsageError(f"--cpus {flags.cpus:g}: not a positive number of CPUs", hint="--cpus 1.5")
-        found["cpus"] = flags.cpus
-    if flags.pids_limit is not None:
-        if flags.pids_limit == 0 or flags.pids_limit < -1:
-            raise UsageError(f"--pids-limit {flags.pids_limit}: at least 1, or -1 for no limit")
-        found["pids"] = None if flags.pids_limit == -1 else flags.pids_limit
-    for text in flags.ulimit:
-        key, _, value = text.partition("=")
-        if key != "nofile":
-            raise NotOffered(f"--ulimit {text}: only nofile can be set", hint="--ulimit nofile=4096")
-        soft, _, hard = value.partition(":")
-        low = whole(f"--ulimit {text}", soft, 16, 1 << 30)
-        found["nofile"] = max(low, whole(f"--ulimit {text}", hard, 16, 1 << 30)) if hard else low
-    return Limits(**found)
-
-
 def egress(texts: Sequence[str]) -> Literal["open", "none"] | list[str]:
     """`open`, `none`, or hosts, by commas or repeated."""
     hosts = [host.strip() for text in texts for host in text.split(",") if host.strip()]
@@ -336,14 +304,6 @@ def lifetime(text: str | None) -> float | None:
     if seconds <= 0:
         raise UsageError(f"--ttl {text}: an env that lives for no time", hint="--ttl 2h")
     return seconds
-
-
-def size(flag: str, text: str) -> int:
-    """Bytes from `512m`; errors name the flag."""
-    try:
-        return parse_size(text)
-    except SandboxdError as error:
-        raise UsageError(f"{flag} {text}: {error.message}", hint=error.hint) from error
 
 
 def duration(flag: str, text: str) -> float:

@@ -52,6 +52,7 @@ VERBS: dict[str, Verb] = {
     "restart": Verb("life", "restart", "Stop, then start", CHANGE),
     "suspend": Verb("life", "suspend", "Have nothing of envs run, and keep them as they are", CHANGE),
     "resume": Verb("life", "resume", "Have suspended envs run on", CHANGE),
+    "update": Verb("update", "update", "Change limits of envs, running or not", CHANGE),
     "kill": Verb("life", "kill", "Kill envs at once, or send a signal", CHANGE),
     "rm": Verb("remove", "rm", "Remove envs and all they left", CHANGE),
     "prune": Verb("remove", "prune", "Remove every env that has ended", CHANGE),

@@ -24,6 +24,7 @@ from sandboxd.protocol.messages import (
     Start,
     Stop,
     Suspend,
+    Update,
     Wait,
 )
 from sandboxd.spec import EnvSpec, Isolation, Lifecycle, Limits, Mount, Network, Ready, Service, Workspace
@@ -220,6 +221,11 @@ class Env(Requests):
         self.info = self._client.call(Resume(target=self.id)).env
         return self
 
+    def update(self, **limits: int | float | None) -> "Env":
+        """Change limits, by the names of `spec.Limits`; None takes one away. Raises what cannot be enforced."""
+        self.info = self._client.call(Update(target=self.id, limits=limits)).env
+        return self
+
     def kill(self, signal: str = "KILL") -> "Env":
         """Signal every service's main process; KILL ends the whole tree."""
         self.info = self._client.call(Kill(target=self.id, signal=signal)).env
@@ -295,6 +301,11 @@ class AsyncEnv(Requests):
     async def resume(self) -> "AsyncEnv":
         """Have it run on."""
         self.info = (await self._client.call(Resume(target=self.id))).env
+        return self
+
+    async def update(self, **limits: int | float | None) -> "AsyncEnv":
+        """Change limits, by the names of `spec.Limits`; None takes one away. Raises what cannot be enforced."""
+        self.info = (await self._client.call(Update(target=self.id, limits=limits))).env
         return self
 
     async def kill(self, signal: str = "KILL") -> "AsyncEnv":

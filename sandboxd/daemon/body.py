@@ -11,7 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sandboxd.daemon import building, freezing
+from sandboxd.daemon import building, freezing, limiting
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
@@ -41,6 +41,7 @@ class Body:
         self.prepared_attach: dict[str, dict[str, int]] = {}
         self.prepared_window = (24, 80)
         self.config: dict[str, dict[str, object]] = {}
+        self.unapplied = ""
         self._sessions: dict[str, asyncio.Future[int]] = {}
         self.attached: set[str] = set()
         self._greeting: InitStatus | None = None
@@ -70,7 +71,8 @@ class Body:
                 boot_id=launched.boot_id,
                 netns_cookie=launched.netns_cookie,
             )
-            self.actor.post(ev.Launched(init=identity, walls=building.walls_of(launched.plan)))
+            walls, cpus = building.walls_of(launched.plan), building.cpus_of(launched.plan)
+            self.actor.post(ev.Launched(init=identity, walls=walls, enforced=launched.plan.limits, cpus=cpus))
             self.report_status()
         except (SandboxdError, OSError) as error:
             await self._launch_failed(error)
@@ -287,6 +289,16 @@ class Body:
         """Stop watching."""
         await self.readiness.forget(effect.service)
 
+    async def apply_limits(self, effect: ev.ApplyLimits) -> None:
+        """The record's limits, on what runs; `unapplied` says what the kernel refused."""
+        self.config = {}  # services that are started from here on are planned anew
+        self.unapplied = ""
+        try:
+            limiting.apply(self.actor)
+        except OSError as error:
+            self.unapplied = str(error)
+            log.warning("env %s: its new limits are not all in force: %s", self.actor.record.name, error)
+
     # -- timers and news -----------------------------------------------------------------------------------------------
 
     async def arm(self, effect: ev.Arm) -> None:
@@ -330,6 +342,7 @@ PERFORM: dict[type[ev.Effect], Callable[[Body, Any], Awaitable[None]]] = {
     ev.EndInit: Body.end_init,
     ev.Arm: Body.arm,
     ev.Disarm: Body.disarm,
+    ev.ApplyLimits: Body.apply_limits,
     ev.Settle: Body.settle,
     ev.Discard: Body.discard,
     ev.Announce: Body.announce,

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from sandboxd.daemon.berths import APPEND, Berth
 from sandboxd.isolation.plan import LaunchPlan, plan
+from sandboxd.isolation.steps import Affinity
 from sandboxd.launch.client import InitFds
 from sandboxd.launch.guards import unguarded
 from sandboxd.launch.initlink import InitLink, bind_sockets
@@ -76,7 +77,7 @@ async def publish(router: "RouterHandle", record: EnvRecord) -> None:
 
 def make_plan(supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start: list[str]) -> LaunchPlan:
     """Look at the host and the spec's paths, and decide every step."""
-    spec = with_given_port(record)
+    spec = replace(with_given_port(record), limits=record.limits)
     place = look_at(spec, environ=record.environ, env_dir=env_dir, uid=record.owner)
     made = plan(
         spec,
@@ -88,9 +89,23 @@ def make_plan(supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start:
         uid=record.owner,
         gid=record.group,
         url=f"http://{record.name}.{supervisor.base}",
+        cpus=record.cpus if record.init else supervisor.least_loaded(),
     )
-    init = replace(made.init, start=start, log_limit=supervisor.settings.log_limit)
+    init = replace(made.init, start=start, log_limit=log_limit(supervisor, record))
     return replace(made, init=init)
+
+
+def log_limit(supervisor: "Supervisor", record: EnvRecord) -> int:
+    """Bytes of each of a service's two log files: all of them together take no more than half of what may be on disk."""
+    most = supervisor.settings.log_limit
+    if record.limits.disk is None:
+        return most
+    return max(4096, min(most, record.limits.disk // (4 * len(record.services))))
+
+
+def cpus_of(made: LaunchPlan) -> list[int]:
+    """The CPUs that a plan gives the env, where their number is limited that way."""
+    return next((step.cpus for step in made.steps if isinstance(step, Affinity)), [])
 
 
 def with_given_port(record: EnvRecord) -> EnvSpec:

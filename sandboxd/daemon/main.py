@@ -21,6 +21,7 @@ from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.queries import Queries
 from sandboxd.daemon.sessions import SessionRequests
 from sandboxd.daemon.supervisor import Supervisor
+from sandboxd.daemon.updates import UpdateRequests
 from sandboxd.daemon.watch import Watch
 from sandboxd.daemon.web import Web
 from sandboxd.errors import Internal, SandboxdError, UsageError
@@ -151,6 +152,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Suspend": envs.suspend,
         "Resume": envs.resume,
         "Kill": envs.kill,
+        "Update": UpdateRequests(supervisor, watch).update,
         "Remove": envs.remove,
         "Wait": envs.wait,
         "Events": queries.events,

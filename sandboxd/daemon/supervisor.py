@@ -23,6 +23,7 @@ from sandboxd.lifecycle.names import find
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED
 from sandboxd.lifecycle.view import rfc3339
+from sandboxd.limits.cpus import Load, rank
 from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
@@ -69,6 +70,7 @@ class Supervisor:
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
         self.berths = Berths(rundir, settings.pool)
+        self.load = Load()
         self.subscriptions: set[Subscription] = set()
         self.tally = Tally()
         self.web: Endpoint | None = None
@@ -192,6 +194,11 @@ class Supervisor:
             if not self._unsaved:
                 log.error("the journal cannot be written, changes are kept in memory: %s", error)
             self._unsaved.add(record.id)
+
+    def least_loaded(self) -> list[int]:
+        """The CPUs that envs may have, the least loaded first."""
+        held = [actor.record.cpus for actor in self.actors.values() if actor.record.state not in ENDED]
+        return rank(self.host.limits.cpus, held, self.load.busy())
 
     async def discard(self, actor: Actor) -> None:
         """An env is removed: its directory, its record, its name."""

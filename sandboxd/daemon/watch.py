@@ -1,7 +1,8 @@
-"""Looking at what envs use: for `stats` and `inspect` when asked, and all the time for envs with a memory limit.
+"""Looking at what envs use: for `stats` and `inspect` when asked, and all the time for what no kernel enforces.
 
-The kernel gives no event for a sum of processes without a cgroup, so this samples: twice a second while an env works, less
-often the longer its CPU time stands still. The verdict is `limits.verdict`'s; the kill is the actor's.
+The kernel gives no event for a sum of processes without a cgroup, so this samples: four times a second while an env with such a
+limit works, less often the longer its CPU time stands still; other envs seldom, to notice limits that they met. What was
+written to disk is walked by `disk`, in a thread. The verdict is `limits.verdict`'s; the kill is the actor's.
 """
 
 import asyncio
@@ -9,14 +10,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from sandboxd.daemon import limiting
+from sandboxd.daemon.disk import DiskWatch
 from sandboxd.errors import SandboxdError
-from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
-from sandboxd.lifecycle.view import rfc3339
 from sandboxd.limits.sampler import Sample, Sampler
-from sandboxd.limits.verdict import judge
-from sandboxd.protocol.messages import LimitHit, StatsRow, Usage
+from sandboxd.limits.verdict import SAMPLED, Verdict, judge, over
+from sandboxd.protocol.messages import StatsRow, Usage
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 TICK = 0.25
-MOST_SKIPPED = 8
+OFTEN, SELDOM = 1, 16  # ticks between looks at an env with a sampled limit, and at any other
+MOST_TIMES = 8  # as long, while its CPU time stands still
 
 
 class Watch:
-    """The last sample of each env, and the loop over those with a limit."""
+    """The last sample of each env, and the loop over those that live."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
+        self.disk = DiskWatch(supervisor)
         self._sampler = Sampler()
         self._last: dict[str, Sample] = {}
         self._before: dict[str, Sample] = {}
@@ -39,18 +42,21 @@ class Watch:
         self._skip: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
-        """Sample the envs with a memory limit until the daemon leaves; nothing is done while there is none."""
+        """Look at envs until the daemon leaves."""
+        self.supervisor.own(self.disk.run(), name="disk")
         while True:
-            limited = [actor for actor in self.supervisor.actors.values() if is_limited(actor.record)]
-            for actor in limited:
+            alive = [actor for actor in self.supervisor.actors.values() if lives(actor.record)]
+            for actor in alive:
                 if self._is_due(actor.record):
                     self._check(actor)
             self._forget()
-            await asyncio.sleep(TICK if limited else 4 * TICK)
+            often = any(is_sampled(actor.record) for actor in alive)
+            await asyncio.sleep(TICK if often else 4 * TICK)
 
     def _is_due(self, record: EnvRecord) -> bool:
-        """Whether it is this env's turn: the period doubles while its CPU time stands still, up to eight ticks."""
-        wait, period = self._skip.get(record.id, (0, 1))
+        """Whether it is this env's turn: the period doubles while its CPU time stands still."""
+        least = OFTEN if is_sampled(record) else SELDOM
+        wait, period = self._skip.get(record.id, (0, least))
         if wait > 0:
             self._skip[record.id] = (wait - 1, period)
             return False
@@ -58,35 +64,36 @@ class Watch:
         still = (
             last is not None and before is not None and last.cpu_seconds - before.cpu_seconds < 0.01 and last.now > before.now
         )
-        period = min(period * 2, MOST_SKIPPED) if still else 1
+        period = min(period * 2, least * MOST_TIMES) if still else least
         self._skip[record.id] = (period - 1, period)
         return True
 
     def _check(self, actor: "Actor") -> None:
         record = actor.record
         try:
-            sample = self.look(record, gate=record.spec.limits.memory or 0, traffic=False)
+            sample = self.look(record, gate=record.limits.memory, traffic=False)
         except (SandboxdError, OSError) as error:
             log.warning("env %s cannot be sampled: %s", record.name, error)
             return
-        verdict = judge(sample, record.spec.limits)
+        verdict = judge(sample, record.limits, record.enforced)
         if not verdict.within:
-            if not actor.record.cause:  # the kill is under way: one hit, however often it is still seen
-                now = rfc3339(time.time()) or ""
-                hit = LimitHit(
-                    time=now, limit=verdict.limit, value=verdict.ceiling, peak=self._peak[record.id], advice=verdict.hint
-                )
-                actor.body.notebook.hit(hit)
-            actor.post(ev.KillAsked(cause=verdict.limit, reason=verdict.describe()))
+            limiting.end(actor, verdict._replace(value=max(verdict.value, self.peak(record, verdict))))
+        elif is_full(sample, record):
+            limiting.met(actor, over("pids", sample.pids, record.limits.pids or 0))
 
-    def look(self, record: EnvRecord, *, gate: int = 0, traffic: bool = True) -> Sample:
+    def peak(self, record: EnvRecord, verdict: Verdict) -> int:
+        """The most that was seen of it."""
+        return self._peak.get(record.id, 0) if verdict.limit == "memory" else 0
+
+    def look(self, record: EnvRecord, *, gate: int | None = 0, traffic: bool = True) -> Sample:
         """Sample an env now. gate: bytes of RSS from which on PSS is read too; traffic: count what was read and written."""
         assert record.init is not None
         sample = self._sampler.sample(record.init.pid, gate=gate, traffic=traffic)
         if record.id in self._last:
             self._before[record.id] = self._last[record.id]
         self._last[record.id] = sample
-        self._peak[record.id] = max(self._peak.get(record.id, 0), sample.memory)
+        if sample.pss is not None:  # RSS counts what processes share once for each: no peak of anything
+            self._peak[record.id] = max(self._peak.get(record.id, 0), sample.memory)
         return sample
 
     def _forget(self) -> None:
@@ -117,7 +124,7 @@ class Watch:
             name=record.name,
             cpu_percent=self.cpu_percent(record),
             memory_bytes=sample.memory,
-            memory_limit=record.spec.limits.memory,
+            memory_limit=record.limits.memory,
             pids=sample.pids,
             io_read=sample.io_read,
             io_write=sample.io_write,
@@ -130,11 +137,22 @@ class Watch:
         return Usage(
             cpu_percent=self.cpu_percent(record),
             memory_bytes=sample.memory,
-            memory_peak_bytes=self._peak[record.id],
+            memory_peak_bytes=self._peak.get(record.id, sample.memory),
             pids=sample.pids,
         )
 
 
-def is_limited(record: EnvRecord) -> bool:
-    """Whether there is something to watch."""
-    return record.init is not None and record.state in ALIVE and record.spec.limits.memory is not None
+def lives(record: EnvRecord) -> bool:
+    """Whether there is something to look at."""
+    return record.init is not None and record.state in ALIVE
+
+
+def is_sampled(record: EnvRecord) -> bool:
+    """Whether a limit holds only because we look."""
+    memory = record.limits.memory is not None and record.enforced.get("memory", SAMPLED) == SAMPLED
+    return memory or record.enforced.get("pids") == SAMPLED
+
+
+def is_full(sample: Sample, record: EnvRecord) -> bool:
+    """Whether the next fork fails: RLIMIT_NPROC counts init too."""
+    return record.enforced.get("pids") == "rlimit" and record.limits.pids is not None and sample.pids + 1 >= record.limits.pids

@@ -39,6 +39,22 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 1 << 30
 
 
+class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """With what this host lets limits be enforced.
+
+    controllers: those of cgroup v2 that are delegated to us; without any, `reason` and `fix` say why and what to do about it.
+    cpus: the numbers of those we may run on. hard: our own hard rlimits, which no env can have more of (-1: none).
+    devices: the disks behind our state directory as "MAJOR:MINOR", for limits of disk traffic.
+    """
+
+    controllers: list[str] = []
+    reason: str = "it was never looked for"
+    fix: str = ""
+    cpus: list[int] = []
+    hard: dict[str, int] = {}
+    devices: list[str] = []
+
+
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What this host offers. proc: which procfs can be mounted. groups: names of groups that give power over the host."""
 
@@ -47,6 +63,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     kernel: str = ""
     groups: list[str] = []
+    limits: LimitFacts = LimitFacts()
 
 
 class MountFact(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,14 +6,15 @@ are this env's own, and short, because they are what `run` waits for. Both are i
 step asks the kernel, and an env whose walls do not hold is not launched at all. Nothing here is weaker by silence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
+from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
+from sandboxd.isolation.enforcement import enforcement, rlimits
 from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
-from sandboxd.isolation.services import InitConfig, rlimits, roots, service_plans
-from sandboxd.isolation.steps import AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Rlimits, Seal, in_order
+from sandboxd.isolation.services import InitConfig, environment, roots, service_plans
+from sandboxd.isolation.steps import Affinity, AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Rlimits, Seal, in_order
 from sandboxd.isolation.view import SCRATCH, base_steps, hosts_file, own_files, tmp_size, view_steps
 from sandboxd.protocol.messages import WallInfo
 from sandboxd.spec import EnvSpec
@@ -34,7 +35,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the launcher's child and init need, as data. handed: directories that are handed over as mount descriptors."""
+    """All that the launcher's child and init need, as data.
+
+    limits: how each is enforced. handed: directories that are handed over as mount descriptors.
+    """
 
     id: str
     name: str
@@ -44,6 +48,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     init: InitConfig
     network: str
     walls: dict[str, WallInfo]
+    limits: dict[str, str]
     handed: list[str] = []
 
     def to_json(self) -> bytes:
@@ -72,11 +77,19 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     uid: int,
     gid: int,
     url: str = "",
+    cpus: Sequence[int] = (),
 ) -> LaunchPlan:
-    """The plan, or WallUnavailable, LimitUnenforceable, NotOffered. environ: the caller's; uid, gid: the daemon's own."""
+    """The plan, or WallUnavailable, LimitUnenforceable, NotOffered. environ: the caller's; uid, gid: the daemon's own.
+
+    cpus: those to run on, best first, where the number of CPUs is limited that way.
+    """
     refuse(spec)
     walls = walls_of(spec, host)
     profile = profile_of(spec, uid, gid)
+    ways = enforcement(spec.limits, host.limits, kuid=profile.uid[1], pinned=is_pinned(walls))
+    limits = rlimits(spec.limits, ways, host.limits.hard)
+    own_cpus = sorted(cpus[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
+    shared = environment(spec, name, place, environ, url)
     # A daemon's directories are not its envs' to walk where they run as someone else.
     handed = place.real_home is None and profile.uid[1] != uid
     made = LaunchPlan(
@@ -84,30 +97,44 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
         name=name,
         profile=profile,
         base=base_steps(host.layout, host.proc, network=profile.network),
-        steps=steps_of(spec, name, host.layout, place, handed=handed),
-        init=InitConfig(id=id, name=name, services=service_plans(spec, name, place, environ, url), start=roots(spec)),
+        steps=steps_of(spec, name, host.layout, place, handed=handed, confined=confinement(limits, own_cpus)),
+        init=InitConfig(id=id, name=name, services=service_plans(spec, shared, limits, place), start=roots(spec)),
         network=spec.network.mode,
         walls=walls,
+        limits=ways,
         handed=[place.env_home] if handed else [],
     )
     made.to_json()
     return made
 
 
-def steps_of(spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, handed: bool) -> list[AnyStep]:
-    """The env's own steps, in the one order that works."""
+def steps_of(
+    spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, handed: bool, confined: Sequence[AnyStep]
+) -> list[AnyStep]:
+    """The env's own steps, in the one order that works. confined: those that limit init and all it starts."""
     steps: list[AnyStep] = []
-    size = tmp_size(layout.memory, spec.limits.memory)
+    least = [limit for limit in (spec.limits.memory, spec.limits.disk) if limit is not None]
+    size = tmp_size(layout.memory, min(least, default=None))
     if size != tmp_size(layout.memory, None):
         steps += [Resize(place, size) for place in SCRATCH]
     steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
     steps += view_steps(place, layout, handed=handed)
     steps += [Seal(), Leave()]
     # Between here and the capabilities: cgroup namespace, sysctls, nft. After them: Landlock, seccomp.
-    limits = [(limit, soft, hard) for limit, (soft, hard) in rlimits(spec.limits).items()]
-    steps += [Rlimits(limits), Capabilities(), Prove()]
+    steps += [*confined, Capabilities(), Prove()]
     assert in_order(steps), "a step stands after one of a later phase"
     return steps
+
+
+def confinement(limits: Mapping[str, tuple[int, int]], cpus: list[int]) -> list[AnyStep]:
+    """What a process limits itself by, and hands down."""
+    steps: list[AnyStep] = [Rlimits([(name, soft, hard) for name, (soft, hard) in limits.items()])]
+    return [*steps, Affinity(cpus)] if cpus else steps
+
+
+def is_pinned(walls: Mapping[str, WallInfo]) -> bool:
+    """Whether an env is kept from changing its own CPUs: only the seccomp wall can."""
+    return walls["seccomp"].enforced
 
 
 def profile_of(spec: EnvSpec, uid: int, gid: int) -> Profile:
@@ -126,7 +153,7 @@ def default_profile(uid: int, gid: int) -> Profile:
 
 
 def refuse(spec: EnvSpec) -> None:
-    """What this version does not have, and limits that need what it does not use yet."""
+    """What this version does not have."""
     if spec.isolation.level != "full":
         raise NotOffered(f"isolation level {spec.isolation.level!r} is not in this version", hint='only "full" is')
     if spec.network.forward:
@@ -135,13 +162,6 @@ def refuse(spec: EnvSpec) -> None:
         raise NotOffered("egress cannot be narrowed with --network host", hint="leave `egress` out")
     if spec.network.mode != "host" and spec.network.egress != "none":
         raise NotOffered(f"egress from network mode {spec.network.mode!r} is not in this version", hint=ONLY_HOST)
-    for limit in ("cpus", "disk"):
-        if getattr(spec.limits, limit) is not None:
-            raise LimitUnenforceable(
-                f"the limit {limit!r} cannot be enforced: it needs cgroups, which this version does not use",
-                hint=f"leave {limit} out",
-                limit=limit,
-            )
 
 
 def walls_of(spec: EnvSpec, host: HostFacts) -> dict[str, WallInfo]:

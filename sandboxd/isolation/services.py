@@ -1,8 +1,8 @@
 """What init is told: each service's command, environment, directory and rlimits, as plain data.
 
 Pure. An env's variables are built from nothing: of the caller's environment only language, terminal and time zone go along,
-since everything else (tokens, agents' sockets, proxies) is the host's business. rlimits are those of `limits` that need no
-cgroup.
+since everything else (tokens, agents' sockets, proxies) is the host's business. rlimits are
+those that `enforcement` says.
 """
 
 import posixpath
@@ -12,7 +12,7 @@ import msgspec
 
 from sandboxd.errors import SpecInvalid
 from sandboxd.isolation.facts import PlaceFacts
-from sandboxd.spec import EnvSpec, Limits, Service
+from sandboxd.spec import EnvSpec, Service
 
 DEFAULT_PORT = 8080
 HANDED_ON = ("LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ")
@@ -46,10 +46,10 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-def service_plans(spec: EnvSpec, name: str, place: PlaceFacts, environ: Mapping[str, str], url: str) -> dict[str, ServicePlan]:
-    """Every service of the spec; raises SpecInvalid for what no exec can carry."""
-    shared = environment(spec, name, place, environ, url)
-    limits = rlimits(spec.limits)
+def service_plans(
+    spec: EnvSpec, shared: dict[str, str], limits: dict[str, tuple[int, int]], place: PlaceFacts
+) -> dict[str, ServicePlan]:
+    """Every service of the spec; raises SpecInvalid for what no exec can carry. shared: variables that all of them have."""
     return {label: service_plan(label, service, shared, limits, place) for label, service in spec.services.items()}
 
 
@@ -95,22 +95,6 @@ def environment(spec: EnvSpec, name: str, place: PlaceFacts, environ: Mapping[st
         own["SANDBOXD_URL"] = url
     along = {key: value for key, value in environ.items() if key in HANDED_ON or key.startswith("LC_")}
     return {**own, **along, **spec.env}
-
-
-def rlimits(limits: Limits) -> dict[str, tuple[int, int]]:
-    """Ceilings of each process, and of the env's processes together (NPROC counts per user namespace, kernel >= 5.14)."""
-    found = {"CORE": (0, 0)}
-    if limits.nofile is not None:
-        found["NOFILE"] = (limits.nofile, limits.nofile)
-    if limits.pids is not None:
-        # Init is one of them, and it forks to start each service.
-        found["NPROC"] = (limits.pids, limits.pids)
-    if limits.memory is not None:
-        # Only bounds how far one process can overshoot between two samples; the sampler decides, and names the cause. Twice,
-        # since RLIMIT_DATA counts reserved pages of thread stacks and allocators that are never touched.
-        bound = 2 * limits.memory + (256 << 20)
-        found["DATA"] = (bound, bound)
-    return found
 
 
 def roots(spec: EnvSpec) -> list[str]:

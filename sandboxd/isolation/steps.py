@@ -195,6 +195,14 @@ class Rlimits(Step, frozen=True):
     limits: list[tuple[str, int, int]]
 
 
+class Affinity(Step, frozen=True):
+    """The CPUs that init and all it starts run on. It is a limit only behind a wall that keeps an env from changing them."""
+
+    phase: ClassVar[Phase] = Phase.PRIVILEGES
+    words: ClassVar[str] = "run on the CPUs {cpus}"
+    cpus: list[int]
+
+
 class Prove(Step, frozen=True):
     """Look at what really holds: pid 1, no capabilities, no_new_privs, not dumpable. The last step."""
 
@@ -204,7 +212,7 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Rlimits | Seal | Leave | Sysctl | Bounding | Capabilities | Prove
+    | Rlimits | Affinity | Seal | Leave | Sysctl | Bounding | Capabilities | Prove
 )  # fmt: skip
 
 

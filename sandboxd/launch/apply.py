@@ -273,6 +273,11 @@ def rlimits(_: Stage, limits: list[tuple[str, int, int]]) -> None:
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
 
 
+def affinity(_: Stage, cpus: list[int]) -> None:
+    """The CPUs to run on, inherited too."""
+    os.sched_setaffinity(0, cpus)
+
+
 def prove(stage: Stage) -> None:
     """Ask the kernel instead of trusting the steps before."""
     holds = {
@@ -310,5 +315,6 @@ APPLY = {
     "bounding": bounding,
     "capabilities": empty,
     "rlimits": rlimits,
+    "affinity": affinity,
     "prove": prove,
 }

@@ -8,6 +8,7 @@ import grp
 import json
 import os
 import pwd
+import resource
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from sandboxd.errors import LaunchFailed
 from sandboxd.isolation import hints
-from sandboxd.isolation.facts import WALLS, HostFacts, Layout, Offer
+from sandboxd.isolation.facts import WALLS, HostFacts, Layout, LimitFacts, Offer
 from sandboxd.launch import places
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.places import look_at
@@ -47,7 +48,14 @@ def probe_host(user: int | None = None) -> HostFacts:
         layout=look_at_layout(),
         kernel=os.uname().release,
         groups=powerful_groups(user),
+        limits=look_at_limits(),
     )
+
+
+def look_at_limits() -> LimitFacts:
+    """With what limits can be enforced, but for cgroups: whoever has some says so."""
+    hard = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1] for name in ("NOFILE", "NPROC", "DATA", "FSIZE")}
+    return LimitFacts(cpus=sorted(os.sched_getaffinity(0)), hard=hard)
 
 
 def probe_features(user: int | None = None) -> dict[str, int]:

@@ -9,7 +9,7 @@ from sandboxd.lifecycle.restart import delay, parse_policy, wants_restart
 from sandboxd.lifecycle.states import State, Wanted
 from sandboxd.lifecycle.turn import Turn
 
-CAUSES_FAIL = frozenset({"ttl", "memory", "pids", "killed", "lost"})
+CAUSES_FAIL = frozenset({"ttl", "memory", "pids", "disk", "killed", "lost"})
 
 
 def graceful_stop(turn: Turn, event: ev.Event) -> None:

@@ -22,6 +22,8 @@ class Launched(Event, frozen=True, kw_only=True):
 
     init: Identity
     walls: dict[str, Wall]
+    enforced: dict[str, str] = {}
+    cpus: list[int] = []
 
 
 class LaunchFailed(Event, frozen=True, kw_only=True):
@@ -106,6 +108,13 @@ class SpecChanged(Event, frozen=True, kw_only=True):
     environ: dict[str, str]
 
 
+class LimitsChanged(Event, frozen=True, kw_only=True):
+    """Other limits from here on. overrides: all that differ from the spec's. enforced: how each is, where it runs."""
+
+    overrides: dict[str, int | float | None]
+    enforced: dict[str, str] = {}
+
+
 class RemoveAsked(Event, frozen=True, kw_only=True):
     """Remove it, and all it left."""
 
@@ -151,8 +160,8 @@ class InitGone(Event, frozen=True, kw_only=True):
 
 EVENTS: tuple[type[Event], ...] = (
     Admitted, Launched, LaunchFailed, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound, ServiceExited,
-    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, RemoveAsked, SuspendAsked, Suspended, SuspendFailed, ResumeAsked,
-    GraceOver, Adopted, InitGone,
+    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, RemoveAsked, SuspendAsked, Suspended,
+    SuspendFailed, ResumeAsked, GraceOver, Adopted, InitGone,
 )  # fmt: skip
 
 
@@ -222,6 +231,10 @@ class Disarm(Effect, frozen=True, kw_only=True):
     timer: str = ""
 
 
+class ApplyLimits(Effect, frozen=True, kw_only=True):
+    """Bring the record's limits to bear on what runs."""
+
+
 class Settle(Effect, frozen=True, kw_only=True):
     """The env has ended: close its sockets, have the router let go of it."""
 
@@ -238,6 +251,6 @@ class Announce(Effect, frozen=True, kw_only=True):
 
 
 EFFECTS: tuple[type[Effect], ...] = (
-    Launch, StartService, Probe, EndProbes, SignalService, Suspend, Resume, KillInit, EndInit, Arm, Disarm, Settle,
+    Launch, StartService, Probe, EndProbes, SignalService, Suspend, Resume, KillInit, EndInit, Arm, Disarm, ApplyLimits, Settle,
     Discard, Announce,
 )  # fmt: skip

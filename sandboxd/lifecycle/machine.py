@@ -83,7 +83,7 @@ def launch(turn: Turn, event: ev.Event) -> None:
 def launched(turn: Turn, event: ev.Event) -> None:
     """Init is there: from here on the env is a process tree with an identity."""
     assert isinstance(event, ev.Launched)
-    turn.set(init=event.init, walls=event.walls, started=turn.now)
+    turn.set(init=event.init, walls=event.walls, started=turn.now, enforced=event.enforced, cpus=event.cpus)
     arm_ttl(turn)
 
 
@@ -143,8 +143,22 @@ def restart_ended(turn: Turn, event: ev.Event) -> None:
 def change_spec(turn: Turn, event: ev.Event) -> None:
     """`up` with an edited file: the same env, its home and its id, from here on as the new spec says."""
     assert isinstance(event, ev.SpecChanged)
-    turn.set(spec=event.spec, environ=event.environ)
+    turn.set(spec=event.spec, environ=event.environ, overrides={})
     turn.set(services=fresh_services(turn.record))
+
+
+def change_limits(turn: Turn, event: ev.Event) -> None:
+    """`update`: kept for every later start."""
+    assert isinstance(event, ev.LimitsChanged)
+    turn.set(overrides=event.overrides)
+
+
+def change_limits_now(turn: Turn, event: ev.Event) -> None:
+    """`update` of what runs."""
+    assert isinstance(event, ev.LimitsChanged)
+    turn.set(overrides=event.overrides, enforced=event.enforced)
+    changed = {name: "none" if value is None else str(value) for name, value in event.overrides.items()}
+    turn.do(ev.ApplyLimits(), ev.Announce(event="updated", detail=changed))
 
 
 def relaunch_due(turn: Turn, event: ev.Event) -> None:
@@ -244,6 +258,7 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.KillAsked: killed,
         ev.StartAsked: ignored,
         ev.SpecChanged: ignored,
+        ev.LimitsChanged: change_limits_now,
         ev.RemoveAsked: remove_alive,
         ev.SuspendAsked: suspend,
         ev.Suspended: ignored,
@@ -267,6 +282,7 @@ def _suspended() -> dict[type[ev.Event], Handler]:
         ev.StopAsked: waking(graceful_stop),
         ev.KillAsked: waking(killed),
         ev.StartAsked: resume_asked,
+        ev.LimitsChanged: change_limits_now,
         ev.RemoveAsked: waking(remove_alive),
         ev.SuspendAsked: suspend_again,
         ev.Suspended: suspended,
@@ -287,6 +303,7 @@ def _ended() -> dict[type[ev.Event], Handler]:
         ev.StopAsked: restart_ended,
         ev.StartAsked: launch,
         ev.SpecChanged: change_spec,
+        ev.LimitsChanged: change_limits,
         ev.RemoveAsked: remove_ended,
         ev.Adopted: resume_ended,
     }
@@ -299,6 +316,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.LaunchFailed: launch_failed,
         ev.StopAsked: stop_queued,
         ev.KillAsked: stop_queued,
+        ev.LimitsChanged: change_limits,
         ev.RemoveAsked: remove_ended,
         ev.Adopted: launch,
     },
@@ -315,6 +333,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.StopAsked: stop_again,
         ev.KillAsked: kill_stopping,
         ev.StartAsked: start_while_stopping,
+        ev.LimitsChanged: change_limits,
         ev.RemoveAsked: remove_alive,
         ev.GraceOver: lambda turn, event: kill_now(turn),
         ev.Adopted: resume_stopping,

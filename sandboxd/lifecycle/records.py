@@ -4,9 +4,10 @@ Times are seconds since the epoch, for people; deadlines that must hold are time
 """
 
 import msgspec
+from msgspec.structs import replace
 
 from sandboxd.lifecycle.states import ServiceState, State, Wanted
-from sandboxd.spec import EnvSpec
+from sandboxd.spec import EnvSpec, Limits
 
 RECORD_VERSION = 1
 
@@ -50,6 +51,8 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
     what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
     of what was put to sleep for being idle.
+    what ended it, where sandboxd itself can tell. overrides: limits changed since, by `update`; the spec stays what was asked
+    for. enforced: how each limit is, since the last launch; cpus: those it was given.
     """
 
     version: int = RECORD_VERSION
@@ -79,6 +82,14 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     suspended: float | None = None
     suspended_by: str = ""
     idle_since: float | None = None
+    overrides: dict[str, int | float | None] = {}
+    enforced: dict[str, str] = {}
+    cpus: list[int] = []
+
+    @property
+    def limits(self) -> Limits:
+        """Those in force: the spec's, with what was changed since."""
+        return replace(self.spec.limits, **self.overrides) if self.overrides else self.spec.limits
 
 
 def exit_code_of(wait_status: int) -> int:

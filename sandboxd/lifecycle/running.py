@@ -130,6 +130,8 @@ def arm_ttl(turn: Turn) -> None:
 def resume_running(turn: Turn, event: ev.Event) -> None:
     """Another daemon's timers and probes are gone: arm and begin them again, and start what was about to start."""
     arm_ttl(turn)
+    if turn.record.overrides:
+        turn.do(ev.ApplyLimits())  # the daemon may have died between their record and their effect
     for name, service in turn.record.services.items():
         if service.state is ServiceState.WAITING and service.failures:
             turn.do(ev.Arm(timer=f"restart:{name}", after=delay(service.failures - 1), event=ev.RestartDue(service=name)))

@@ -84,7 +84,7 @@ def health_of(record: EnvRecord) -> str | None:
 
 def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage | None = None) -> EnvInfo:
     """The env; whole: with its spec."""
-    limits = record.spec.limits
+    limits = record.limits
     return EnvInfo(
         id=record.id,
         name=record.name,
@@ -107,6 +107,7 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         pid=record.init.pid if record.init else None,
         labels=record.spec.labels,
         limits={name: getattr(limits, name) for name in limits.__struct_fields__},
+        limits_enforced=record.enforced if record.init else {},
         walls={
             name: WallInfo(offered=w.offered, demanded=w.demanded, enforced=w.enforced, reason=w.reason)
             for name, w in record.walls.items()

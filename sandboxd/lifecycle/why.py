@@ -205,7 +205,8 @@ def rules(record: EnvRecord) -> list[str]:
     found += [f"files: {mount.target} is {'read-only' if mount.readonly else 'writable'}" for mount in spec.mounts]
     found += [f"{name}: {text}" for name, text in WALLS.items() if name in held]
     found.append(network(record))
-    limits = [f"{name} {shown(name, value)}" for name in spec.limits.__struct_fields__ if (value := getattr(spec.limits, name))]
+    of = record.limits
+    limits = [f"{name} {shown(name, value)}" for name in of.__struct_fields__ if (value := getattr(of, name))]
     found += [f"limits: {', '.join(limits)}"] if limits else []
     found += [f"{name}: not asked for ({wall.reason})" for name, wall in record.walls.items() if is_left_out(wall)]
     return found

@@ -100,6 +100,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     pid: int | None = None
     labels: dict[str, str] = {}
     limits: dict[str, int | float | None] = {}
+    limits_enforced: dict[str, str] = {}
     walls: dict[str, WallInfo] = {}
     usage: Usage | None = None
     spec: EnvSpec | None = None
@@ -363,6 +364,15 @@ class Resume(Params, frozen=True, kw_only=True):
     target: str
 
 
+class Update(Params, frozen=True, kw_only=True):
+    """Other limits for an env, now and for every later start; what is not named stays. The names and units are those of
+    `limits` in the spec; null takes a limit away. What cannot be enforced, or is below what is in use, is refused and nothing
+    is changed."""
+
+    target: str
+    limits: dict[str, int | float | None]
+
+
 class Kill(Params, frozen=True, kw_only=True):
     """Signal every service's main process (KILL: the whole tree)."""
 
@@ -524,6 +534,7 @@ METHODS: dict[str, Method] = {
     "Suspend": Method(Suspend, InspectReply),
     "Resume": Method(Resume, InspectReply),
     "Kill": Method(Kill, InspectReply),
+    "Update": Method(Update, InspectReply),
     "Remove": Method(Remove, RemoveReply),
     "Wait": Method(Wait, WaitReply),
     "Events": Method(Events, EventsReply, streams=True),

@@ -225,11 +225,20 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
 
 def limits(spec: EnvSpec) -> Iterator[Problem]:
     """Ceilings that something can live under."""
-    for key, size in (("memory", spec.limits.memory), ("disk", spec.limits.disk)):
+    found = spec.limits
+    for key in ("memory", "memory_high", "disk", "io_read", "io_write"):
+        size = getattr(found, key)
         if size is not None and size < MIN_MEMORY:
             yield Problem(("limits", key), f"{size} bytes are too few for anything to start", f'with a unit: {key} = "{size}m"')
-    if spec.limits.cpus is not None and not (math.isfinite(spec.limits.cpus) and 0 < spec.limits.cpus <= 65536):
-        yield Problem(("limits", "cpus"), f"{spec.limits.cpus} is no number of CPUs", "as cpus = 1.5")
+    if found.memory is not None and found.memory_high is not None and found.memory_high > found.memory:
+        why = f"{found.memory_high} bytes are more than limits.memory, which would be reached first"
+        yield Problem(("limits", "memory_high"), why, "memory_high is the softer limit: give it less than memory")
+    if found.cpus is not None and not (math.isfinite(found.cpus) and 0.01 <= found.cpus <= 65536):
+        yield Problem(("limits", "cpus"), f"{found.cpus} is no number of CPUs from 0.01 on", "as cpus = 1.5")
+    for key, low, high in (("cpu_weight", 1, 10000), ("pids", 1, 1 << 22), ("nofile", 16, 1 << 30)):
+        count = getattr(found, key)
+        if count is not None and not low <= count <= high:
+            yield Problem(("limits", key), f"{count} is out of range", f"{key} is a whole number from {low} to {high}")
 
 
 def paths(spec: EnvSpec, *, placed: bool) -> Iterator[Problem]:

@@ -75,7 +75,7 @@ def test_workspace_missing_unreadable_or_not_to_be_shared(client, tmp_path):
         (errors.SpecInvalid, {"services": {"a": Service(command="x", depends_on=["zz"])}}),
         (errors.SpecInvalid, {"services": {}}),
         (errors.LimitUnenforceable, {"limits": Limits(cpus=1.5)}),
-        (errors.LimitUnenforceable, {"limits": Limits(disk=1 << 30)}),
+        (errors.LimitUnenforceable, {"limits": Limits(memory_high=1 << 30)}),
         (errors.NotOffered, {"isolation": Isolation(level="landlock")}),
         (errors.NotOffered, {"isolation": Isolation(level="none")}),
         (errors.NotOffered, {"network": Network(egress="open")}),

@@ -48,8 +48,13 @@ def test_ages_are_dockers(seconds: float, words: str) -> None:
         ({"state": "suspended"}, "Up 2 minutes (Paused)"),
         ({"state": "stopped", "exit_code": 0, "finished": "2023-11-14T22:08:20Z"}, "Exited (0) 5 minutes ago"),
         (
-            {"state": "failed", "exit_code": 137, "finished": "2023-11-14T22:08:20Z", "reason": "memory: 530MiB over 512MiB"},
-            "Exited (137) 5 minutes ago (memory)",
+            {
+                "state": "failed",
+                "exit_code": 137,
+                "finished": "2023-11-14T22:08:20Z",
+                "reason": "memory: 512MiB limit, peak 530MiB; raise it",
+            },
+            "Exited (137) 5 minutes ago (memory: 512MiB limit, peak 530MiB)",
         ),
         ({"state": "failed", "finished": "2023-11-14T22:08:20Z", "reason": "no such wall here"}, "Failed 5 minutes ago"),
         ({"state": "stopped", "finished": "not a time"}, "Exited"),

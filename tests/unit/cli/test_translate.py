@@ -194,7 +194,9 @@ def test_names_are_dns_labels(name: str) -> None:
     ("flags", "kind", "says"),
     [
         ({"memory": "lots"}, UsageError, "-m lots"),
-        ({"cpus": 0.0}, UsageError, "--cpus"),
+        ({"cpus": -1.0}, UsageError, "--cpus"),
+        ({"cpu_weight": 10001}, UsageError, "--cpu-weight"),
+        ({"io_read": "fast"}, UsageError, "--io-read"),
         ({"cpus": float("nan")}, UsageError, "--cpus"),
         ({"cpus": float("inf")}, UsageError, "--cpus"),
         ({"pids_limit": 0}, UsageError, "--pids-limit"),

@@ -60,11 +60,11 @@ def test_without_network_namespaces_the_hosts_network_will_do() -> None:
     assert planned(spec(network=Network(mode="host")), host=lacking).walls["net"].offered is False
 
 
-@pytest.mark.parametrize("limits", [Limits(cpus=1.5), Limits(disk=1 << 30)])
+@pytest.mark.parametrize("limits", [Limits(cpus=1.5), Limits(io_read=1 << 30)])
 def test_a_limit_that_cannot_be_enforced_is_refused(limits: Limits) -> None:
     with pytest.raises(LimitUnenforceable) as refused:
         planned(spec(limits=limits))
-    assert refused.value.details["limit"] in ("cpus", "disk")
+    assert refused.value.details["limit"] in ("cpus", "io_read")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 import pytest
 
 from sandboxd.errors import SpecInvalid
-from sandboxd.isolation.services import ServicePlan, rlimits, service_plans
-from sandboxd.spec import Limits, Service
+from sandboxd.isolation.services import ServicePlan, environment, service_plans
+from sandboxd.spec import Service
 from tests.unit.isolation.hosts import place, spec
 
 
 def planned(service: Service, environ: dict[str, str] | None = None, url: str = "", **parts: object) -> ServicePlan:
-    return service_plans(spec(services={"web": service}, **parts), "shop", place(), environ or {}, url)["web"]
+    asked = spec(services={"web": service}, **parts)
+    shared = environment(asked, "shop", place(), environ or {}, url)
+    return service_plans(asked, shared, {}, place())["web"]
 
 
 def test_a_string_is_run_by_the_shell_and_a_list_as_it_is() -> None:
@@ -64,10 +66,3 @@ def test_a_terminal_takes_input() -> None:
 def test_what_no_exec_can_carry_is_refused(service: Service) -> None:
     with pytest.raises(SpecInvalid, match="web"):
         planned(service)
-
-
-def test_limits_that_need_no_cgroup_are_rlimits() -> None:
-    assert rlimits(Limits()) == {"CORE": (0, 0), "NOFILE": (4096, 4096), "NPROC": (1024, 1024)}
-    assert rlimits(Limits(pids=None, nofile=None)) == {"CORE": (0, 0)}
-    soft, hard = rlimits(Limits(memory=1 << 30))["DATA"]
-    assert soft == hard > 1 << 30

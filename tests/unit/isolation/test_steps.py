@@ -6,7 +6,7 @@ from sandboxd.isolation.steps import AnyStep, Bind, Capabilities, Leave, Phase, 
 
 SAMPLES = {
     "size": 1 << 20, "mode": 0o755, "paths": ["/x"], "files": [("/x", "/y")], "links": [("/x", "y")], "trees": [("/x", "/y")],
-    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)],
+    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0],
 }  # fmt: skip
 
 

@@ -83,13 +83,13 @@ sys.stdin.read()
         assert blind.pids == 64
         assert blind.rss > 64 * 32 * M
         assert blind.pss is None, "without a gate nobody pays for PSS"
-        assert judge(blind, limits).within
+        assert judge(blind, limits, {}).within
         seen = sampler.sample(tree.pid, gate=limits.memory)
         assert seen.pss is not None
         # init holds the mapping too, so the 64 have 64/65 of it
         assert 31 * M < seen.pss < 128 * M
-        assert judge(seen, limits).within
-        verdict = judge(seen, Limits(memory=16 * M))
+        assert judge(seen, limits, {}).within
+        verdict = judge(seen, Limits(memory=16 * M), {})
         assert (verdict.limit, verdict.value) == ("memory", seen.memory)
 
 
@@ -111,7 +111,7 @@ sys.stdin.read()
         seen = Sampler().sample(tree.pid, gate=100 * M)
         assert seen.pss is not None
         assert seen.pss > 6 * 24 * M
-        assert not judge(seen, Limits(memory=100 * M)).within
+        assert not judge(seen, Limits(memory=100 * M), {}).within
 
 
 def test_below_the_gate_pss_is_not_read():

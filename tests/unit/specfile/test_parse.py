@@ -112,7 +112,7 @@ def test_a_byte_order_mark_and_carriage_returns_do_no_harm():
         ("memory = 1\n" + WEB, 1, 'unknown key "memory" at the top level', "it belongs into [limits]"),
         ("port = 1\n" + WEB, 1, "unknown key", "it belongs into [services.NAME]"),
         ("[service.web]\ncommand = 'x'", 1, "unknown key", "did you mean services?"),
-        (WEB + "[limits]\nzzz = 1", 4, "unknown key", "known here: memory, cpus"),
+        (WEB + "[limits]\nzzz = 1", 4, "unknown key", "known here: memory, memory_high, cpus"),
         (WEB + "[limits]\nmemory = 'lots'", 4, "limits.memory: 'lots' is no size", "512m"),
         (WEB + "[limits]\nmemory = 512", 4, "too few", 'memory = "512m"'),
         (WEB + "[limits]\nmemory = 0", 4, "limits.memory", "512m"),
