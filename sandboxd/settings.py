@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LISTEN = "127.0.0.1:7070"
 BASE_DOMAIN = "localhost"
+# In the state directory; there while a client waits to hear how the start of a daemon went that is no child of its own.
+START_FIFO = "starting"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +86,14 @@ def as_path(text: str) -> "Path":
     from pathlib import Path  # noqa: PLC0415 - see above
 
     return Path(text)
+
+
+def manager_socket(environ: Mapping[str, str], uid: int) -> "Path | None":
+    """Where the service manager takes this user's orders, if one runs: systemd's own socket, which needs no message bus."""
+    if uid == 0:
+        return as_path("/run/systemd/private")
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    return as_path(f"{runtime}/systemd/private") if runtime else None
 
 
 def absolute(text: str, variable: str) -> str:

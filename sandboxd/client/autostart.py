@@ -1,8 +1,9 @@
 """Start a daemon when none answers, and wait until it is ready.
 
-It runs `python -m sandboxd` in a session of its own, as nobody's child, with its output in S/daemon.log. How its start went
-comes over an inherited pipe (SANDBOXD_READY_FD): `ok`, or its error, which is raised here as that class. Of several clients
-that find none at the same time one starts it, under a lock; the others wait for it and connect.
+It runs `python -m sandboxd` as a unit of the service manager where there is one (`unit`), else in a session of its own, as
+nobody's child, with its output in S/daemon.log. How its start went comes over a FIFO or an inherited pipe (SANDBOXD_READY_FD):
+`ok`, or its error, which is raised here as that class. Of several clients that find none at the same time one starts it, under
+a lock; the others wait for it and connect.
 """
 
 import fcntl
@@ -17,12 +18,13 @@ import time
 from pathlib import Path
 
 import sandboxd
+from sandboxd.client import unit
 from sandboxd.client.dial import connect
 from sandboxd.errors import DaemonRunning, DaemonUnreachable, StoreFailed
 from sandboxd.protocol.envelopes import error_of
 from sandboxd.settings import Settings
 
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 MOMENT = 50  # ms
 WORD_CAP = 64 << 10
 COMMAND = (sys.executable, "-m", "sandboxd")
@@ -107,15 +109,9 @@ def start_alone(settings: Settings, state: int, deadline: float) -> socket.socke
     path = str(settings.socket)
     if (sock := connect(path)) is not None:
         return sock
-    ready, write = os.pipe2(os.O_CLOEXEC)
-    try:
-        try:
-            launch(state, write)
-        finally:
-            os.close(write)
-        word = read_line(ready, deadline)
-    finally:
-        os.close(ready)
+    environ = environment()
+    os.close(open_log(state))  # made here, so that it is ours alone
+    word = unit.start(settings, state, COMMAND, environ, deadline) or start_detached(state, environ, deadline)
     if word == b"ok":
         return connect(path)
     log = settings.state_dir / "daemon.log"
@@ -131,13 +127,36 @@ def start_alone(settings: Settings, state: int, deadline: float) -> socket.socke
     raise error
 
 
-def launch(state: int, ready: int) -> None:
-    """`python -m sandboxd`, detached; how it went is told on `ready`."""
-    environ = {**os.environ, "SANDBOXD_READY_FD": str(ready)}
+def environment() -> dict[str, str]:
+    """What the daemon is started with."""
+    environ = dict(os.environ)
     root = str(Path(sandboxd.__file__).parent.parent)
     if not root.endswith("-packages"):  # a checkout that is not installed; where it is, the path has it anyway
         environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    log = os.open("daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=state)
+    return environ
+
+
+def open_log(state: int) -> int:
+    """daemon.log, to append to."""
+    return os.open("daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=state)
+
+
+def start_detached(state: int, environ: dict[str, str], deadline: float) -> bytes:
+    """`python -m sandboxd`, detached; what it said of its start."""
+    ready, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            launch(state, write, {**environ, "SANDBOXD_READY_FD": str(write)})
+        finally:
+            os.close(write)
+        return read_line(ready, deadline)
+    finally:
+        os.close(ready)
+
+
+def launch(state: int, ready: int, environ: dict[str, str]) -> None:
+    """Start it; how that went is told on `ready`."""
+    log = open_log(state)
     try:
         subprocess.run(
             [sys.executable, "-I", "-S", "-c", DETACH, *COMMAND],

@@ -84,8 +84,11 @@ class ControlServer:
         self._departures = Departures(self._loop)
         self._listen()
 
-    async def stop(self) -> None:
-        """Refuse who comes, cancel what is being answered, close every connection. Not to be awaited by a handler."""
+    async def stop(self, *, is_kept: bool = False) -> None:
+        """Refuse who comes, cancel what is being answered, close every connection. Not to be awaited by a handler.
+
+        is_kept: the service manager keeps the listener for the next daemon, so who comes may wait in its queue.
+        """
         if self._departures is None:
             return
         self._loop.remove_reader(self._sock.fileno())
@@ -93,8 +96,9 @@ class ControlServer:
             self._resting.cancel()
         # Who connects from now on is refused. Who is connected and asked nothing yet is told, so that he may ask the next
         # daemon; a call that is cut short just ends: nobody knows how far it came.
-        self._sock.shutdown(socket.SHUT_RDWR)
-        self._turn_away_waiting()
+        if not is_kept:
+            self._sock.shutdown(socket.SHUT_RDWR)
+            self._turn_away_waiting()
         while self._connections:
             ended = list(self._connections)
             await asyncio.gather(*(connection.end() for connection in ended))

@@ -9,15 +9,23 @@ import json
 import logging
 import os
 import signal
+import socket
+import stat
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
+from msgspec.structs import replace
 
 from sandboxd import __version__
 from sandboxd.daemon.adopt import adopt_all
 from sandboxd.daemon.control import ControlServer, Handler
 from sandboxd.daemon.envs import EnvRequests
+from sandboxd.daemon.handed import CONTROL, ROUTER
+from sandboxd.daemon.handed import take as take_handed
 from sandboxd.daemon.metering import scrape
+from sandboxd.daemon.notify import Notifier
 from sandboxd.daemon.queries import Queries
 from sandboxd.daemon.sessions import SessionRequests
 from sandboxd.daemon.supervisor import Supervisor
@@ -28,7 +36,8 @@ from sandboxd.errors import Internal, SandboxdError, UsageError
 from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
-from sandboxd.settings import Settings
+from sandboxd.router.listener import address_of
+from sandboxd.settings import START_FIFO, Settings
 from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir, prepare
 
@@ -50,11 +59,19 @@ def main() -> None:
     ready = take_ready_fd()
     try:
         settings = Settings.from_environ(os.environ, os.geteuid())
-        rundir = prepare(settings)
+        ready = ready if ready >= 0 else open_fifo(settings.state_dir)
+        handed = take_handed(os.environ)
+        routed = handed.get(ROUTER, [])
+        if routed:
+            own = settings.listen if "SANDBOXD_LISTEN" in os.environ else []
+            settings = replace(settings, listen=[*map(address_of, routed), *own])
+        manager = Notifier.from_environ(os.environ)
+        rundir = prepare(settings, handed.get(CONTROL, []))
         try:
-            uvloop.run(live(settings, rundir, ready))
+            uvloop.run(live(settings, rundir, ready, manager, routed))
         finally:
-            rundir.close(unlink=True)
+            # A manager that keeps the listener hands it to the next daemon: the name must go on leading to it.
+            rundir.close(unlink=not manager.path)
     except SandboxdError as error:
         log.error("%s", error)
         tell(ready, json.dumps({"error": error.code, "message": error.message, "hint": error.hint}))
@@ -81,6 +98,18 @@ def take_ready_fd() -> int:
     return int(text)
 
 
+def open_fifo(state_dir: Path) -> int:
+    """The descriptor of the FIFO on which a client waits to hear of our start, or -1."""
+    try:
+        fifo = os.open(state_dir / START_FIFO, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # none is there, or nobody reads it
+        return -1
+    if not stat.S_ISFIFO(os.fstat(fifo).st_mode):
+        os.close(fifo)
+        return -1
+    return fifo
+
+
 def tell(fd: int, text: str) -> None:
     """Say how the start went, once."""
     if fd >= 0:
@@ -91,10 +120,10 @@ def tell(fd: int, text: str) -> None:
             log.debug("whoever started the daemon did not wait for it")
 
 
-async def live(settings: Settings, rundir: RunDir, ready: int) -> None:
+async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier, routed: Sequence[socket.socket]) -> None:
     """Build, adopt, serve, leave."""
     set_title("sandboxd")
-    supervisor = await build(settings, rundir)
+    supervisor = await build(settings, rundir, routed)
     watch = Watch(supervisor)
     web = Web(lambda: scrape(supervisor, watch))
     try:
@@ -111,17 +140,21 @@ async def live(settings: Settings, rundir: RunDir, ready: int) -> None:
             loop.add_signal_handler(number, supervisor.leaving.set)
         log.info("sandboxd %s serves %s, routes %s", __version__, settings.socket, ", ".join(supervisor.router.listen))
         tell(ready, "ok")
+        manager.send("READY=1")
+        manager.store(CONTROL, rundir.socket)
+        supervisor.own(manager.keep(supervisor), name="notify")
         await supervisor.leaving.wait()
-        await server.stop()
+        manager.send("STOPPING=1")
+        await server.stop(is_kept=bool(manager.path))
     finally:
         await web.stop()
         await leave(supervisor)
 
 
-async def build(settings: Settings, rundir: RunDir) -> Supervisor:
+async def build(settings: Settings, rundir: RunDir, routed: Sequence[socket.socket]) -> Supervisor:
     """Open the journal, look at the host, start the launcher, find or start the router."""
     journal = Journal(settings.state_dir / "state.db")
-    supervisor = Supervisor(settings, rundir, journal, probe_host())
+    supervisor = Supervisor(settings, rundir, journal, probe_host(), routed)
     await supervisor.start_launcher()
     try:
         await supervisor.start_router()

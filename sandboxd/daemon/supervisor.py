@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from sandboxd.daemon import scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
@@ -61,11 +63,14 @@ class Subscription:
 class Supervisor:
     """What one daemon is made of. Made by `main`, which also ends it."""
 
-    def __init__(self, settings: Settings, rundir: RunDir, journal: Journal, host: HostFacts) -> None:
+    def __init__(
+        self, settings: Settings, rundir: RunDir, journal: Journal, host: HostFacts, handed: Sequence[socket.socket] = ()
+    ) -> None:
         self.settings = settings
         self.rundir = rundir
         self.journal = journal
         self.host = host
+        self.handed = handed  # for the router, from socket units; kept for the next one, should it die
         self.launcher: Launcher
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
@@ -103,15 +108,24 @@ class Supervisor:
 
     async def start_launcher(self) -> None:
         """Start a launcher; a new one whenever one dies."""
-        self.launcher = await Launcher.start(
-            pool=self.settings.pool, log=self.settings.state_dir / "launcher.log", host=self.host
+        log_file = self.settings.state_dir / "launcher.log"
+        self.launcher = await scopes.outliving(
+            "envs",
+            scopes.ENVS,
+            lambda prefix: Launcher.start(pool=self.settings.pool, log=log_file, host=self.host, prefix=prefix),
         )
         self.launcher.on_death = lambda: self._again("launcher", self.start_launcher)
 
     async def start_router(self) -> None:
         """Find the router that an earlier daemon left, or start one; a new one whenever one dies."""
         try:
-            self.router = await RouterHandle.start_or_adopt(dir=self.settings.state_dir, listen=self.settings.listen)
+            self.router = await scopes.outliving(
+                "router",
+                scopes.ROUTER,
+                lambda prefix: RouterHandle.start_or_adopt(
+                    dir=self.settings.state_dir, listen=self.settings.listen, prefix=prefix, handed=self.handed
+                ),
+            )
         except PortTaken as error:
             hint = "end that process, or route from another address with SANDBOXD_LISTEN=127.0.0.1:PORT"
             raise PortTaken(error.message, hint=hint, **error.details) from error

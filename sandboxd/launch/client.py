@@ -89,16 +89,24 @@ class Launcher:
 
     @classmethod
     async def start(
-        cls, *, pool: int, log: Path, host: HostFacts | None = None, init: str = "sandboxd.launch.init", path: str = ""
+        cls,
+        *,
+        pool: int,
+        log: Path,
+        host: HostFacts | None = None,
+        prefix: Sequence[str] = (),
+        init: str = "sandboxd.launch.init",
+        path: str = "",
     ) -> "Launcher":
         """Start the program; raises LaunchFailed when it does not come up. The pool then fills by itself.
 
         host: its layout and procfs are what the pool is made for (None: the layout is looked at here, procfs taken as whole).
+        prefix: a command that sets something up and then becomes the program (daemon.scopes).
         init, path: the module that becomes pid 1 and a directory to find it in, for tests.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            process = spawn(theirs.fileno(), log, ["--init", init, *(["--path", path] if path else [])])
+            process = spawn(theirs.fileno(), log, ["--init", init, *(["--path", path] if path else [])], prefix)
         launcher = cls(process, ours, pool=pool)
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -311,18 +319,20 @@ class Launcher:
             report()
 
 
-def spawn(control: int, log: Path, arguments: list[str]) -> "subprocess.Popen[bytes]":
+def spawn(control: int, log: Path, arguments: list[str], prefix: Sequence[str]) -> "subprocess.Popen[bytes]":
     """The launcher program: nothing of ours inherited but its socket, a session of its own, no environment."""
+    # The prefix may need to know where its service manager is; the launcher does not.
+    outer, environ = ([*prefix, "env", "-i"], dict(os.environ)) if prefix else ([], {})
     with open(log, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as output:
         return subprocess.Popen(
-            [interpreter(), "-I", "-S", str(PROGRAM), "--fd", str(control), *arguments, "--room", ROOM],
+            [*outer, interpreter(), "-I", "-S", str(PROGRAM), "--fd", str(control), *arguments, "--room", ROOM],
             pass_fds=[control],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
             cwd="/",
-            env={},
+            env=environ,
         )
 
 

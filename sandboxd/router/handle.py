@@ -15,7 +15,7 @@ import socket
 import struct
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,9 +25,9 @@ from sandboxd.router.starting import (
     LOG,
     SOCKET,
     bind_control,
-    bind_or_name,
     check_address,
     connect,
+    handed_or_bound,
     matches,
     spawn,
     tail,
@@ -76,8 +76,18 @@ class RouterHandle:
     # -- beginnings ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    async def start_or_adopt(cls, *, dir: Path, listen: list[str], bounds: Bounds | None = None) -> "RouterHandle":
+    async def start_or_adopt(
+        cls,
+        *,
+        dir: Path,
+        listen: list[str],
+        bounds: Bounds | None = None,
+        prefix: Sequence[str] = (),
+        handed: Sequence[socket.socket] = (),
+    ) -> "RouterHandle":
         """The router of that directory, listening on these addresses.
+
+        prefix: a command that becomes a new one. handed: listeners for some of the addresses, which stay the caller's.
 
         Raises PortTaken (by whom), UsageError for what is no address, LaunchFailed when it does not come up.
         """
@@ -91,7 +101,7 @@ class RouterHandle:
                 handle.close()
                 raise
             return handle
-        return await cls._start(dir, listen, bounds or Bounds())
+        return await cls._start(dir, listen, bounds or Bounds(), prefix, handed)
 
     @classmethod
     async def _adopt(cls, directory: Path) -> "RouterHandle | None":
@@ -115,14 +125,16 @@ class RouterHandle:
         return handle
 
     @classmethod
-    async def _start(cls, directory: Path, listen: list[str], bounds: Bounds) -> "RouterHandle":
+    async def _start(
+        cls, directory: Path, listen: list[str], bounds: Bounds, prefix: Sequence[str], handed: Sequence[socket.socket]
+    ) -> "RouterHandle":
         listeners: list[socket.socket] = []
         control: socket.socket | None = None
         try:
             for address in listen:
-                listeners.append(bind_or_name(address))
+                listeners.append(handed_or_bound(address, handed))
             control = bind_control(directory)
-            child = spawn(directory, listeners, control, bounds)
+            child = spawn(directory, listeners, control, bounds, prefix)
         finally:
             for sock in listeners:
                 sock.close()

@@ -42,8 +42,7 @@ class Listener:
     @property
     def address(self) -> str:
         """Where it listens, as HOST:PORT."""
-        host, port = self.sock.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return address_of(self.sock)
 
     def on_event(self, mask: int) -> None:
         """Connections wait."""
@@ -84,6 +83,12 @@ class Listener:
         self._resting = False
         if self.sock.fileno() >= 0:
             self._loop.change(self.sock.fileno(), READ)
+
+
+def address_of(sock: socket.socket) -> str:
+    """Where a socket listens, as HOST:PORT."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def bind(address: str) -> socket.socket:

@@ -8,12 +8,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from sandboxd.errors import KernelError, PortTaken, UsageError
-from sandboxd.router.listener import bind, split_address
+from sandboxd.router.listener import address_of, bind, split_address
 from sandboxd.routing.framing import Bounds
 
 SOCKET = "router.sock"
@@ -21,10 +22,12 @@ LOG = "router.log"
 MOST_LOG = 4 << 20
 
 
-def spawn(directory: Path, listeners: list[socket.socket], control: socket.socket, bounds: Bounds) -> "subprocess.Popen[bytes]":
-    """A router in a session of its own, its output in router.log, holding these sockets."""
+def spawn(
+    directory: Path, listeners: list[socket.socket], control: socket.socket, bounds: Bounds, prefix: Sequence[str] = ()
+) -> "subprocess.Popen[bytes]":
+    """A router in a session of its own, its output in router.log, holding these sockets. prefix: a command that becomes it."""
     fds = [sock.fileno() for sock in listeners]
-    command = [sys.executable, "-m", "sandboxd.router", "--control", str(control.fileno())]
+    command = [*prefix, sys.executable, "-m", "sandboxd.router", "--control", str(control.fileno())]
     command += ["--bounds", msgspec.json.encode(bounds).decode(), "--listen", *map(str, fds)]
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
@@ -89,8 +92,11 @@ def check_address(address: str) -> None:
         raise UsageError(f"{error}: it is no address to listen on", hint="for example 127.0.0.1:7070 or [::1]:7070") from error
 
 
-def bind_or_name(address: str) -> socket.socket:
-    """A listening socket; raises PortTaken with who holds it."""
+def handed_or_bound(address: str, handed: Sequence[socket.socket]) -> socket.socket:
+    """A listening socket: a copy of the one we were given for it, or bound here; raises PortTaken with who holds it."""
+    for sock in handed:
+        if address_of(sock) == address:
+            return sock.dup()
     try:
         return bind(address)
     except OSError as error:

@@ -14,6 +14,7 @@ import re
 import socket
 import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from sandboxd.errors import DaemonRunning, NotFound, StoreFailed
@@ -28,8 +29,8 @@ BACKLOG = 128
 class RunDir:
     """What `prepare` took: the locks, the bound control socket, and the place of every env. Owns its descriptors."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Take it all, or nothing; raises StoreFailed or DaemonRunning."""
+    def __init__(self, settings: Settings, handed: Sequence[socket.socket] = ()) -> None:
+        """Take it all, or nothing; raises StoreFailed or DaemonRunning. handed: see `prepare`."""
         self.state_dir = settings.state_dir
         self.socket_path = settings.socket
         self._fds: list[int] = []
@@ -42,7 +43,7 @@ class RunDir:
                 # Two daemons with two state directories may still mean one socket: its directory is a lock of its own.
                 socket_fd = self._own(settings.socket.parent, shared=settings.socket.parent != settings.runtime_dir)
             self._envs_fd = self._own(settings.state_dir / "envs")
-            self.socket = self._bind(socket_fd, settings.socket)
+            self.socket = self._bind(socket_fd, settings.socket, handed)
             self._socket_fd = socket_fd
             self.remove_prepared()
             for name in os.listdir(self._envs_fd):
@@ -156,8 +157,11 @@ class RunDir:
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
-    def _bind(self, directory: int, path: Path) -> socket.socket:
+    def _bind(self, directory: int, path: Path, handed: Sequence[socket.socket]) -> socket.socket:
         """Bind the control socket, 0600, in place of a stale one; raises DaemonRunning when one answers there."""
+        for listener in handed:
+            if is_reached(listener, f"/proc/self/fd/{directory}/{path.name}"):
+                return listener
         fresh = f".{path.name}.{os.getpid()}"
         if os.fstat(directory).st_uid == os.geteuid():  # else anybody could hold the lock, and us with it
             fcntl.flock(directory, fcntl.LOCK_EX)  # held while we look and replace; later the socket itself says that we live
@@ -175,9 +179,16 @@ class RunDir:
             fcntl.flock(directory, fcntl.LOCK_UN)
 
 
-def prepare(settings: Settings) -> RunDir:
-    """Make and check the directories, take the lock, bind the control socket; raises StoreFailed or DaemonRunning."""
-    return RunDir(settings)
+def prepare(settings: Settings, handed: Sequence[socket.socket] = ()) -> RunDir:
+    """Make and check the directories, take the lock, bind the control socket; raises StoreFailed or DaemonRunning.
+
+    handed: listeners from the service manager; the one that control.sock leads to is used instead, the others are closed.
+    """
+    rundir = RunDir(settings, handed)
+    for listener in handed:
+        if listener is not rundir.socket:
+            listener.close()
+    return rundir
 
 
 def checked(path: Path, *, shared: bool = False) -> int:
@@ -216,6 +227,19 @@ def listen_at(listener: socket.socket, directory: int, name: str) -> None:
     finally:
         os.umask(mask)
     listener.listen(BACKLOG)
+
+
+def is_reached(listener: socket.socket, route: str) -> bool:
+    """Whether who connects there arrives at this listener: both ends name who called listen(2) on it (unix(7))."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(route)
+        except OSError:
+            return False
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12) == listener.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, 12
+        )
 
 
 def probe(route: str, path: Path) -> None:

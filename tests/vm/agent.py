@@ -26,7 +26,8 @@ def session(user, argv, out, err, *, cwd="/", env=(), kind="login"):
         manager = [] if user == "root" else ["--user"]
         argv = ["systemd-run", *manager, "--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--", *argv]
     argv = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *argv]  # 128+N after signal N
-    command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]
+    # Not Type=exec: with PAM it is taken as started only when it ends (252), and is killed after 90 s.
+    command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=simple"]
     command += ["-p", "User=" + user, "-p", "PAMName=login", "-p", "WorkingDirectory=" + cwd]
     command += ["--setenv=XDG_SESSION_TYPE=tty", "--setenv=XDG_SESSION_CLASS=user"]  # as over ssh, not "background"
     command += ["--setenv=" + e for e in env]

@@ -20,9 +20,10 @@ def in_guest(request: pytest.FixtureRequest) -> Callable[[Check], Result]:
         if check.variant not in found:
             if why := guests.unavailable():
                 unmet("vm", why)
-            asked = [item.callspec.params["check"] for item in request.session.items if "in_guest" in item.fixturenames]
+            items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+            asked = [item.callspec.params.get("check") for item in items]
             found[check.variant] = {}  # a guest that fails is not tried again
-            wanted = [other for other in asked if other.variant == check.variant]
+            wanted = [other for other in asked if isinstance(other, Check) and other.variant == check.variant]
             found[check.variant], said[check.variant] = guests.run(check.variant, wanted)
         if (check.file, check.name) not in found[check.variant]:
             pytest.fail(f"the guest has no result of {check.id}; it said:\n{said.get(check.variant, 'nothing: see above')}")

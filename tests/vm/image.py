@@ -55,7 +55,7 @@ def call(*argv: object, **kw: Any) -> str:
     )  # fmt: skip
     if done.returncode:
         raise Failed(f"{argv[0]} failed ({done.returncode}):\n{done.stdout[-3000:]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def digest(*what: object) -> str:

@@ -35,9 +35,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from image import Failed, cached, call, digest, image, missing_tools
+from tests.vm.image import Failed, cached, call, digest, image, missing_tools
 
 APPEND = "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off nokaslr systemd.show_status=0"
 # QEMU 7.2's TCG corrupts EFLAGS after cmpxchg16b when there is more than one vCPU (random double faults, seen with Linux
@@ -257,6 +257,7 @@ def run(opt: Options) -> int:
         **{"user": opt.user, "argv": opt.command, "env": opt.env, "session": opt.session, "setup": opt.setup},
         **{"shares": [[d.name, p] for d, p in shares], "cwd": shares[0][1] if shares else None, "out": bool(opt.out)},
     }
+    tar: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryDirectory(prefix="sandboxd-vm-") as tmp:
         pack(opt, shares, f"{tmp}/share")
         vm = begin(opt, img, tmp, request)
@@ -272,7 +273,7 @@ def run(opt: Options) -> int:
                 print(f"vm: no end after {opt.timeout:g} s", file=sys.stderr)
                 return 124
             finally:
-                if opt.out:
+                if tar is not None:
                     tar.communicate()
             log(opt, "exit status", done["exit"], "after", round(done["took"], 2), "s in the guest")
             vm.close(5)

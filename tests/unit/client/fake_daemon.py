@@ -14,10 +14,13 @@ from pathlib import Path
 
 from sandboxd.daemon.control import Call, ControlServer
 from sandboxd.protocol import messages as m
-from sandboxd.settings import Settings
+from sandboxd.settings import START_FIFO, Settings
 
 settings = Settings.from_environ(os.environ, os.geteuid())
-ready = int(os.environ["SANDBOXD_READY_FD"])
+if "SANDBOXD_READY_FD" in os.environ:
+    ready = int(os.environ["SANDBOXD_READY_FD"])
+else:
+    ready = os.open(settings.state_dir / START_FIFO, os.O_WRONLY | os.O_NONBLOCK)
 
 
 def tell(text: str) -> None:
@@ -46,7 +49,7 @@ async def serve(listener: socket.socket) -> None:
 
 
 def main() -> None:
-    what = os.environ.get("FAKE", "")
+    what = os.environ.get("FAKE") or os.environ.get("SANDBOXD_FAKE", "")
     with open(settings.state_dir / "starts", "a") as starts:
         starts.write(f"{os.getpid()}\n")
     if what == "die":

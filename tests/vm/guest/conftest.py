@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,11 @@ class Host:
         manager = [] if os.geteuid() == 0 else ["--user"]
         return self.run("systemctl", *manager, *argv, check=check).stdout.strip()
 
+    def answers(self) -> bool:
+        """Whether a daemon runs: to ask `sandbox` would start one."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(os.environ["XDG_RUNTIME_DIR"] + "/sandboxd/control.sock") == 0
+
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         """Wait for what nothing tells us of."""
         deadline = time.monotonic() + PATIENCE
@@ -65,6 +71,8 @@ def host() -> Iterator[Host]:
     """The guest, with nothing of ours left running at the end."""
     host = Host()
     yield host
-    host.sandbox("daemon", "stop", "--all")
-    host.sandbox("rm", "-f", "all", "--yes", check=False)
-    host.sandbox("daemon", "stop", "--all")
+    if (Path.home() / ".local/state/sandboxd").exists():
+        if any((Path.home() / ".local/state/sandboxd/envs").iterdir()):
+            host.sandbox("rm", "-f", "all", "--yes")
+        if host.answers():
+            host.sandbox("daemon", "stop", "--all")
