@@ -5,18 +5,19 @@ open by a failure. `socket.recv_fds` is not used: on 3.11 it ignores its flags, 
 """
 
 import _socket
-import array
 import ctypes
 import os
-import socket
+import struct
 
 from sandboxd.errors import ProtocolViolation
 from sandboxd.kernel.libc import check, syscall
 
 SCM_MAX_FD = 253  # include/net/scm.h: the most descriptors one message can carry
 LAST = 0xFFFFFFFF
-# Plain numbers: `|` and `&` on the enums of `socket` runs a lot of Python, whose pages each init would then have for itself.
-CLOEXEC, NOSIGNAL, CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_NOSIGNAL), int(socket.MSG_CTRUNC)
+# `_socket`, here and in all that an init carries: the `socket` around it brings enums, and runs them at each use of a flag.
+CLOEXEC, NOSIGNAL, CTRUNC = _socket.MSG_CMSG_CLOEXEC, _socket.MSG_NOSIGNAL, _socket.MSG_CTRUNC
+
+INT = struct.Struct("i")
 
 _close_range = syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 
@@ -26,13 +27,11 @@ def recv(sock: _socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: i
 
     Blocks, or raises BlockingIOError, as the socket is set; `flags` are added (MSG_DONTWAIT).
     """
-    data, ancillary, message_flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(4 * max_fds) if max_fds else 0, CLOEXEC | flags)
+    data, ancillary, message_flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(4 * max_fds) if max_fds else 0, CLOEXEC | flags)
     fds: list[int] = []
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            received = array.array("i")
-            received.frombytes(content[: len(content) - len(content) % received.itemsize])
-            fds.extend(received)
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds.extend(fd for (fd,) in INT.iter_unpack(content[: len(content) - len(content) % INT.size]))
     # CMSG_SPACE rounds up to 8 bytes, so one descriptor over an odd count fits without MSG_CTRUNC.
     if message_flags & CTRUNC or len(fds) > max_fds:
         close_all(fds)
@@ -42,7 +41,7 @@ def recv(sock: _socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: i
 
 def send(sock: _socket.socket, data: bytes | memoryview, fds: list[int] | tuple[int, ...] = (), *, flags: int = 0) -> int:
     """Send with the descriptors on the first byte; returns how many bytes went. SIGPIPE never comes of it."""
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
     return sock.sendmsg([data], ancillary, NOSIGNAL | flags)
 
 

@@ -5,15 +5,20 @@ over `argtypes`. Calls newer than the libc go by number: 424 and up are the same
 (include/uapi/asm-generic/unistd.h); older calls are only made through libc symbols, whose numbers differ.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
-from collections.abc import Callable
 
 from sandboxd.errors import KernelError
 
-libc = ctypes.CDLL(None, use_errno=True)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-Prototype = Callable[..., int]
+    Prototype = Callable[..., int]
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 HINTS = {
     ("clone3", errno.ENOSPC): "this user's quota of namespaces is used up (sysctl user.max_*_namespaces); those of envs that "

@@ -4,11 +4,11 @@ Imports `errors` and `kernel.libc`. The caller of `clone3` has to be single-thre
 child leaves by exec or os._exit only: none of the interpreter's after-fork work is done, and buffers would be flushed twice.
 """
 
+import _signal  # type: ignore[import-not-found]  # as in kernel.signals
+import _socket
 import ctypes
 import fcntl
 import os
-import signal
-import socket
 import struct
 
 from sandboxd.errors import KernelError
@@ -43,7 +43,7 @@ _unshare = function("unshare", ctypes.c_int)
 def clone3(flags: int) -> tuple[int, int]:
     """Fork into the new namespaces of `flags`: (pid, pidfd) in the parent, (0, -1) in the child; the pidfd is close-on-exec."""
     pidfd = ctypes.c_int(-1)
-    arguments = CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=int(signal.SIGCHLD))
+    arguments = CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=_signal.SIGCHLD)
     pid = check(_clone3(ctypes.byref(arguments), ctypes.sizeof(arguments)), "clone3")
     return (pid, pidfd.value) if pid else (0, -1)
 
@@ -85,14 +85,20 @@ def sethostname(name: str) -> None:
 
 def loopback_up() -> None:
     """Bring up `lo` of this network namespace; 127.0.0.1 and ::1 come with it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        fcntl.ioctl(control.fileno(), SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    finally:
+        control.close()
 
 
 def netns_cookie() -> int:
     """The kernel's never reused number of this network namespace (socket(7), >= 5.14)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        return int.from_bytes(probe.getsockopt(_socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    finally:
+        probe.close()
 
 
 def leave_session_keyring() -> None:

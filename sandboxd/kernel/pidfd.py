@@ -4,9 +4,9 @@ Imports `errors`. A pid alone may belong to another process tomorrow; start time
 and is compared *after* pidfd_open, so that no reuse slips in between. A zombie counts as dead.
 """
 
+import _signal  # type: ignore[import-not-found]  # as in kernel.signals
 import os
 import select
-import signal
 
 from sandboxd.errors import NotFound
 
@@ -48,7 +48,7 @@ def adopt(pid: int, started: int, boot: str) -> int:
 def send_signal(fd: int, number: int) -> bool:
     """Signal that process; False: it is gone already."""
     try:
-        signal.pidfd_send_signal(fd, number)
+        _signal.pidfd_send_signal(fd, number)
     except ProcessLookupError:
         return False
     return True

@@ -7,9 +7,9 @@ parked child: so it goes, and the stager with it, when the daemon does, however 
 page it writes to stays with the env for life, whereas those of the stager go with its exec.
 """
 
+import _socket
 import os
 import select
-import socket
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
@@ -51,7 +51,7 @@ def be_stager(bridge: stager.Bridge, profile: dict, base: list) -> int:  # type:
     """The second process; an exit status where it does not come to a program."""
     os.close(INIT)
     fds.close_all([*bridge.of_init()])
-    line = socket.socket(fileno=STAGER)
+    line = _socket.socket(fileno=STAGER)
     if not drop(line, profile):
         return 0
     return stager.live(line, bridge, base)
@@ -59,7 +59,7 @@ def be_stager(bridge: stager.Bridge, profile: dict, base: list) -> int:  # type:
 
 def be_init(bridge: stager.Bridge, pid: int, profile: dict, base: list, run_init) -> int:  # type: ignore[no-untyped-def, type-arg]
     """Wait behind the walls of the base for the config, raise the rest, become init; an exit status otherwise."""
-    line = socket.socket(fileno=INIT)
+    line = _socket.socket(fileno=INIT)
     try:
         if not drop(line, profile):
             return 0
@@ -91,7 +91,7 @@ def be_init(bridge: stager.Bridge, pid: int, profile: dict, base: list, run_init
     return 0
 
 
-def drop(line: socket.socket, profile: dict) -> bool:  # type: ignore[type-arg]
+def drop(line: _socket.socket, profile: dict) -> bool:  # type: ignore[type-arg]
     """Become who the env runs as, before any path is resolved; False when the launcher has gone before."""
     if talk.hear(line, 1)[0] != GO:  # the id maps are written only now
         return False

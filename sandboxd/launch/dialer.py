@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import socket
 
 from sandboxd.kernel import fds
 from sandboxd.launch.loop import READ, Loop, complain
@@ -18,14 +17,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+FAMILIES = {4: _socket.AF_INET, 6: _socket.AF_INET6}
 COUNT_LIMIT = 16
 PEERS_LIMIT = 64
-DONTWAIT = int(socket.MSG_DONTWAIT)
+DONTWAIT = _socket.MSG_DONTWAIT
 BATCH = 16  # requests of one peer served at a time
 PAUSE = 1.0  # seconds without accepting after the descriptors ran out
-# `_socket.socket` is what `socket.socket` adds enums to at each turn, in pages that each init then has for itself.
-KIND = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+KIND = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
 NETLINK_SOCK_DIAG = 4
 
 
@@ -132,7 +130,7 @@ def send(peer: _socket.socket, sockets: list[_socket.socket], refused: int) -> N
     fds.send(peer, bytes((len(sockets), refused)), [sock.fileno() for sock in sockets], flags=DONTWAIT)
 
 
-def born_here(family: socket.AddressFamily, count: int) -> tuple[list[_socket.socket], int]:
+def born_here(family: int, count: int) -> tuple[list[_socket.socket], int]:
     """That many sockets of this namespace, or as many as could be had and the errno."""
     sockets: list[_socket.socket] = []
     try:
@@ -145,4 +143,6 @@ def born_here(family: socket.AddressFamily, count: int) -> tuple[list[_socket.so
 
 def open_diag() -> _socket.socket:
     """A NETLINK_SOCK_DIAG socket of this namespace: who holds it sees what listens here (sock_diag(7)). Raises OSError."""
-    return _socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG)
+    return _socket.socket(
+        _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, NETLINK_SOCK_DIAG
+    )

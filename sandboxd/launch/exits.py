@@ -1,16 +1,16 @@
 """Exit statuses on disk: pid 1 of an env writes one JSON line for each service that ended, a daemon reads them later.
 
 The status of a process that is not our child is lost to us once it is reaped (waitid says ECHILD), so a daemon that was away
-learns it from here. Imports json and os. Invariants: one whole line per exit or none; the file stays under FILE_LIMIT, where
+learns it from here. Imports os and `plain`. Invariants: one whole line per exit or none; the file stays under FILE_LIMIT, where
 the last exit of each service is kept; a full disk delays a record and loses none while pid 1 lives. The reader trusts nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import os
+
+from sandboxd.launch.plain import decode, encode
 
 FILE_LIMIT = 1 << 18
 PENDING_LIMIT = 256
@@ -43,7 +43,7 @@ class Exit:
         fields = {
             "service": self.service, "pid": self.pid, "wait_status": self.wait_status, "time": self.time, "n": self.n,
         }  # fmt: skip
-        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+        return encode(fields) + b"\n"
 
 
 class ExitFile:
@@ -99,15 +99,21 @@ class ExitFile:
     def append(self, lines: bytes) -> bool:
         """Write all or nothing."""
         done = 0
-        with contextlib.suppress(OSError):
+        try:
             while done < len(lines):
                 done += os.write(self.fd, lines[done:])
-        if done < len(lines):
-            with contextlib.suppress(OSError):
-                os.ftruncate(self.fd, self.size)
+        except OSError:
+            self.cut()
             return False
         self.size += done
         return True
+
+    def cut(self) -> None:
+        """Take back a record that is not whole; where that is refused too, `lead` comes to the same."""
+        try:
+            os.ftruncate(self.fd, self.size)
+        except OSError:
+            return
 
 
 def last_number(fd: int, size: int) -> int:
@@ -134,7 +140,7 @@ def read_exits(path: str | os.PathLike[str]) -> list[Exit]:
 def read_line(line: bytes) -> Exit | None:
     """One line as a record."""
     try:
-        fields = json.loads(line)
+        fields = decode(line)
         whole = {key: fields[key] for key in ("pid", "wait_status", "n")}
         if not isinstance(fields["service"], str) or any(type(value) is not int for value in whole.values()):
             return None

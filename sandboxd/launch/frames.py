@@ -1,6 +1,6 @@
 """Frames between the daemon and pid 1 of an env: 4 bytes of length (little endian), JSON, and descriptors riding along.
 
-Both ends use it (init.sock is a SOCK_STREAM unix socket), so it imports what pid 1 may: json, os, socket and kernel.fds. A
+Both ends use it (init.sock is a SOCK_STREAM unix socket), so it imports what pid 1 may: os, `_socket`, `plain`, kernel.fds. A
 frame names its descriptors in order under "fds"; they travel with its first byte. Everything is capped before it is parsed,
 either end may be hostile to the other, and each descriptor has one owner at any time: the box it lies in, then its taker.
 """
@@ -8,12 +8,11 @@ either end may be hostile to the other, and each descriptor has one owner at any
 from __future__ import annotations
 
 import _socket
-import json
 import os
-import socket
 
 from sandboxd.errors import ProtocolViolation, SandboxdError, by_code
 from sandboxd.kernel.fds import close_all, recv, send
+from sandboxd.launch import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
 
 VERSION = 1
-DONTWAIT = int(socket.MSG_DONTWAIT)
+DONTWAIT = _socket.MSG_DONTWAIT
 FRAME_LIMIT = 1 << 20
 FDS_LIMIT = 16
 WORDS_LIMIT = 1000
@@ -31,34 +30,9 @@ ERRNO_MOST = 4095  # include/linux/err.h
 CHUNK = 1 << 16
 
 
-def unknown(value: object) -> None:
-    """What JSON has no form for."""
-    raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-def no_number(text: str) -> None:
-    """Infinity and NaN, which Python reads and JSON has not (RFC 8259)."""
-    raise ValueError(text)
-
-
-# Made once, where json.dumps makes two objects at each call: init shares its pages with the launcher until they are written to.
-ENCODER = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
-    None,
-    unknown,
-    json.encoder.encode_basestring_ascii,
-    None,
-    ":",
-    ",",
-    False,
-    False,
-    False,
-)
-DECODER = json.JSONDecoder(parse_constant=no_number)
-
-
 def encode(message: Message) -> bytes:
     """A message as a frame; raises ProtocolViolation when it is over the cap."""
-    body = "".join(ENCODER(message, 0)).encode()
+    body = plain.encode(message)
     if len(body) > FRAME_LIMIT:
         raise ProtocolViolation(f"a frame of {len(body)} bytes is over the cap of {FRAME_LIMIT}")
     return len(body).to_bytes(4, "little") + body
@@ -67,7 +41,7 @@ def encode(message: Message) -> bytes:
 def decode(body: bytes | bytearray) -> Message:
     """A frame's body as a message; raises ProtocolViolation."""
     try:
-        message = DECODER.decode(body.decode())
+        message = plain.decode(body)
     except (ValueError, RecursionError) as error:
         raise ProtocolViolation(f"a frame that is no JSON: {type(error).__name__}") from None
     if not isinstance(message, dict):

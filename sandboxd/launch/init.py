@@ -9,10 +9,8 @@ can end or stall it; from inside the env it cannot be killed (pid_namespaces(7))
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # as in kernel.signals
-import contextlib
 import gc
 import os
-import signal
 
 from sandboxd.errors import KernelError, NotFound, SandboxdError, SpecInvalid
 from sandboxd.kernel.capabilities import no_new_privs, set_dumpable
@@ -71,8 +69,8 @@ def reset_signals() -> None:
     own for SIGINT, would make `kill -INT 1` real.
     """
     default_all()
-    signal.set_wakeup_fd(-1)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, (signal.SIGCHLD,))
+    _signal.set_wakeup_fd(-1)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, (_signal.SIGCHLD,))
 
 
 class Init:
@@ -90,7 +88,7 @@ class Init:
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))
         # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
-        self.children = signalfd({signal.SIGCHLD})
+        self.children = signalfd({_signal.SIGCHLD})
         self.loop.watch(self.children, READ, self.woken)
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
@@ -198,12 +196,14 @@ class Init:
     def signal(self, call: Call) -> None:
         """Signal a service, a session, or all there is but ourselves."""
         target, signum = str(call.asked["target"]), int(call.asked["signum"])
-        if not 0 <= signum < signal.NSIG:
+        if not 0 <= signum < _signal.NSIG:
             raise SpecInvalid(f"there is no signal {signum}")
         kind, _, name = target.partition(":")
         if target == "all":
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.kill(-1, signum)  # all of this pid namespace but pid 1 (kill(2))
+            except ProcessLookupError:
+                pass
         elif kind == "service":
             service = self.services.get(name)
             if not service.is_alive or service.pid is None:

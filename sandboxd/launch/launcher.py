@@ -9,13 +9,12 @@ whether it has a network of its own, and the base of its view. It ends when the 
 depend on it.
 """
 
+import _signal  # type: ignore[import-not-found]  # as in kernel.signals
+import _socket
 import errno
 import gc
-import json
 import os
 import select
-import signal
-import socket
 import sys
 
 if not __package__:
@@ -23,7 +22,7 @@ if not __package__:
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
 from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
-from sandboxd.launch import child, talk
+from sandboxd.launch import child, plain, talk
 
 ALWAYS = namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS
 TITLE = "sandboxd-launcher"
@@ -32,11 +31,11 @@ TITLE = "sandboxd-launcher"
 class Launcher:
     """The loop: requests in, children out."""
 
-    def __init__(self, control: socket.socket, run_init) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, control: _socket.socket, run_init) -> None:  # type: ignore[no-untyped-def]
         self.control = control
         self.run_init = run_init
         self.buffer = bytearray()
-        self.signals = signals.signalfd({signal.SIGCHLD, signal.SIGTERM})
+        self.signals = signals.signalfd({_signal.SIGCHLD, _signal.SIGTERM})
         # A mount made on the host after a child was parked is not in that child's view (poll(2) on mountinfo: proc(5)).
         self.mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -59,10 +58,10 @@ class Launcher:
     def take_signals(self) -> bool:
         """Reap whoever died; False on SIGTERM."""
         numbers = signals.read_signals(self.signals)
-        if signal.SIGCHLD in numbers:
+        if _signal.SIGCHLD in numbers:
             while reap():
                 continue
-        return signal.SIGTERM not in numbers
+        return _signal.SIGTERM not in numbers
 
     def take_requests(self) -> bool:
         """Answer each whole frame; False at the end."""
@@ -83,7 +82,7 @@ class Launcher:
     def answer(self, body: bytes) -> None:
         """One request, one reply, in order."""
         try:
-            request = json.loads(body)
+            request = plain.decode(body)
             profile = checked(request["profile"])
             pid, process, outer = self.park(profile, request["base"])
         except (OSError, SandboxdError) as error:
@@ -96,7 +95,7 @@ class Launcher:
 
     def park(self, profile: dict, base: list) -> tuple[int, int, tuple[int, int]]:  # type: ignore[type-arg]
         """A child in new namespaces with its ids mapped: pid, pidfd, our ends of its sockets: pid 1's, the stager's."""
-        pairs = socket.socketpair(), socket.socketpair()
+        pairs = _socket.socketpair(), _socket.socketpair()
         outer, inner = (tuple(pair[side].detach() for pair in pairs) for side in (0, 1))
         process = -1
         try:
@@ -109,7 +108,7 @@ class Launcher:
         except BaseException:
             fds.close_all([*outer])
             if process >= 0:
-                pidfd.send_signal(process, signal.SIGKILL)
+                pidfd.send_signal(process, _signal.SIGKILL)
                 os.close(process)
             raise
         finally:
@@ -118,7 +117,7 @@ class Launcher:
 
     def reply(self, message: dict, descriptors: list[int] | None = None) -> None:  # type: ignore[type-arg]
         """One frame to the daemon; when that is gone, the next read says so."""
-        body = json.dumps(message).encode()
+        body = plain.encode(message)
         try:
             fds.send(self.control, len(body).to_bytes(4, "little") + body, descriptors or ())
         except OSError as error:
@@ -158,7 +157,7 @@ def load(module: str):  # type: ignore[no-untyped-def]
 def main(arguments: list[str]) -> int:
     """Set up, serve, leave."""
     given = dict(zip(arguments[::2], arguments[1::2], strict=False))
-    control = socket.socket(fileno=int(given["--fd"]))
+    control = _socket.socket(fileno=int(given["--fd"]))
     os.set_inheritable(control.fileno(), False)
     if "--path" in given:
         sys.path.insert(0, given["--path"])

@@ -11,7 +11,10 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 BATCH = 64

@@ -11,7 +11,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # as in init.py
 import errno
 import fcntl
-import json
 import os
 import resource
 import stat
@@ -19,6 +18,7 @@ import struct
 import termios
 
 from sandboxd.errors import CommandNotExecutable, CommandNotFound, LaunchFailed, SandboxdError, SpecInvalid
+from sandboxd.launch import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def become(program: Program, stdio: tuple[int, int, int], report: int) -> NoRetu
         found.update(step=step, errno=errno.EINVAL, why=repr(error)[:200])
     finally:
         try:
-            os.write(report, json.dumps(found).encode()[:REPORT_LIMIT])
+            os.write(report, plain.encode(found)[:REPORT_LIMIT])
         finally:
             os._exit(127)
 
@@ -264,7 +264,7 @@ def failed(step: str, error: OSError, command: str) -> LaunchFailed:
 def error_of(report: bytes, program: Program) -> SandboxdError:
     """What a child reported before it gave up, as an error for people."""
     try:
-        found = json.loads(report)
+        found = plain.decode(report)
         number, step = int(found["errno"]), str(found["step"])
     except (ValueError, KeyError, TypeError):
         return LaunchFailed(f"cannot start {program.argv[0]}: its report is cut off", step="report", errno=errno.EIO)

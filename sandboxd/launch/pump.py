@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 from sandboxd.launch.logfile import LogFiles, Stamp, spread
 from sandboxd.launch.loop import READ, WRITE, Loop, Timer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CHUNK = LINE_LIMIT = 16384
 FLUSH_AFTER = 0.25  # seconds that an unfinished line (a prompt) may stay unwritten

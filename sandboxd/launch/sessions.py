@@ -7,9 +7,8 @@ copy of what comes, and is told to have ended only after all of it was passed on
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # as in kernel.signals
 import os
-import signal
 import time
 
 from sandboxd.errors import InvalidState, NotFound, QueueFull, SandboxdError
@@ -121,7 +120,7 @@ class Sessions:
         """A zombie still holds its number: the last moment at which its process group is surely its own."""
         execution = self.by_pid.get(pid)
         if execution is not None and execution.closing:
-            signal_group(pid, signal.SIGKILL)
+            signal_group(pid, _signal.SIGKILL)
 
     def ended(self, pid: int, wait_status: int) -> None:
         """A command was reaped."""
@@ -218,14 +217,14 @@ class Sessions:
         if execution is None or execution.closing:
             return
         execution.closing = True
-        signal_group(execution.pid, signal.SIGHUP)
-        signal_group(execution.pid, signal.SIGCONT)  # a stopped job would never hear of it
+        signal_group(execution.pid, _signal.SIGHUP)
+        signal_group(execution.pid, _signal.SIGCONT)  # a stopped job would never hear of it
         self.loop.after(grace, lambda: self.kill(execution))
 
     def kill(self, execution: Execution) -> None:
         """The grace is over; its number is its own while it is not reaped."""
         if execution.pid in self.by_pid:
-            signal_group(execution.pid, signal.SIGKILL)
+            signal_group(execution.pid, _signal.SIGKILL)
 
     def get(self, id: str) -> Execution | Attachment:
         """The session of that id; raises NotFound."""
@@ -239,8 +238,10 @@ class Sessions:
         if isinstance(session, Attachment):
             self.services.resize(session.service, rows, cols)
         elif session.stdio.terminal:
-            with contextlib.suppress(OSError):  # EIO: it has just hung up
+            try:
                 resize_slave(session.stdio.terminal, rows, cols)
+            except OSError:  # EIO: it has just hung up
+                return
 
     def signal(self, session: Execution | Attachment, signum: int, *, group: bool) -> None:
         """Signal a command, or the service of an attached one; `group`: as a key like ctrl-C would."""
@@ -282,5 +283,7 @@ def signal_group(pid: int, signum: int) -> None:
     try:
         os.killpg(pid, signum)
     except ProcessLookupError:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.kill(pid, signum)
+        except ProcessLookupError:
+            return

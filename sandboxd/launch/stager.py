@@ -7,14 +7,13 @@ root with it; what acts on one process (`apply.OWN`) pid 1 does too. Nothing of 
 the exec waits for pid 1's word on the bridge. Nor can anything of the env see the stager: there is nothing until it execs.
 """
 
-import json
+import _socket
 import os
 import select
-import socket
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import fds, namespaces, titles
-from sandboxd.launch import talk
+from sandboxd.launch import plain, talk
 from sandboxd.launch.apply import Stage, StepFailed, apply, rehearse
 from sandboxd.launch.program import Program, become, execute
 
@@ -48,7 +47,7 @@ class Bridge:
         return self.stdin[0], self.stdout[1], self.stderr[1], self.report[1], self.word[0]
 
 
-def live(line: socket.socket, bridge: Bridge, base: list) -> int:  # type: ignore[type-arg]
+def live(line: _socket.socket, bridge: Bridge, base: list) -> int:  # type: ignore[type-arg]
     """Build the base, wait for the plan, apply it, become the first program; an exit status where there is none."""
     try:
         stage = Stage()
@@ -89,6 +88,6 @@ def rehearse_all(stage: Stage) -> None:
     rehearse(stage)
     titles.set_title(PARKED)
     try:
-        execute(Program(talk.decode(json.dumps(SAMPLE).encode())["program"]), {})
+        execute(Program(talk.decode(plain.encode(SAMPLE))["program"]), {})
     except OSError:
         fds.close_range(stage.first)

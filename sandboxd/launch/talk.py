@@ -5,21 +5,21 @@ time; what arrives is capped before it is parsed, and descriptors that ride alon
 buffered: a forked child leaves by os._exit.
 """
 
-import json
+import _socket
 import os
-import socket
 
 from sandboxd.errors import KernelError, ProtocolViolation, SandboxdError
 from sandboxd.kernel import fds
+from sandboxd.launch import plain
 
 FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
 
 
-def send(line: socket.socket, message: dict) -> None:  # type: ignore[type-arg]
+def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]
     """One frame; a peer that is gone is not told, and the next `receive` is the end."""
-    body = json.dumps(message).encode()
+    body = plain.encode(message)
     try:
         line.sendall(len(body).to_bytes(4, "little") + body)
     except OSError:
@@ -27,7 +27,7 @@ def send(line: socket.socket, message: dict) -> None:  # type: ignore[type-arg]
             tell(f"sandboxd child: nobody to tell {message}\n")
 
 
-def receive(line: socket.socket) -> tuple[dict, list[int]] | None:  # type: ignore[type-arg]
+def receive(line: _socket.socket) -> tuple[dict, list[int]] | None:  # type: ignore[type-arg]
     """One frame and its descriptors; None at the end. Raises ProtocolViolation, with nothing left open."""
     data, received = bytearray(), []
     while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
@@ -46,7 +46,7 @@ def receive(line: socket.socket) -> tuple[dict, list[int]] | None:  # type: igno
     return plan, received
 
 
-def hear(line: socket.socket, size: int) -> tuple[bytes, list[int]]:
+def hear(line: _socket.socket, size: int) -> tuple[bytes, list[int]]:
     """Receive; a reset is an end too: it is how the socket of a peer ends that died with something of ours unread (unix(7))."""
     try:
         return fds.recv(line, size)
@@ -56,7 +56,7 @@ def hear(line: socket.socket, size: int) -> tuple[bytes, list[int]]:
 
 def decode(body: bytes | bytearray) -> dict:  # type: ignore[type-arg]
     """A plan; raises ProtocolViolation."""
-    plan = json.loads(body.decode())
+    plan = plain.decode(body)
     if not isinstance(plan, dict) or not isinstance(plan.get("fds"), list):
         raise ProtocolViolation("a plan that is no object with `fds`")
     return plan

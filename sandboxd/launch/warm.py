@@ -7,8 +7,8 @@ done for all: 280 KiB less per env (measured after 1,000 log lines). Nothing sta
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 
 from sandboxd.errors import SandboxdError
 from sandboxd.launch.frames import Inbox, encode
@@ -31,13 +31,13 @@ def warm() -> None:
 def live() -> None:
     """Start, log, be asked, end."""
     sockets = [
-        socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC) for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+        _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC) for kind in (_socket.SOCK_STREAM, _socket.SOCK_SEQPACKET)
     ]
     for sock in sockets:
         sock.bind("")  # autobind: a fresh abstract address (unix(7))
         sock.listen()
     control, dial = sockets
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     client.connect(control.getsockname())
     logs = [os.memfd_create("log") for _ in (0, 1)]
     exits = os.memfd_create("exits")
@@ -69,7 +69,7 @@ def run_service(init: Init) -> None:
     init.loop.turn(0)
 
 
-def talk(init: Init, client: socket.socket) -> None:
+def talk(init: Init, client: _socket.socket) -> None:
     """A client that asks for the status and goes."""
     inbox = Inbox(client)
     for _ in range(2):
