@@ -292,8 +292,6 @@ def prove(stage: Stage) -> None:
             raise KernelError(errno.EPERM, f"the child {claim}", "does not hold")
 
 
-# What acts on one process, so that pid 1 does it beside the stager: all of phase PRIVILEGES and later.
-OWN = ("bounding", "rlimits", "capabilities", "prove")
 APPLY = {
     "enter": enter,
     "directories": directories,

@@ -7,6 +7,8 @@ parked child: so it goes, and the stager with it, when the daemon does, however 
 page it writes to stays with the env for life, whereas those of the stager go with its exec.
 """
 
+from __future__ import annotations
+
 import _socket
 import os
 import select
@@ -14,17 +16,19 @@ import select
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
 from sandboxd.launch import stager, talk
-from sandboxd.launch.apply import OWN, Stage, StepFailed, apply
+from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from sandboxd.launch.launcher import Order
+
 INIT, STAGER = 3, 4  # the descriptors of the sockets of each
 GO = b"g"
 
 
-def main(socks: tuple[int, int], profile: dict, base: list, run_init) -> None:  # type: ignore[no-untyped-def, type-arg]
+def main(socks: list[int], order: Order, run_init) -> None:  # type: ignore[no-untyped-def]
     """Everything from the first instruction after clone3 on; never returns. socks: pid 1's, the stager's; above 4."""
     status = 1
     try:
@@ -35,37 +39,36 @@ def main(socks: tuple[int, int], profile: dict, base: list, run_init) -> None:  
         bridge = stager.Bridge()
         pid, process = namespaces.clone3(0)
         if pid == 0:
-            status = be_stager(bridge, profile, base)
+            status = be_stager(bridge, order)
         else:
             os.close(process)
             os.close(STAGER)
             fds.close_all([*bridge.of_stager()])
-            status = be_init(bridge, pid, profile, base, run_init)
+            status = be_init(bridge, pid, order, run_init)
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:
         os._exit(status)
 
 
-def be_stager(bridge: stager.Bridge, profile: dict, base: list) -> int:  # type: ignore[type-arg]
+def be_stager(bridge: stager.Bridge, order: Order) -> int:
     """The second process; an exit status where it does not come to a program."""
     os.close(INIT)
     fds.close_all([*bridge.of_init()])
     line = _socket.socket(fileno=STAGER)
-    if not drop(line, profile):
+    if not drop(line, order):
         return 0
-    return stager.live(line, bridge, base)
+    return stager.live(line, bridge, order.base)
 
 
-def be_init(bridge: stager.Bridge, pid: int, profile: dict, base: list, run_init) -> int:  # type: ignore[no-untyped-def, type-arg]
+def be_init(bridge: stager.Bridge, pid: int, order: Order, run_init) -> int:  # type: ignore[no-untyped-def]
     """Wait behind the walls of the base for the config, raise the rest, become init; an exit status otherwise."""
     line = _socket.socket(fileno=INIT)
     try:
-        if not drop(line, profile):
+        if not drop(line, order):
             return 0
         os.setsid()
-        own = [step for step in base if step[0] in OWN]
-        apply(Stage(), "base", own)
+        bounding(Stage())  # the one step of the base that acts on one process
         titles.set_title(stager.PARKED)
         frame = talk.receive(line)
         if frame is None:
@@ -91,12 +94,12 @@ def be_init(bridge: stager.Bridge, pid: int, profile: dict, base: list, run_init
     return 0
 
 
-def drop(line: _socket.socket, profile: dict) -> bool:  # type: ignore[type-arg]
+def drop(line: _socket.socket, order: Order) -> bool:
     """Become who the env runs as, before any path is resolved; False when the launcher has gone before."""
     if talk.hear(line, 1)[0] != GO:  # the id maps are written only now
         return False
-    uid, gid = profile["uid"][0], profile["gid"][0]
-    if profile["drop"]:
+    uid, gid = order.uid[0], order.gid[0]
+    if order.drop:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
@@ -105,7 +108,7 @@ def drop(line: _socket.socket, profile: dict) -> bool:  # type: ignore[type-arg]
     return True
 
 
-def staged(first: str | None, bridge: stager.Bridge, pid: int) -> "dict[str, Any]":
+def staged(first: str | None, bridge: stager.Bridge, pid: int) -> dict[str, Any]:
     """The stager as init takes it: the service that it becomes or None, its pid, our ends of its pipes."""
     return {
         "service": first,

@@ -27,6 +27,7 @@ from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
 from sandboxd.launch.parked import Load, Parked, Shape, failure_of
 from sandboxd.launch.probes import look_at_layout
+from sandboxd.launch.talk import ORDER
 
 PROGRAM = Path(__file__).with_name("launcher.py")
 ROOM = "-" * 64  # an argument that does nothing but give titles room in the memory of argv
@@ -150,7 +151,7 @@ class Launcher:
             return Launched(
                 pid=child.pid,
                 pidfd=child.release(),
-                start_time=child.start_time,
+                start_time=pidfd.start_time(child.pid) or 0,
                 boot_id=self.boot_id,
                 netns_cookie=child.netns_cookie,
             )
@@ -283,7 +284,8 @@ class Launcher:
             take(gone())
             return
         self.asked.append((shape, take))
-        self.line.send(b'{"profile":' + msgspec.json.encode(shape[0]) + b',"base":' + shape[1] + b"}")
+        who, base = shape
+        self.line.send(ORDER.pack(who.network, who.root, *who.uid, *who.gid) + base)
 
     def heard(self, message: Message) -> None:
         """A frame of the launcher's: it is up, the host's mounts changed, or the answer to the oldest request."""
@@ -300,8 +302,7 @@ class Launcher:
                 return
             process, *socks = self.line.received[:3]
             del self.line.received[:3]
-            pid, started = int(message["pid"]), int(message["start_time"])
-            take(Parked(socks=socks, process=process, pid=pid, start_time=started, shape=shape))
+            take(Parked(socks=socks, process=process, pid=int(message["pid"]), shape=shape))
 
     def settle(self) -> None:
         """The host's mounts changed a moment ago."""

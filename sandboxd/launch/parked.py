@@ -21,10 +21,9 @@ Load = tuple[bytes, list[int]]
 class Parked:
     """One child: pid 1 and the stager. is_ready: its base is applied. on_change: it became ready, `failed`, or died parked."""
 
-    def __init__(self, *, socks: list[int], process: int, pid: int, start_time: int, shape: Shape) -> None:
+    def __init__(self, *, socks: list[int], process: int, pid: int, shape: Shape) -> None:
         self.pid = pid
         self.process = process
-        self.start_time = start_time
         self.shape = shape
         self.netns_cookie = 0
         self.is_ready = False

@@ -47,11 +47,11 @@ class Bridge:
         return self.stdin[0], self.stdout[1], self.stderr[1], self.report[1], self.word[0]
 
 
-def live(line: _socket.socket, bridge: Bridge, base: list) -> int:  # type: ignore[type-arg]
+def live(line: _socket.socket, bridge: Bridge, base: bytes) -> int:
     """Build the base, wait for the plan, apply it, become the first program; an exit status where there is none."""
     try:
         stage = Stage()
-        apply(stage, "base", base)
+        apply(stage, "base", plain.decode(base))
         stage.first = max(line.fileno(), stage.host, stage.root, *bridge.of_stager()) + 1
         talk.send(line, {"parked": True, "netns_cookie": namespaces.netns_cookie()})
         if not select.select([line], [], [], 0)[0]:

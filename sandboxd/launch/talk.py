@@ -7,6 +7,7 @@ buffered: a forked child leaves by os._exit.
 
 import _socket
 import os
+import struct
 
 from sandboxd.errors import KernelError, ProtocolViolation, SandboxdError
 from sandboxd.kernel import fds
@@ -15,6 +16,7 @@ from sandboxd.launch import plain
 FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
+ORDER = struct.Struct("<??4I")  # network, root by name, uid inside and outside, gid inside and outside; then the base's JSON
 
 
 def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]

@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from sandboxd.errors import LaunchFailed
-from sandboxd.isolation.steps import Phase, Rlimits, kinds
-from sandboxd.launch.apply import OWN
+from sandboxd.isolation.steps import Bounding, Phase, Rlimits
 from sandboxd.launch.client import InitFds, messages_of, own_steps
 from sandboxd.launch.stager import Bridge
 from tests.walls.envs import TIMEOUT, Walls, program
@@ -65,8 +64,10 @@ def test_a_program_that_ignores_nothing_dies_of_a_closed_pipe(walls: Walls) -> N
     assert found == ["0000000000000000"]
 
 
-def test_walls_of_one_process_are_raised_by_both() -> None:
-    assert set(OWN) == {kind.__name__.lower() for kind in kinds() if kind.phase >= Phase.PRIVILEGES}
+def test_walls_of_one_process_are_raised_by_both(walls: Walls) -> None:
+    made = walls.planned(["/bin/true"])
+    own = [step for step in made.base if step.phase >= Phase.PRIVILEGES]
+    assert own == [Bounding()], "pid 1 does the one of the base without being told; it does not read the base"
 
 
 def test_a_wall_that_cannot_be_raised_lets_nothing_run(walls: Walls) -> None:
