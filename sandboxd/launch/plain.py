@@ -48,7 +48,8 @@ def decode(body: bytes | bytearray) -> Any:
     text = body.decode().strip(" \t\n\r")
     try:
         value, end = _scan(text, 0)
-    except (StopIteration, ImportError) as error:  # its own error is a class of the package, which may be out of reach
+    except (StopIteration, SystemError, ImportError) as error:
+        # Its own error is a class of json.decoder: it asks for that module, and fails in a way of its own where it is not loaded.
         raise ValueError("no JSON") from error
     if end != len(text):
         raise ValueError("more than one JSON value")
