@@ -49,7 +49,7 @@ def decode(body: bytes | bytearray) -> Any:
     try:
         value, end = _scan(text, 0)
     except (StopIteration, SystemError, ImportError) as error:
-        # Its own error is a class of json.decoder: it asks for that module, and fails in a way of its own where it is not loaded.
+        # Its own error is a class of json.decoder: where that is not loaded, it fails to raise it, one way or the other.
         raise ValueError("no JSON") from error
     if end != len(text):
         raise ValueError("more than one JSON value")
