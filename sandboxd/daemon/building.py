@@ -18,6 +18,7 @@ from sandboxd.launch.client import InitFds
 from sandboxd.launch.guards import unguarded
 from sandboxd.launch.initlink import InitLink, bind_sockets
 from sandboxd.launch.probes import look_at
+from sandboxd.launch.repository import repository_of
 from sandboxd.lifecycle.records import EnvRecord, Wall
 from sandboxd.lifecycle.view import main_service
 from sandboxd.spec import EnvSpec
@@ -200,6 +201,8 @@ def unguarded_of(record: EnvRecord) -> list[str]:
         return []
     workspace = os.path.realpath(record.spec.workspace.path) if record.spec.workspace.path else None
     trees = [(workspace, workspace)] if workspace else []
+    repository = repository_of(workspace, record.owner) if workspace else None
+    trees += [(repository.mine, repository.mine)] if repository else []
     trees += [
         (os.path.realpath(mount.source), os.path.normpath(mount.target))
         for mount in record.spec.mounts

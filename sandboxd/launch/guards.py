@@ -37,7 +37,8 @@ def guard(trees: Iterable[str], code: Iterable[str]) -> Guard:
     for tree in trees:
         wanted = dict.fromkeys([*(path for path in obeyed(tree) if os.path.lexists(path)), *code])
         hooks = os.path.join(tree, ".git", "hooks")
-        if os.access(os.path.dirname(hooks), os.W_OK) and not os.path.lexists(hooks):
+        git = os.path.dirname(hooks)
+        if os.path.isdir(git) and os.access(git, os.W_OK) and not os.path.lexists(hooks):
             blank.append(hooks)
             wanted[hooks] = None
         for path in wanted:
@@ -57,6 +58,9 @@ def obeyed(tree: str) -> Iterator[str]:
     """Every path in a tree that somebody outside takes orders from, whether it is there or not."""
     yield from (os.path.join(tree, name) for name in SPECS)
     git = os.path.join(tree, ".git")
+    if os.path.isfile(os.path.join(tree, "commondir")):  # a linked worktree's part of a repository, shown by itself
+        yield from (os.path.join(tree, name) for name in (*ORDERS, "gitdir"))
+        return
     if not os.path.isdir(git):
         yield git  # a linked worktree's names the repository whose hooks git runs; one that appears is a repository
         return

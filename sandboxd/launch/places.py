@@ -16,6 +16,7 @@ from sandboxd.errors import SpecInvalid, WorkspaceInvalid
 from sandboxd.isolation import toolchains
 from sandboxd.isolation.facts import MountFact, PlaceFacts
 from sandboxd.launch.guards import guard
+from sandboxd.launch.repository import mounts_of, repository_of
 from sandboxd.spec import EnvSpec, Mount
 
 NOBODY = 65534
@@ -65,6 +66,7 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
     hide = hidden(str(env_dir.parent.parent))  # S of S/envs/ID
     workspace = look_at_workspace(spec.workspace.path, real_home, hide, runs_as if uid == 0 else None)
     mounts = [look_at_mount(mount, hide) for mount in spec.mounts]
+    mounts += look_at_repository(workspace, [mount.source for mount in mounts], hide)
     writable = [mount.source for mount in mounts if not mount.readonly and not mount.file]
     writable += [workspace] if workspace else []
     guards = guard(writable, own_code())
@@ -197,6 +199,14 @@ def where_stopped(path: str, uid: int) -> str:
         if bits & needed != needed:
             return walked
     return ""
+
+
+def look_at_repository(workspace: str | None, seen: list[str], hide: list[str]) -> list[MountFact]:
+    """What is shown of a linked worktree's repository; nothing where it is shown already, or must not be."""
+    found = repository_of(workspace, os.stat(workspace).st_uid) if workspace is not None else None
+    if found is None or is_in(found.common, [*seen, *hide, *SYSTEM]) or not is_utf8(found.common):
+        return []
+    return mounts_of(found)
 
 
 # -- mounts, toolchains, texts -----------------------------------------------------------------------------------------------

@@ -89,3 +89,18 @@ def test_a_commondir_would_run_what_it_likes(tmp_path: Path) -> None:
     (tmp_path / "shop/.git/commondir").write_text("../../evil/.git\n")
     subprocess.run([*git, "-C", str(tmp_path / "shop"), "status"], capture_output=True, check=False)
     assert mark.exists()
+
+
+def test_a_linked_worktree_has_no_hooks_of_its_own_to_make(tmp_path: Path) -> None:
+    (tmp_path / ".git").write_text("gitdir: /elsewhere/.git/worktrees/x\n")
+    found = guard([str(tmp_path)], [])
+    assert (found.blank, found.protect) == ([], [(str(tmp_path / ".git"), True)])
+
+
+def test_a_worktrees_part_of_a_repository_is_guarded_by_itself(tmp_path: Path) -> None:
+    for name in ("HEAD", "commondir", "gitdir", "index"):
+        (tmp_path / name).write_text("x\n")
+    assert sorted(path for path, _ in guard([str(tmp_path)], []).protect) == [
+        str(tmp_path / "commondir"),
+        str(tmp_path / "gitdir"),
+    ]
