@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
-from sandboxd.lifecycle.states import OVER, UP, ServiceState, State
+from sandboxd.lifecycle.states import OVER, UP, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import main_service
 from sandboxd.routing.table import Endpoint, Route, RouteTable
 
-Reach = Literal["ready", "starting", "stopped", "failed"]
+Reach = Literal["ready", "starting", "asleep", "stopped", "failed"]
 
 
 def route_table(
@@ -55,13 +55,23 @@ def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
 
 
 def reachability(record: EnvRecord, service: ServiceRecord) -> tuple[Reach, str]:
-    """ready, starting (the router holds the client), stopped or failed; and what to tell the client."""
+    """ready, starting or asleep (the router holds the client), stopped or failed; and what to tell the client."""
+    if is_asleep(record):
+        return "asleep", ""
     if record.state is State.FAILED or service.state is ServiceState.FAILED:
         return "failed", record.reason
     if record.state in (State.STOPPED, State.STOPPING, State.REMOVED):
-        return "stopped", record.reason
+        by_user = record.wanted is Wanted.STOPPED and not record.cause
+        return "stopped", record.reason or ("Its owner stopped it." if by_user else "")
     if service.state in OVER:
         return "stopped", f"{service.name} exited ({service.exit_code})"
     if service.port is None or record.init is None:
         return "starting", f"{service.name} does not listen on any port yet" if service.state in UP else ""
     return ("ready", "") if service.state is ServiceState.READY else ("starting", service.unready)
+
+
+def is_asleep(record: EnvRecord) -> bool:
+    """Whether a request wakes it: it is suspended, or was stopped for being idle; not what somebody stopped."""
+    if record.state is State.SUSPENDED:
+        return True
+    return record.state in (State.STOPPED, State.STOPPING) and record.cause == "idle" and record.wanted is not Wanted.REMOVED

@@ -15,7 +15,7 @@ from sandboxd.daemon import scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
-from sandboxd.daemon.routes import route_table
+from sandboxd.daemon.routes import is_asleep, route_table
 from sandboxd.errors import NameTaken, PortTaken, QueueFull, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
@@ -23,7 +23,7 @@ from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.names import find
 from sandboxd.lifecycle.records import EnvRecord
-from sandboxd.lifecycle.states import ENDED
+from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
 from sandboxd.limits.cpus import Load, rank
 from sandboxd.observe.tally import Tally
@@ -130,6 +130,7 @@ class Supervisor:
             hint = "end that process, or route from another address with SANDBOXD_LISTEN=127.0.0.1:PORT"
             raise PortTaken(error.message, hint=hint, **error.details) from error
         self.router.on_death = lambda: self._again("router", self.start_router)
+        self.router.on_wake = self.wake
         self.routes_changed()
         await self.publish_again()
 
@@ -278,6 +279,16 @@ class Supervisor:
         """The events kept since then (seconds since the epoch), oldest first."""
         self.keep_events()
         return [msgspec.json.decode(data, type=Event) for data in self.journal.events(since or 0.0)]
+
+    def wake(self, env_id: str) -> None:
+        """A request waits at the router for an env that is asleep; what is not asleep (any more) is left alone."""
+        actor = self.actors.get(env_id)
+        if actor is None or not is_asleep(actor.record):
+            return
+        if actor.record.state is State.SUSPENDED:
+            actor.post(ev.ResumeAsked(by="request"))
+        else:
+            actor.post(ev.StartAsked())
 
     def routes_of(self, env_id: str) -> int:
         """How many connections the router has to an env that is removed, or is to be."""

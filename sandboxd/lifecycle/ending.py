@@ -82,7 +82,7 @@ def settle(turn: Turn) -> None:
     """No process of the env is left: write down how it ended, and what comes next."""
     record = turn.record
     code = record.exit_code
-    if record.cause:
+    if record.cause not in ("", "idle"):
         code = 137
     elif code is None:
         code = overall_exit_code(turn)
@@ -90,7 +90,7 @@ def settle(turn: Turn) -> None:
             code = 137
     for name in turn.up():
         turn.service(name, state="exited", exit_code=137, pid=None)
-    asked = record.wanted is not Wanted.RUNNING and not record.cause and record.error is None
+    asked = record.wanted is not Wanted.RUNNING and record.cause in ("", "idle") and record.error is None
     badly = record.cause in CAUSES_FAIL or record.error is not None or code not in (0, None)
     failed = badly and not asked and not record.again
     turn.set(state=State.FAILED if failed else State.STOPPED, finished=turn.now, exit_code=code, init=None)

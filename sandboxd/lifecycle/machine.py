@@ -136,6 +136,8 @@ def restart_ended(turn: Turn, event: ev.Event) -> None:
     if event.again:
         launch(turn, event)
     else:
+        if turn.record.cause == "idle":
+            turn.set(cause="", reason="", idle_since=None)  # from here on no request wakes it
         turn.set(wanted=Wanted.STOPPED)
         turn.do(ev.Disarm(timer="restart:"))
 

@@ -38,7 +38,7 @@ class Env:
         self.bytes_in = 0
         self.bytes_out = 0
         self.blocked_until = 0.0
-        self.reported = (0, 0, 0, 0)
+        self.reported = (0, 0, 0, 0, 0, 0, 0)
 
     def release(self) -> None:
         """Close every connection and every ready socket."""
@@ -48,13 +48,21 @@ class Env:
             stock.end()
         self.stocks.clear()
 
-    def traffic(self) -> Traffic | None:
+    def traffic(self, busy: int, tunnels: int, tunnelled: int) -> Traffic | None:
         """The counts, if they changed since they were asked for last."""
-        counts = (self.open, self.requests, self.bytes_in, self.bytes_out)
+        counts = (self.open, self.requests, self.bytes_in, self.bytes_out, busy, tunnels, tunnelled)
         if counts == self.reported:
             return None
         self.reported = counts
-        return Traffic(open=counts[0], requests=counts[1], bytes_in=counts[2], bytes_out=counts[3])
+        return Traffic(
+            open=self.open,
+            requests=self.requests,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            busy=busy,
+            tunnels=tunnels,
+            tunnelled=tunnelled,
+        )
 
 
 class Backend:
@@ -140,7 +148,7 @@ class Backends:
         named: dict[str, set[tuple[str, int]]] = {}
         for backend in self._by_index:
             endpoint = backend.endpoint
-            if endpoint.state in ("ready", "starting"):
+            if endpoint.state in ("ready", "starting", "asleep"):
                 named.setdefault(endpoint.env_id, set()).add((endpoint.dial, endpoint.netns_cookie))
         for env_id, env in list(self.envs.items()):
             keep = named.get(env_id, set())

@@ -209,7 +209,9 @@ class Client(Exchange):
             self.state = BUSY
             self.moved = -1  # the first tick sets the deadline
             self.ask(request, backend)
-        elif endpoint.state == "starting":
+        elif endpoint.state in ("starting", "asleep"):
+            if endpoint.state == "asleep":
+                self.router.rouse(endpoint.env_id)
             if self.state != HELD:
                 self.state = HELD
                 self.deadline = self.loop.now + self.router.backends.routes.table.hold

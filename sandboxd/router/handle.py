@@ -46,7 +46,8 @@ log = logging.getLogger("sandboxd.router.handle")
 
 
 class RouterHandle:
-    """See `start_or_adopt`. on_death: called once when the router ended by itself. on_stuck: an env's socket blocked it."""
+    """See `start_or_adopt`. on_death: called once when the router ended by itself. on_stuck: an env's socket blocked it; on_wake: a
+    request is here for an env that is asleep."""
 
     def __init__(self, sock: socket.socket, pid: int, path: Path) -> None:
         self.pid = pid
@@ -56,6 +57,7 @@ class RouterHandle:
         self.pages: dict[int, int] = {}
         self.on_death: Callable[[], object] | None = None
         self.on_stuck: Callable[[str], object] | None = None
+        self.on_wake: Callable[[str], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._path = path
@@ -206,6 +208,10 @@ class RouterHandle:
         await self._order(orders.Unpublish(order=next(self._numbers), env_id=env_id))
         self.published = [published for published in self.published if published.env_id != env_id]
 
+    async def count(self) -> None:
+        """Have `counts` be those of now, with every table pushed before in force; raises TimedOut, Internal."""
+        await self._order(orders.Count(order=next(self._numbers)))
+
     async def release(self, env_id: str) -> bool:
         """Have every connection and ready socket of the env closed; False: not confirmed in time."""
         try:
@@ -237,7 +243,9 @@ class RouterHandle:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def _order(self, order: "orders.Listen | orders.Publish | orders.Unpublish | orders.Release") -> orders.Done:
+    async def _order(
+        self, order: "orders.Listen | orders.Publish | orders.Unpublish | orders.Count | orders.Release"
+    ) -> orders.Done:
         if not self._open:
             raise Internal("the router is gone", hint=f"see {self._path.parent / LOG}")
         future: asyncio.Future[orders.Done] = self._loop.create_future()
@@ -303,6 +311,9 @@ class RouterHandle:
             case orders.Counts():
                 self.pages = report.pages or self.pages
                 self.counts.update({env_id: msgspec.structs.asdict(traffic) for env_id, traffic in report.envs.items()})
+            case orders.Wake():
+                if self.on_wake is not None:
+                    self.on_wake(report.env_id)
             case orders.Stuck():
                 log.warning("a socket of env %s blocked the router; it is left alone for a while", report.env_id)
                 if self.on_stuck is not None:

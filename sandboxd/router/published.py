@@ -1,7 +1,7 @@
 """Published ports: a host address that leads to one port of an env, as raw TCP.
 
 Asked for by name (`-p 8080:3000`), so whoever can reach the address may connect, as with any program that listens there. A
-connection for an env that is starting waits like a request does; one that cannot be served is reset, since raw TCP has no
+connection for an env that is starting or asleep waits like a request does; one that cannot be served is reset, since raw TCP has no
 other words. Imports the dialer, tunnel and listener.
 """
 
@@ -58,14 +58,21 @@ class Raw(Side):
         self.deadline = router.loop.now + router.backends.routes.table.hold
         self.want(0)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is being made; afterwards it is a tunnel."""
+        return self.dial is not None
+
     def begin(self) -> None:
         """What the env's state allows; called again when the table changed."""
         if self.dial is not None or self.tunnel is not None:
             return
         backend = self.port.backend()
-        if backend is None or backend.endpoint.state not in ("ready", "starting"):
+        if backend is None or backend.endpoint.state not in ("ready", "starting", "asleep"):
             self.fail()
-        elif backend.endpoint.state == "starting":
+        elif backend.endpoint.state != "ready":
+            if backend.endpoint.state == "asleep":
+                self.router.rouse(backend.endpoint.env_id)
             self.router.held_raw.add(self)
         else:
             self.router.held_raw.discard(self)

@@ -14,10 +14,31 @@ from sandboxd.router.pipes import Pipes
 from sandboxd.router.relay import ENDLESS, Flow, How, Side
 
 
+class Dozing(Flow):
+    """In the place of a tunnel's inward flow while its env is asleep: the first byte wakes it, and no other pays for that."""
+
+    __slots__ = ("_rouse", "flow")
+
+    def __init__(self, flow: Flow, rouse: Callable[[], None]) -> None:
+        self.flow = flow
+        self._rouse = rouse
+
+    def move(self) -> None:
+        """The client sent something."""
+        self.rise()
+        self._rouse()
+        self.flow.move()
+
+    def rise(self) -> None:
+        """Give the flow its place back."""
+        if self.flow.source.outgoing is self:
+            self.flow.source.outgoing = self.flow
+
+
 class Tunnel:
     """Owns both sides until both directions are over, then calls `on_end` once. `moved`: bytes from near, bytes from far."""
 
-    __slots__ = ("_lost", "_on_end", "_open", "far", "inward", "near", "outward")
+    __slots__ = ("_dozing", "_lost", "_on_end", "_open", "far", "inward", "near", "outward")
 
     def __init__(self, near: Side, far: Side, pipes: Pipes, on_end: Callable[[], None]) -> None:
         """`near` is the client, `far` the service."""
@@ -25,9 +46,21 @@ class Tunnel:
         self.far = far
         self._on_end = on_end
         self._lost: Side | None = None
+        self._dozing: Dozing | None = None
         self._open = 2
         self.inward = Flow(near, far, ENDLESS, pipes, self._ended)
         self.outward = Flow(far, near, ENDLESS, pipes, self._ended)
+
+    def doze(self, rouse: Callable[[], None]) -> None:
+        """Its env is asleep: call `rouse` when the client sends something."""
+        if self._dozing is None and self.near.outgoing is self.inward:
+            self._dozing = self.near.outgoing = Dozing(self.inward, rouse)
+
+    def rise(self) -> None:
+        """Its env is awake."""
+        if self._dozing is not None:
+            self._dozing.rise()
+            self._dozing = None
 
     def near_ended(self) -> None:
         """The client had half-closed before the tunnel stood."""
@@ -45,6 +78,7 @@ class Tunnel:
     def _ended(self, flow: Flow, how: How) -> None:
         if self._open <= 0:
             return
+        self.rise()
         source, sink = flow.source, flow.sink
         if flow is not source.outgoing:
             return  # told twice
@@ -64,6 +98,7 @@ class Tunnel:
     def _finish(self, lost: Side | None) -> None:
         """`lost`: the side that broke; None: both came to a clean end."""
         self._open = 0
+        self.rise()
         self.inward.stop()
         self.outward.stop()
         for side in (self.near, self.far):

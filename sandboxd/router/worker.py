@@ -11,6 +11,8 @@ import os
 import resource
 import socket
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 
 from sandboxd.router.access import Access
 from sandboxd.router.backends import Backend, Backends
@@ -51,6 +53,7 @@ class Router:
         self._ticking = False
         self._ticks = 0
         self._pages_told = 0
+        self._roused: set[str] = set()
         self._control = Control(self, control)
         self._signals = Signals(self.loop, self.loop.stop)
 
@@ -70,6 +73,10 @@ class Router:
         """Whether no more clients can be taken."""
         return len(self.clients) + len(self.raws) >= self._most
 
+    def _connections(self) -> "Iterator[Client | Raw]":
+        yield from self.clients
+        yield from self.raws
+
     def forget(self, client: Client) -> None:
         """It is closed."""
         self.clients.discard(client)
@@ -87,6 +94,12 @@ class Router:
         backend.env.blocked_until = self.loop.now + BLOCKED
         backend.env.release()
         self._control.send(orders.Stuck(env_id=backend.env.env_id))
+
+    def rouse(self, env_id: str) -> None:
+        """Say that a request waits for an env that is asleep; once for each table, as a daemon may have died meanwhile."""
+        if env_id not in self._roused:
+            self._roused.add(env_id)
+            self._control.send(orders.Wake(env_id=env_id))
 
     def _listen(self, sock: socket.socket) -> Listener:
         name = sock.getsockname()
@@ -112,10 +125,7 @@ class Router:
             for env in self.backends.envs.values():
                 for stock in env.stocks.values():
                     stock.shrink()
-        changed = {env_id: traffic for env_id, env in self.backends.envs.items() if (traffic := env.traffic()) is not None}
-        if changed or self.pages.total() != self._pages_told:
-            self._pages_told = self.pages.total()
-            self._control.send(orders.Counts(envs=changed, pages=self.pages))
+        self._report()
         # Two rounds of shrinking after the last client, then nothing is left to do.
         if self.clients or self.raws:
             self._ticks %= SHRINK
@@ -123,6 +133,29 @@ class Router:
             self.loop.at(now + TICK, self._tick)
         else:
             self._ticking = False
+
+    def _report(self) -> None:
+        """Send the counts that changed. What is under way is counted here, so that no request pays for it."""
+        busy: dict[str, int] = {}
+        tunnels: dict[str, int] = {}
+        tunnelled: dict[str, int] = {}
+        for one in self._connections():
+            if one.backend is None:
+                continue
+            env_id = one.backend.env.env_id
+            if one.tunnel is not None:
+                tunnels[env_id] = tunnels.get(env_id, 0) + 1
+                tunnelled[env_id] = tunnelled.get(env_id, 0) + one.tunnel.inward.moved + one.tunnel.outward.moved
+            elif one.busy:
+                busy[env_id] = busy.get(env_id, 0) + 1
+        changed = {}
+        for env_id, env in self.backends.envs.items():
+            traffic = env.traffic(busy.get(env_id, 0), tunnels.get(env_id, 0), tunnelled.get(env_id, 0))
+            if traffic is not None:
+                changed[env_id] = traffic
+        if changed or self.pages.total() != self._pages_told:
+            self._pages_told = self.pages.total()
+            self._control.send(orders.Counts(envs=changed, pages=self.pages))
 
     # -- orders ----------------------------------------------------------------------------------------------------------
 
@@ -153,6 +186,9 @@ class Router:
                 if order.env_id in self.backends.envs:
                     self.backends.envs[order.env_id].release()
                 self._answer(order.order, (0, ""))
+            case orders.Count():
+                self._report()
+                self._answer(order.order, (0, ""))
             case orders.Ping():
                 self._answer(order.order, (0, ""))
             case orders.Stop():
@@ -164,6 +200,7 @@ class Router:
 
     def _set_table(self, order: orders.SetTable) -> None:
         self.backends.replace(order.table)
+        self._roused.clear()
         self.access.hosted = {e.env_id: e.init_pid for e in order.table.endpoints if e.init_pid and not e.dial}
         for client in self.clients:
             client.admitted = None
@@ -171,6 +208,13 @@ class Router:
             client.reconsider()
         for raw in list(self.held_raw):
             raw.begin()
+        for one in self._connections():
+            if one.tunnel is None or one.backend is None:
+                continue
+            if one.backend.endpoint.state == "asleep":
+                one.tunnel.doze(partial(self.rouse, one.backend.env.env_id))
+            else:
+                one.tunnel.rise()
 
     def _publish(self, order: orders.Publish) -> tuple[int, str]:
         address = f"{order.address}:{order.host_port}" if ":" not in order.address else f"[{order.address}]:{order.host_port}"

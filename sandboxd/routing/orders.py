@@ -62,6 +62,12 @@ class Release(Message, frozen=True, kw_only=True, tag="release"):
     env_id: str
 
 
+class Count(Message, frozen=True, kw_only=True, tag="count"):
+    """Send the counts as they are now; answered by Done after them, and after all that was ordered before."""
+
+    order: int
+
+
 class Ping(Message, frozen=True, kw_only=True, tag="ping"):
     """Answered by Done: the heartbeat."""
 
@@ -72,7 +78,7 @@ class Stop(Message, frozen=True, kw_only=True, tag="stop"):
     """End."""
 
 
-Order = SetTable | Listen | Publish | Unpublish | Release | Ping | Stop
+Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
 
 
 # -- router to daemon ----------------------------------------------------------------------------------------------------
@@ -89,9 +95,13 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """One env's counts: connections to its services now; requests and bytes since the router began."""
+    """One env's counts: connections to its services, exchanges under way and tunnels now; since the router began requests,
+    bytes, and those of the bytes that went through its open tunnels."""
 
     open: int
+    busy: int = 0
+    tunnels: int = 0
+    tunnelled: int = 0
     requests: int
     bytes_in: int
     bytes_out: int
@@ -123,13 +133,19 @@ class Counts(Message, frozen=True, kw_only=True, tag="counts"):
     pages: dict[int, int] = {}
 
 
+class Wake(Message, frozen=True, kw_only=True, tag="wake"):
+    """A request is here for an env that is asleep."""
+
+    env_id: str
+
+
 class Stuck(Message, frozen=True, kw_only=True, tag="stuck"):
     """An env's socket blocked the router, against what was asked of it; the env is not dialled for a while."""
 
     env_id: str
 
 
-Report = Hello | Done | Counts | Stuck
+Report = Hello | Done | Counts | Wake | Stuck
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)

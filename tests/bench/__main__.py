@@ -11,7 +11,7 @@ import sys
 from tests.bench.memory import run_as
 from tests.bench.results import as_json, as_objects, as_table
 
-BENCHES = ("spawn", "ready", "router", "idle", "cli")
+BENCHES = ("spawn", "ready", "router", "idle", "suspend", "wake", "cli")
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("name", choices=[*BENCHES, "all"])
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--count", type=int, help="rounds (envs, for idle); each bench has its own default")
+    parser.add_argument("--count", type=int, help="rounds (envs, for idle and suspend); each bench has its own default")
     parser.add_argument("--seconds", type=float, help="length of one measurement, where one has a length")
     parser.add_argument("--as", dest="user", help="run as this user, when started by root")
     args = parser.parse_args()

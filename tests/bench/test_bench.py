@@ -16,6 +16,7 @@ SMALL = {
     "ready": ["--count", "2"],
     "router": ["--count", "1", "--seconds", "0.2"],
     "idle": ["--count", "3", "--seconds", "0.5"],
+    "suspend": ["--count", "3"],
     "cli": ["--count", "2"],
 }
 

@@ -245,3 +245,20 @@ def test_another_daemon_finds_it_suspended_and_can_wake_it(daemon, tmp_path):
         assert resume(client, "web").state == "ready"
         assert daemon.request("web") == (200, b"alive")
         assert remove(client, "web").leaked == {}
+
+
+def test_a_request_wakes_it_and_is_not_lost(shared_daemon, client, tmp_path):
+    (tmp_path / "index.html").write_text("alive")
+    run(client, [*SERVER, "3000"], name="woken", path=tmp_path, port=3000, wait="ready")
+    for _ in range(3):
+        suspend(client, "woken")
+        assert shared_daemon.request("woken") == (200, b"alive")
+        assert inspect(client, "woken").state == "ready"
+    told = client.call(m.Events(filters=["name=woken", "event=resumed"])).events
+    assert [event.detail["by"] for event in told] == ["request"] * 3
+    client.call(m.Stop(target="woken"))
+    status, page = shared_daemon.request("woken")
+    assert status == 503
+    assert b"Its owner stopped it" in page
+    assert inspect(client, "woken").state == "stopped"
+    remove(client, "woken")

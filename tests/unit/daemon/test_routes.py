@@ -48,6 +48,13 @@ def test_the_hosts_network_is_dialled_from_the_host():
         ([LAUNCHED, started("web")], "starting"),
         ([LAUNCHED, started("web"), ev.ServiceReady(service="web")], "ready"),
         ([LAUNCHED, started("web"), ev.StopAsked()], "stopped"),
+        ([LAUNCHED, started("web"), ev.SuspendAsked()], "asleep"),
+        ([LAUNCHED, started("web"), ev.SuspendAsked(by="idle")], "asleep"),
+        ([LAUNCHED, started("web"), ev.SuspendAsked(by="idle"), ev.ResumeAsked(by="request")], "starting"),
+        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle")], "asleep"),
+        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle"), exited("web", 143), ev.InitGone()], "asleep"),
+        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle"), ev.InitGone(), ev.StopAsked()], "stopped"),
+        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle"), ev.InitGone(), ev.StartAsked()], "starting"),
         ([LAUNCHED, started("web"), exited("web", 3), ev.InitGone()], "failed"),
         ([LAUNCHED, started("web"), exited("web", 0), ev.InitGone()], "stopped"),
     ],
@@ -55,3 +62,8 @@ def test_the_hosts_network_is_dialled_from_the_host():
 def test_a_request_is_served_held_or_told(events, state):
     record, _ = run(fresh(WEB), ev.Admitted(), *events)
     assert table(record)[0].endpoints[0].state == state
+
+
+def test_who_stopped_it_is_told():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"), ev.StopAsked(), exited("web", 143), ev.InitGone())
+    assert table(record)[0].endpoints[0].reason == "Its owner stopped it."
