@@ -46,8 +46,8 @@ log = logging.getLogger("sandboxd.router.handle")
 
 
 class RouterHandle:
-    """See `start_or_adopt`. on_death: called once when the router ended by itself. on_stuck: an env's socket blocked it; on_wake: a
-    request is here for an env that is asleep."""
+    """See `start_or_adopt`. on_death: called once when the router ended by itself. on_stuck: an env's socket blocked it.
+    on_wake: a request is here for an env that is asleep."""
 
     def __init__(self, sock: socket.socket, pid: int, path: Path) -> None:
         self.pid = pid

@@ -1,8 +1,8 @@
 """Published ports: a host address that leads to one port of an env, as raw TCP.
 
 Asked for by name (`-p 8080:3000`), so whoever can reach the address may connect, as with any program that listens there. A
-connection for an env that is starting or asleep waits like a request does; one that cannot be served is reset, since raw TCP has no
-other words. Imports the dialer, tunnel and listener.
+connection for an env that is starting or asleep waits like a request does; one that cannot be served is reset, since raw TCP
+has no other words. Imports the dialer, tunnel and listener.
 """
 
 import socket

@@ -19,9 +19,10 @@ HOST = re.compile(rb"([0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One service of an env that can be reached.
 
-    dial: path of its dial.sock, "" for the host's own network. netns_cookie: what sockets born there must show (0: not known).
-    asleep: suspended, or stopped for having been idle; a request wakes it. owner: the uid whose loopback connections may come in. reason: why it is stopped or failed. init_pid: pid 1 of an env on
-    the host's network (0: not known), whose processes may reach no other env.
+    asleep: suspended, or stopped for having been idle; a request wakes it. dial: path of its dial.sock, "" for the host's own
+    network. netns_cookie: what sockets born there must show (0: not known). owner: the uid whose loopback connections may come
+    in. reason: why it is stopped or failed. init_pid: pid 1 of an env on the host's network (0: not known), whose processes may
+    reach no other env.
     """
 
     env_id: str

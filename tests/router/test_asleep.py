@@ -3,6 +3,8 @@
 So of sandboxd.router.worker, sandboxd.router.client, and of dozing in sandboxd.router.tunnel.
 """
 
+import socket
+import struct
 from collections.abc import Iterator
 from socket import create_connection
 
@@ -107,7 +109,8 @@ def test_what_is_under_way_is_counted_when_asked_for(bench: Bench, shop: Standin
         counts = bench.handle.counts[shop.env_id]
         assert (counts["busy"], counts["tunnels"], counts["open"]) == (1, 1, 3)
         assert counts["tunnelled"] >= 8
-    for _ in range(200):  # a client that goes while it waits for an answer is noticed at the next tick
+        asking.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for _ in range(200):  # a client that resets while it waits for an answer is noticed at the next tick
         bench.run(bench.handle.count())
         counts = bench.handle.counts[shop.env_id]
         if counts["busy"] == counts["tunnels"] == 0:
