@@ -96,10 +96,27 @@ class Network(Struct, frozen=True, kw_only=True):
     publish: list[Publish] = []
 
 
+class Idle(Struct, frozen=True, kw_only=True):
+    """What becomes of an env that nobody uses, each counted from when that began; a request wakes it, unless it is removed.
+
+    Unused: no request under way, no exec or attach open, no more than `traffic` bytes a minute through its open tunnels
+    (WebSockets and raw TCP: enough for keep-alives), no more than `cpu` percent of one CPU.
+    """
+
+    suspend: Duration | None = None
+    stop: Duration | None = None
+    remove: Duration | None = None
+    requests: bool = True
+    sessions: bool = True
+    traffic: Annotated[int, Meta(ge=0, extra={"unit": "size"}, description="bytes a minute")] = 1024
+    cpu: Annotated[float, Meta(ge=0, description="percent of one CPU")] = 5.0
+
+
 class Lifecycle(Struct, frozen=True, kw_only=True):
     """How long an env lives. restart: no | on-failure[:N] | always | unless-stopped. remove: `rm` by itself once it ended."""
 
     ttl: Duration | None = None
+    idle: Idle | None = None
     restart: Annotated[str, Meta(pattern=r"^(no|on-failure(:[0-9]{1,4})?|always|unless-stopped)$")] = "no"
     remove: bool = False
 

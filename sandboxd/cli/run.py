@@ -79,7 +79,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @click.option("--isolation", type=click.Choice(["full", "landlock", "none"]), default="full", help="The least to start with.")
 @click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")
 @click.option("--ttl", metavar="DURATION", help="Stop it after that, such as 2h.")
-@click.option("--idle", metavar="DURATION", hidden=True)
+@click.option("--idle", metavar="DURATION", help="Stop it when unused for so long; or suspend=5m,stop=1h,remove=7d.")
 @click.option("-l", "--label", multiple=True, metavar="K=V", help="A label, to select by.")
 @click.option("-i", "--interactive", is_flag=True, help="Pass stdin on.")
 @click.option("-t", "--tty", is_flag=True, help="Give the command a terminal.")

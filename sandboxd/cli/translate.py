@@ -14,7 +14,7 @@ import msgspec
 
 from sandboxd.cli.ceilings import LimitFlags, changes, nofile, whole
 from sandboxd.errors import NameInvalid, NotOffered, SandboxdError, UsageError
-from sandboxd.spec import EnvSpec, Isolation, Lifecycle, Limits, Mount, Network, Publish, Service, Workspace
+from sandboxd.spec import EnvSpec, Idle, Isolation, Lifecycle, Limits, Mount, Network, Publish, Service, Workspace
 from sandboxd.units import parse_duration
 
 SERVICE = "main"
@@ -84,7 +84,7 @@ def spec_of(flags: RunFlags, command: Sequence[str], caller: Caller) -> EnvSpec:
         limits=Limits(**changes(flags), **nofile(flags.ulimit)),  # type: ignore[arg-type] # checked by the daemon
         isolation=Isolation(level=flags.isolation, user=user(flags.user)),
         network=Network(mode=flags.network, egress=egress(flags.egress), forward=forwards(flags.forward), publish=published),
-        lifecycle=Lifecycle(ttl=lifetime(flags.ttl), restart=restart(flags.restart), remove=flags.rm),
+        lifecycle=Lifecycle(ttl=lifetime(flags.ttl), idle=idle(flags.idle), restart=restart(flags.restart), remove=flags.rm),
         mounts=[mount(text, caller.directory) for text in flags.volume],
         labels=labels(flags.label),
     )
@@ -92,8 +92,6 @@ def spec_of(flags: RunFlags, command: Sequence[str], caller: Caller) -> EnvSpec:
 
 def service_of(flags: RunFlags, command: Sequence[str], routed: int | None) -> Service:
     """The one service."""
-    if flags.idle is not None:
-        raise NotOffered("--idle: this version does not stop idle envs", hint="--ttl bounds an env's life")
     more: dict[str, Any] = {}
     if flags.stop_timeout is not None:
         more["stop_timeout"] = max(duration("--stop-timeout", flags.stop_timeout), 0.001)  # docker's 0 is "kill at once"
@@ -304,6 +302,20 @@ def lifetime(text: str | None) -> float | None:
     if seconds <= 0:
         raise UsageError(f"--ttl {text}: an env that lives for no time", hint="--ttl 2h")
     return seconds
+
+
+def idle(text: str | None) -> Idle | None:
+    """`--idle`."""
+    if text is None:
+        return None
+    from sandboxd.specfile.words import parse_idle  # noqa: PLC0415 - the file reader's package, for one flag
+
+    try:
+        return parse_idle(text)
+    except SandboxdError as error:
+        raise UsageError(
+            f"--idle {text}: {error.message}", hint=error.hint or "--idle 15m, or --idle suspend=5m,stop=1h"
+        ) from error
 
 
 def duration(flag: str, text: str) -> float:

@@ -127,6 +127,10 @@ class Body:
         """Whether that session is open here."""
         return session in self._sessions and not self._sessions[session].done()
 
+    def open_sessions(self) -> int:
+        """How many are open: of exec, of attach, and of whoever ran it attached."""
+        return sum(1 for ended in self._sessions.values() if not ended.done())
+
     def open_session(self, session: str, *, attached: bool = False) -> None:
         """Know a session from here on; attached: to a service, whose end it outlives until all was read."""
         self._session(session)

@@ -135,6 +135,7 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         server = ControlServer(rundir.socket, handlers(supervisor, watch))
         await server.start()
         supervisor.own(watch.run(), name="watch")
+        supervisor.own(supervisor.idling.run(), name="idling")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.leaving.set)

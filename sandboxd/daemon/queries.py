@@ -152,7 +152,7 @@ class Queries:
             answers=answers(record, notebook.unready, actor.body.look_at_guards()),
             denials=[denial for denial in notebook.denials if denial.time >= since],
             limits=[hit for hit in notebook.limits if hit.time >= since],
-            awake=notebook.awake,
+            awake=self.supervisor.idling.outlook(actor),
             rules=rules(record),
             unknown=notebook.unknown,
         )

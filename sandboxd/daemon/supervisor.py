@@ -15,6 +15,7 @@ from sandboxd.daemon import scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
+from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.routes import is_asleep, route_table
 from sandboxd.errors import NameTaken, PortTaken, QueueFull, StoreFailed
 from sandboxd.isolation.facts import HostFacts
@@ -76,6 +77,7 @@ class Supervisor:
         self.actors: dict[str, Actor] = {}
         self.berths = Berths(rundir, settings.pool)
         self.load = Load()
+        self.idling = Idling(self)
         self.subscriptions: set[Subscription] = set()
         self.tally = Tally()
         self.web: Endpoint | None = None

@@ -82,7 +82,8 @@ class RestartDue(Event, frozen=True, kw_only=True):
 
 
 class StopAsked(Event, frozen=True, kw_only=True):
-    """Stop it; grace in seconds, None: the services' own. again: start it afterwards. cause: "ttl" or a limit."""
+    """Stop it; grace in seconds, None: the services' own. again: start it afterwards. cause: "ttl", a limit, or "idle", and
+    then only what sleeps for being idle is stopped: a request may have woken it in between."""
 
     grace: float | None = None
     again: bool = False
@@ -116,7 +117,9 @@ class LimitsChanged(Event, frozen=True, kw_only=True):
 
 
 class RemoveAsked(Event, frozen=True, kw_only=True):
-    """Remove it, and all it left."""
+    """Remove it, and all it left. cause: "idle", and then only what sleeps for being idle is removed."""
+
+    cause: str = ""
 
 
 class SuspendAsked(Event, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ from sandboxd.lifecycle.sleeping import (
     suspended,
     waking,
 )
-from sandboxd.lifecycle.states import State, Wanted
+from sandboxd.lifecycle.states import ENDED, State, Wanted
 from sandboxd.lifecycle.turn import Turn, fresh_services
 
 Handler = Callable[[Turn, ev.Event], None]
@@ -99,6 +99,17 @@ def launch_failed(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.LaunchFailed)
     turn.set(error=event.error, reason=event.error[1], exit_code=125)
     settle(turn)
+
+
+def unless_awake(handler: Handler) -> Handler:
+    """An entry that is passed over when it is for an idle env and this one is not idle (any more)."""
+
+    def handle(turn: Turn, event: ev.Event) -> None:
+        sleeps = turn.record.suspended_by == "idle" or (turn.record.state in ENDED and turn.record.cause == "idle")
+        if getattr(event, "cause", "") != "idle" or sleeps:
+            handler(turn, event)
+
+    return handle
 
 
 def stop_queued(turn: Turn, event: ev.Event) -> None:
@@ -256,12 +267,12 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.PortFound: note_port,
         ev.ServiceExited: service_exited,
         ev.RestartDue: restart_service,
-        ev.StopAsked: graceful_stop,
+        ev.StopAsked: unless_awake(graceful_stop),
         ev.KillAsked: killed,
         ev.StartAsked: ignored,
         ev.SpecChanged: ignored,
         ev.LimitsChanged: change_limits_now,
-        ev.RemoveAsked: remove_alive,
+        ev.RemoveAsked: unless_awake(remove_alive),
         ev.SuspendAsked: suspend,
         ev.Suspended: ignored,
         ev.SuspendFailed: ignored,
@@ -281,11 +292,11 @@ def _suspended() -> dict[type[ev.Event], Handler]:
         ev.ServiceReady: note_ready,
         ev.PortFound: note_port,
         ev.ServiceExited: waking(service_exited),
-        ev.StopAsked: waking(graceful_stop),
+        ev.StopAsked: unless_awake(waking(graceful_stop)),
         ev.KillAsked: waking(killed),
         ev.StartAsked: resume_asked,
         ev.LimitsChanged: change_limits_now,
-        ev.RemoveAsked: waking(remove_alive),
+        ev.RemoveAsked: unless_awake(waking(remove_alive)),
         ev.SuspendAsked: suspend_again,
         ev.Suspended: suspended,
         ev.SuspendFailed: suspend_failed,
@@ -302,11 +313,11 @@ def _ended() -> dict[type[ev.Event], Handler]:
     """What holds in stopped and failed alike."""
     return NOTHING | {
         ev.RestartDue: relaunch_due,
-        ev.StopAsked: restart_ended,
+        ev.StopAsked: unless_awake(restart_ended),
         ev.StartAsked: launch,
         ev.SpecChanged: change_spec,
         ev.LimitsChanged: change_limits,
-        ev.RemoveAsked: remove_ended,
+        ev.RemoveAsked: unless_awake(remove_ended),
         ev.Adopted: resume_ended,
     }
 
@@ -316,10 +327,10 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
     | {
         ev.Admitted: launch,
         ev.LaunchFailed: launch_failed,
-        ev.StopAsked: stop_queued,
+        ev.StopAsked: unless_awake(stop_queued),
         ev.KillAsked: stop_queued,
         ev.LimitsChanged: change_limits,
-        ev.RemoveAsked: remove_ended,
+        ev.RemoveAsked: unless_awake(remove_ended),
         ev.Adopted: launch,
     },
     State.STARTING: _alive(),
@@ -332,11 +343,11 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.ServiceStarted: started_while_stopping,
         ev.ServiceRefused: refused_while_stopping,
         ev.ServiceExited: exited_while_stopping,
-        ev.StopAsked: stop_again,
+        ev.StopAsked: unless_awake(stop_again),
         ev.KillAsked: kill_stopping,
         ev.StartAsked: start_while_stopping,
         ev.LimitsChanged: change_limits,
-        ev.RemoveAsked: remove_alive,
+        ev.RemoveAsked: unless_awake(remove_alive),
         ev.GraceOver: lambda turn, event: kill_now(turn),
         ev.Adopted: resume_stopping,
         ev.InitGone: gone_while_stopping,

@@ -16,7 +16,7 @@ LONGEST = 200  # characters of what came from inside
 
 
 class Notebook:
-    """One env's notes. awake: what keeps it from being suspended now. unknown: what cannot be known of its denials, and why.
+    """One env's notes. unknown: what cannot be known of its denials, and why.
     unguarded: files that somebody outside obeys and that could be written from inside when they were last looked at.
 
     count: told of each denial and limit hit that is new, as ("denials", wall, how many) or ("limits", limit, 1).
@@ -24,7 +24,6 @@ class Notebook:
 
     def __init__(self, count: Callable[[str, str, int], object] = lambda what, label, more: None) -> None:
         self._count = count
-        self.awake: list[str] = []
         self.unknown: list[str] = []
         self.unguarded: list[str] = []
         self.unready: dict[str, str] = {}
@@ -33,7 +32,6 @@ class Notebook:
 
     def begin(self) -> None:
         """A new start of the env: what its earlier life was denied is history, the limits it met are not."""
-        self.awake = []
         self.unknown = []
         self.unguarded = []
         self.unready.clear()

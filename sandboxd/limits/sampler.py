@@ -83,6 +83,12 @@ class Sampler:
         return [], 0
 
 
+def cpu_seconds(init_pid: int) -> float | None:
+    """Processor time of an init and all below it so far, with that of children that were waited for; None when it is gone."""
+    init = read_stat(init_pid)
+    return None if init is None else (init.cpu + sum(stat.cpu for stat in walk(init_pid).values())) / TICK
+
+
 def walk(init_pid: int) -> dict[int, Stat]:
     """Every process below an init (without it): one pass, each once; of what ends meanwhile what was seen."""
     found: dict[int, Stat] = {}

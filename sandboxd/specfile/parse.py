@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 import msgspec
 
 from sandboxd.errors import NameInvalid, SpecInvalid
-from sandboxd.spec import EnvSpec, Mount, Name, Publish
+from sandboxd.spec import EnvSpec, Idle, Mount, Name, Publish
 from sandboxd.specfile import shapes
 from sandboxd.specfile.lines import Path, line_of, locate
 from sandboxd.specfile.rules import NAME_HINT, RESTART_HINT, Problem, dotted, problems
-from sandboxd.specfile.words import parse_mount, parse_publish
+from sandboxd.specfile.words import parse_idle, parse_mount, parse_publish
 from sandboxd.units import parse_duration, parse_size, shown
 
 MAX_BYTES = 256 << 10
@@ -28,14 +28,17 @@ MAX_DEPTH = 16  # a spec needs five; deeper ones only serve to exhaust a stack
 # tomllib makes a tuple of every prefix of a dotted key: one of 130,000 parts takes 68 GB (measured: killed, Python 3.11).
 LONG_KEY = re.compile(r"""(?:^|[\[{,\n])[ \t]*(?:(?:[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')[ \t]*\.[ \t]*){32}""")
 
-SHORT_FORMS: dict[type[msgspec.Struct], Callable[[str], msgspec.Struct]] = {Mount: parse_mount, Publish: parse_publish}
+SHORT_FORMS: dict[type[msgspec.Struct], Callable[[str], msgspec.Struct]] = {
+    Mount: parse_mount,
+    Publish: parse_publish,
+    Idle: parse_idle,
+}
 UNITS: dict[str, Callable[[object], float]] = {"size": parse_size, "duration": parse_duration}
 
 # Named in the design or known from elsewhere: what to say instead of "unknown key". A * stands for any one key.
 NOT_YET = {
     ("on_demand",): "making envs on demand",
     ("scale",): "scaling",
-    ("lifecycle", "idle"): "suspending and stopping idle envs",
     ("services", "*", "scale"): "scaling",
     ("services", "*", "replicas"): "scaling",
     ("limits", "io"): "limiting disk traffic",

@@ -4,6 +4,7 @@ Pure; imports spec and units. The daemon holds every incoming spec to them, whoe
 checked, and msgspec's patterns let a trailing newline pass (`$` matches before it). The first broken rule is raised.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
     yield from variables(("env",), spec.env)
     if not RESTART.fullmatch(spec.lifecycle.restart):
         yield Problem(("lifecycle", "restart"), f"{shown(spec.lifecycle.restart)} is no restart policy", RESTART_HINT)
+    yield from idle(spec)
     yield from paths(spec, placed=placed)
     for key, value in spec.labels.items():
         yield from text(("labels", key), key)
@@ -239,6 +241,27 @@ def limits(spec: EnvSpec) -> Iterator[Problem]:
         count = getattr(found, key)
         if count is not None and not low <= count <= high:
             yield Problem(("limits", key), f"{count} is out of range", f"{key} is a whole number from {low} to {high}")
+
+
+def idle(spec: EnvSpec) -> Iterator[Problem]:
+    """The steps of an idle env in their order, and one at least."""
+    rule = spec.lifecycle.idle
+    if rule is None:
+        return
+    path: Path = ("lifecycle", "idle")
+    steps = [(name, after) for name in ("suspend", "stop", "remove") if (after := getattr(rule, name)) is not None]
+    if not steps:
+        yield Problem(path, "it says nothing of what is to happen", 'as idle = { stop = "1h" }')
+    for name, after in steps:
+        if not (math.isfinite(after) and after >= 1):
+            yield Problem((*path, name), f"{after} s are too few to tell whether it is used", f'1 s at least, as {name} = "1h"')
+    for (earlier, first), (later, second) in itertools.pairwise(steps):
+        if second <= first:
+            yield Problem(
+                (*path, later), f"it comes before {earlier}", f"all count from when it became idle: make {later} longer"
+            )
+    if not math.isfinite(rule.cpu):
+        yield Problem((*path, "cpu"), f"{rule.cpu} is no percentage", "as cpu = 5")
 
 
 def paths(spec: EnvSpec, *, placed: bool) -> Iterator[Problem]:

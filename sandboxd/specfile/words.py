@@ -7,12 +7,13 @@ import ipaddress
 import re
 
 from sandboxd.errors import SpecInvalid
-from sandboxd.spec import Mount, Publish
-from sandboxd.units import shown
+from sandboxd.spec import Idle, Mount, Publish
+from sandboxd.units import parse_duration, shown
 
 PUBLISH = re.compile(r"(?:(?P<address>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):)?(?P<host>[0-9]{1,5}):(?P<port>[0-9]{1,5})(?:/tcp)?")
 PUBLISH_HINT = 'write "HOST_PORT:PORT" or "ADDRESS:HOST_PORT:PORT", as "8080:3000" or "127.0.0.1:8080:3000" (ports 1 to 65535)'
 MOUNT_HINT = 'write "SOURCE:TARGET" or "SOURCE:TARGET:ro"; for paths with a colon: { source = "…", target = "…" }'
+IDLE_HINT = '"15m" to stop it after that, or "suspend=5m,stop=1h,remove=7d"'
 
 # signal(7), Linux on every architecture we run on; the `signal` module would be an import of the world
 SIGNALS = {
@@ -59,3 +60,19 @@ def signal_number(text: str) -> int | None:
     if text.isascii() and text.isdigit():
         return int(text) if len(text) <= 2 and 1 <= int(text) <= 64 else None
     return SIGNALS.get(text.upper().removeprefix("SIG"))
+
+
+def parse_idle(text: str) -> Idle:
+    """What becomes of an idle env, from "15m" (it is stopped after that) or "suspend=5m,stop=1h,remove=7d"."""
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        step, equals, after = part.partition("=")
+        step = step.strip() if equals else "stop"
+        if step not in ("suspend", "stop", "remove"):
+            raise SpecInvalid(
+                f"{shown(step)} is no step of an idle env", hint=f"the steps are suspend, stop or remove: {IDLE_HINT}"
+            )
+        if step in given:
+            raise SpecInvalid(f"{step} is named twice", hint=IDLE_HINT)
+        given[step] = parse_duration(after if equals else part)
+    return Idle(suspend=given.get("suspend"), stop=given.get("stop"), remove=given.get("remove"))

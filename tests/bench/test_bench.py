@@ -17,6 +17,7 @@ SMALL = {
     "router": ["--count", "1", "--seconds", "0.2"],
     "idle": ["--count", "3", "--seconds", "0.5"],
     "suspend": ["--count", "3"],
+    "wake": ["--count", "2"],
     "cli": ["--count", "2"],
 }
 

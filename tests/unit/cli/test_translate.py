@@ -204,7 +204,7 @@ def test_names_are_dns_labels(name: str) -> None:
         ({"ulimit": ("nproc=5",)}, NotOffered, "--ulimit nproc"),
         ({"ttl": "soon"}, UsageError, "--ttl"),
         ({"ttl": "0"}, UsageError, "--ttl"),
-        ({"idle": "5m"}, NotOffered, "--idle"),
+        ({"idle": "soon"}, UsageError, "--idle"),
         ({"workspace": "cow"}, NotOffered, "--workspace cow"),
         ({"restart": "sometimes"}, UsageError, "--restart"),
         ({"user": "bob"}, NotOffered, "--user bob"),

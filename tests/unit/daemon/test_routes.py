@@ -7,6 +7,8 @@ from sandboxd.lifecycle import events as ev
 from sandboxd.spec import Network, Service
 from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
 
+IDLE = ev.SuspendAsked(by="idle", since=90.0)
+
 
 def table(*records):
     made = route_table(records, version=1, base_domain="localhost", envs_dir="/s/envs", hold=30.0)
@@ -51,10 +53,10 @@ def test_the_hosts_network_is_dialled_from_the_host():
         ([LAUNCHED, started("web"), ev.SuspendAsked()], "asleep"),
         ([LAUNCHED, started("web"), ev.SuspendAsked(by="idle")], "asleep"),
         ([LAUNCHED, started("web"), ev.SuspendAsked(by="idle"), ev.ResumeAsked(by="request")], "starting"),
-        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle")], "asleep"),
-        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle"), exited("web", 143), ev.InitGone()], "asleep"),
-        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle"), ev.InitGone(), ev.StopAsked()], "stopped"),
-        ([LAUNCHED, started("web"), ev.StopAsked(cause="idle"), ev.InitGone(), ev.StartAsked()], "starting"),
+        ([LAUNCHED, started("web"), IDLE, ev.StopAsked(cause="idle")], "asleep"),
+        ([LAUNCHED, started("web"), IDLE, ev.StopAsked(cause="idle"), exited("web", 143), ev.InitGone()], "asleep"),
+        ([LAUNCHED, started("web"), IDLE, ev.StopAsked(cause="idle"), ev.InitGone(), ev.StopAsked()], "stopped"),
+        ([LAUNCHED, started("web"), IDLE, ev.StopAsked(cause="idle"), ev.InitGone(), ev.StartAsked()], "starting"),
         ([LAUNCHED, started("web"), exited("web", 3), ev.InitGone()], "failed"),
         ([LAUNCHED, started("web"), exited("web", 0), ev.InitGone()], "stopped"),
     ],

@@ -336,6 +336,28 @@ def test_another_daemon_keeps_it_suspended():
     assert [arm.after for arm in of_kind(effects, ev.Arm)] == [30.0]
 
 
+def test_idle_ends_only_what_sleeps_for_being_idle():
+    ready, _ = run(fresh(WEB), *UP_AND_READY)
+    by_user, _ = run(ready, ev.SuspendAsked())
+    asked = [ev.StopAsked(cause="idle"), ev.RemoveAsked(cause="idle")]
+    for record, event in itertools.product((ready, by_user), asked):
+        assert run(record, event) == (record, [])
+    idle, _ = run(ready, ev.SuspendAsked(by="idle", since=90.0))
+    assert run(idle, ev.RemoveAsked(cause="idle"), ev.InitGone())[0].state is State.REMOVED
+    stopped, _ = run(idle, ev.StopAsked(cause="idle", reason="nobody"), exited("web", 143), ev.InitGone())
+    assert (stopped.state, stopped.cause, stopped.exit_code, stopped.idle_since) == (State.STOPPED, "idle", 143, 90.0)
+    assert run(stopped, ev.RemoveAsked(cause="idle"))[0].state is State.REMOVED
+    awake, _ = run(stopped, ev.StartAsked())
+    assert (awake.state, awake.cause, awake.idle_since) == (State.STARTING, "", None)
+    by_user, _ = run(stopped, ev.StopAsked())
+    assert (by_user.state, by_user.cause, by_user.idle_since) == (State.STOPPED, "", None)
+
+
+def test_a_user_may_keep_asleep_what_was_idle():
+    record, _ = run(fresh(WEB), *UP_AND_READY, ev.SuspendAsked(by="idle", since=90.0), ev.SuspendAsked())
+    assert (record.suspended_by, record.idle_since) == ("user", None)
+
+
 # -- any order at all ------------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["web", "db"])
@@ -350,10 +372,10 @@ EVENT = st.one_of(
     st.builds(ev.PortFound, service=NAMES, port=st.just(80)),
     st.builds(ev.ServiceExited, service=NAMES, pid=st.integers(2, 4), exit_code=st.sampled_from([0, 1, 137])),
     st.builds(ev.RestartDue, service=st.sampled_from(["", "web", "db"])),
-    st.builds(ev.StopAsked, again=st.booleans(), cause=st.sampled_from(["", "ttl"])),
+    st.builds(ev.StopAsked, again=st.booleans(), cause=st.sampled_from(["", "ttl", "idle"])),
     st.builds(ev.KillAsked, cause=st.sampled_from(["", "memory"])),
     st.builds(ev.StartAsked),
-    st.builds(ev.RemoveAsked),
+    st.builds(ev.RemoveAsked, cause=st.sampled_from(["", "", "idle"])),
     st.builds(ev.SuspendAsked, by=st.sampled_from(["user", "idle"])),
     st.builds(ev.Suspended),
     st.builds(ev.SuspendFailed, reason=st.just("why")),
