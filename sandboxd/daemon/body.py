@@ -248,8 +248,9 @@ class Body:
         self.actor.supervisor.announce(self.actor.record, "reclaimed", {"memory": memory})
 
     async def resume(self, effect: ev.Resume) -> None:
-        """Let it run on."""
+        """Let it run on. The router hears of it first, and dials while the signals go out."""
         init = self.actor.record.init
+        self.actor.supervisor.push_routes()
         if init is not None:
             freezing.resume_tree(init.pid)
 

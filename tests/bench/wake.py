@@ -1,7 +1,7 @@
 """`wake`: from the first byte of a request for an env that sleeps to its 200; suspended, and stopped for being idle.
 
-Held against the same request to an env that is awake, and against a plain `start` of the stopped one followed by the request. The
-server is busybox httpd, as in `ready`: its own start hides nothing. Each in turn, in the same rounds.
+Held against the same request to an env that is awake, and against a plain `start` of a stopped one followed by the request.
+The server is busybox httpd, as in `ready`: its own start hides nothing. Each in turn, in the same rounds.
 """
 
 import argparse
