@@ -130,7 +130,8 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         if settings.metrics:
             supervisor.web = await web.start()
         await adopt_all(supervisor)
-        supervisor.routes_changed()
+        supervisor.adopted = True
+        supervisor.push_routes()
         assert rundir.socket is not None
         server = ControlServer(rundir.socket, handlers(supervisor, watch))
         await server.start()

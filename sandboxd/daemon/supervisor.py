@@ -86,6 +86,7 @@ class Supervisor:
         self.end_all = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._routes_due = False
+        self.adopted = False  # until then the router that an earlier daemon left knows more than we do
         self._table_version = int(self.started * 1000)
         self._unsaved: set[str] = set()
         self._untold: list[tuple[float, bytes]] = []
@@ -242,7 +243,7 @@ class Supervisor:
 
     def push_routes(self) -> None:
         """Push the table now if it changed: whoever is told of an env next finds it through the router, too."""
-        if not self._routes_due:
+        if not self._routes_due or not self.adopted:
             return
         self._routes_due = False
         self._table_version += 1
