@@ -1,7 +1,7 @@
 """What a test needs of the host: a skip that says the fact, or a failure where `SANDBOXD_REQUIRE` demands it.
 
 `SANDBOXD_REQUIRE=userns,redis-server` in CI turns skips for want of these into failures, so that it cannot go quietly blind.
-A fact is `userns`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, `vm` (tests/vm), or the name of a program.
+A fact is `userns`, `landlock`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, `vm` (tests/vm), or the name of a program.
 """
 
 import functools
@@ -13,6 +13,9 @@ import sys
 from typing import NoReturn
 
 import pytest
+
+from sandboxd.errors import KernelError
+from sandboxd.kernel import landlock
 
 # As the launcher does it: user namespace, id map, then the rest; a kernel or profile that refuses says so here with its errno.
 TRY_NAMESPACES = """
@@ -41,6 +44,12 @@ def missing(fact: str) -> str:
                 probe.bind(("::1", 0))
         except OSError as error:
             return f"no IPv6 loopback here ({error})"
+        return ""
+    if fact == "landlock":
+        try:
+            landlock.abi()
+        except KernelError as error:
+            return f"no Landlock here ({error})"
         return ""
     return "" if shutil.which(fact, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") else f"{fact} is not installed"
 

@@ -71,7 +71,7 @@ class Body:
                 boot_id=launched.boot_id,
                 netns_cookie=launched.netns_cookie,
             )
-            walls, cpus = building.walls_of(launched.plan), building.cpus_of(launched.plan)
+            walls, cpus = building.walls_of(launched), building.cpus_of(launched.plan)
             self.actor.post(ev.Launched(init=identity, walls=walls, enforced=launched.plan.limits, cpus=cpus))
             self.report_status()
         except (SandboxdError, OSError) as error:

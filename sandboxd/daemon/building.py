@@ -37,6 +37,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     start_time: int
     boot_id: str
     netns_cookie: int
+    walls: frozenset[str]
     plan: LaunchPlan
 
 
@@ -60,6 +61,7 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         start_time=launched.start_time,
         boot_id=launched.boot_id,
         netns_cookie=launched.netns_cookie,
+        walls=launched.walls,
         plan=made,
     )
 
@@ -211,11 +213,11 @@ def unguarded_of(record: EnvRecord) -> list[str]:
     return unguarded(record.init.pid, trees)
 
 
-def walls_of(made: LaunchPlan) -> dict[str, Wall]:
-    """The plan's walls as the record keeps them."""
+def walls_of(built: Built) -> dict[str, Wall]:
+    """The plan's walls as the record keeps them: enforced is what the env itself found to hold."""
     return {
-        name: Wall(offered=wall.offered, demanded=wall.demanded, enforced=wall.enforced, reason=wall.reason)
-        for name, wall in made.walls.items()
+        name: Wall(offered=wall.offered, demanded=wall.demanded, enforced=name in built.walls, reason=wall.reason)
+        for name, wall in built.plan.walls.items()
     }
 
 

@@ -61,6 +61,22 @@ def explain(wall: str, number: int, settings: Mapping[str, str]) -> Offer:
     return refused(f"it failed with {name}", "")
 
 
+def without_landlock(number: int) -> Offer:
+    """Why there is no Landlock (landlock_create_ruleset(2))."""
+    if number == errno.EOPNOTSUPP:
+        return refused(
+            "this kernel has Landlock, but it was not enabled at boot",
+            "add landlock to the list of the kernel parameter lsm= (see /sys/kernel/security/lsm), and boot again",
+        )
+    if number == errno.ENOSYS:
+        return refused("this kernel has no Landlock", "run a kernel of 5.13 or later with CONFIG_SECURITY_LANDLOCK")
+    name = errno.errorcode.get(number, str(number))
+    return refused(
+        f"this host forbids it ({name}), as the seccomp filters of containers do",
+        "run sandboxd outside the container, or give it --security-opt seccomp=unconfined",
+    )
+
+
 def refused(reason: str, fix: str) -> Offer:
     """An Offer of nothing."""
     return Offer(offered=False, reason=reason, fix=fix)

@@ -3,7 +3,7 @@
 Pure. A plan has two halves. `base` depends on the host alone, so a parked child has applied it before anybody asks; `steps`
 are this env's own, and short, because they are what `run` waits for. Both are in the order of their phases
 (`steps.in_order`). A wall is *demanded* by the spec, *offered* by the host, and *enforced* once launched: the child's last
-step asks the kernel, and an env whose walls do not hold is not launched at all. Nothing here is weaker by silence.
+step tries each of them, and an env whose walls do not hold is not launched at all. Nothing here is weaker by silence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,24 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
+from sandboxd.isolation import landlock
 from sandboxd.isolation.enforcement import enforcement, rlimits
-from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
+from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Offer, PlaceFacts
 from sandboxd.isolation.services import InitConfig, environment, roots, service_plans
-from sandboxd.isolation.steps import Affinity, AnyStep, Capabilities, Hostname, Leave, Prove, Resize, Rlimits, Seal, in_order
+from sandboxd.isolation.steps import (
+    Affinity,
+    AnyStep,
+    Bind,
+    Capabilities,
+    Hostname,
+    Landlock,
+    Leave,
+    Prove,
+    Resize,
+    Rlimits,
+    Seal,
+    in_order,
+)
 from sandboxd.isolation.view import SCRATCH, base_steps, hosts_file, own_files, tmp_size, view_steps
 from sandboxd.protocol.messages import WallInfo
 from sandboxd.spec import EnvSpec
@@ -96,8 +110,8 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
         id=id,
         name=name,
         profile=profile,
-        base=base_steps(host.layout, host.proc, network=profile.network),
-        steps=steps_of(spec, name, host.layout, place, handed=handed, confined=confinement(limits, own_cpus)),
+        base=base_steps(host.layout, host.proc, network=profile.network, abi=host.landlock),
+        steps=steps_of(spec, name, host, place, handed=handed, confined=[*confinement(limits, own_cpus), *raised(host, walls)]),
         init=InitConfig(id=id, name=name, services=service_plans(spec, shared, limits, place), start=roots(spec)),
         network=spec.network.mode,
         walls=walls,
@@ -109,9 +123,10 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 
 
 def steps_of(
-    spec: EnvSpec, name: str, layout: Layout, place: PlaceFacts, *, handed: bool, confined: Sequence[AnyStep]
+    spec: EnvSpec, name: str, host: HostFacts, place: PlaceFacts, *, handed: bool, confined: Sequence[AnyStep]
 ) -> list[AnyStep]:
-    """The env's own steps, in the one order that works. confined: those that limit init and all it starts."""
+    """The env's own steps, in the one order that works. confined: those that act on a process, and all it starts."""
+    layout = host.layout
     steps: list[AnyStep] = []
     least = [limit for limit in (spec.limits.memory, spec.limits.disk) if limit is not None]
     size = tmp_size(layout.memory, min(least, default=None))
@@ -120,8 +135,11 @@ def steps_of(
     steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
     steps += view_steps(place, layout, handed=handed)
     steps += [Seal(), Leave()]
-    # Between here and the capabilities: cgroup namespace, sysctls, nft. After them: Landlock, seccomp.
-    steps += [*confined, Capabilities(), Prove()]
+    if any(isinstance(step, Landlock) for step in confined):
+        binds = [step for step in steps if isinstance(step, Bind)]
+        steps.append(landlock.inside(host.landlock, layout, binds, ports_of(spec)))
+    # Between here and the capabilities: cgroup namespace, sysctls, nft.
+    steps += confined
     assert in_order(steps), "a step stands after one of a later phase"
     return steps
 
@@ -134,7 +152,25 @@ def confinement(limits: Mapping[str, tuple[int, int]], cpus: list[int]) -> list[
 
 def is_pinned(walls: Mapping[str, WallInfo]) -> bool:
     """Whether an env is kept from changing its own CPUs: only the seccomp wall can."""
-    return walls["seccomp"].enforced
+    return walls["seccomp"].demanded
+
+
+def raised(host: HostFacts, walls: Mapping[str, WallInfo]) -> list[AnyStep]:
+    """The walls that a process lays upon itself, and the proof of all that are demanded."""
+    steps: list[AnyStep] = [Capabilities()]
+    if walls["landlock"].demanded:
+        steps.append(Landlock(landlock.log_flags(host.landlock)))
+    # Here: seccomp.
+    return [*steps, Prove([wall for wall, info in walls.items() if info.demanded])]
+
+
+def ports_of(spec: EnvSpec) -> set[int] | None:
+    """The ports that an env on the host's network may listen on: those it declares, and what PORT says. None: all."""
+    if spec.network.mode != "host":
+        return None
+    named = {service.env["PORT"] for service in spec.services.values() if "PORT" in service.env}
+    declared = {service.port for service in spec.services.values() if service.port is not None}
+    return declared | {int(port) for port in named if port.isdecimal() and 0 < int(port) < 65536}
 
 
 def profile_of(spec: EnvSpec, uid: int, gid: int) -> Profile:
@@ -175,7 +211,9 @@ def walls_of(spec: EnvSpec, host: HostFacts) -> dict[str, WallInfo]:
                 f"this host does not offer the {wall} wall: {offer.reason}", hint=offer.fix, wall=wall, reason=offer.reason
             )
         reason = offer.reason if demanded else "--network host shares the host's network"
-        found[wall] = WallInfo(offered=offer.offered, demanded=demanded, enforced=demanded, reason=reason)
+        if wall == "landlock":
+            reason = landlock.lacking(host.landlock, on_host=spec.network.mode == "host")
+        found[wall] = WallInfo(offered=offer.offered, demanded=demanded, enforced=False, reason=reason)
     for wall in LATER:
         found[wall] = WallInfo(offered=False, demanded=False, enforced=False, reason="not in this version")
     return found

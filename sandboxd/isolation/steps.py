@@ -3,7 +3,7 @@
 Pure. A step travels as a JSON array, its tag first, to the child that applies it (`launch.apply` has one function for each
 tag). Every step has a phase, and a list of steps is only ever applied in the order of phases: mounts need the capabilities
 that a later phase gives up, and each phase takes away what the ones before it used. Walls to come take the places numbered
-here: cgroup namespace, nft rules, Landlock, seccomp.
+here: cgroup namespace, nft rules, seccomp.
 """
 
 import enum
@@ -203,16 +203,48 @@ class Affinity(Step, frozen=True):
     cpus: list[int]
 
 
+class Ruleset(Step, frozen=True):
+    """A Landlock ruleset in the making: fs, net and scoped are what it handles, then rules that do not depend on a plan."""
+
+    words: ClassVar[str] = "prepare the Landlock rules {rules}"
+    fs: int
+    net: int
+    scoped: int
+    rules: list[tuple[Path, int]]
+
+
+class Rules(Step, frozen=True):
+    """What the plan adds to the ruleset."""
+
+    phase: ClassVar[Phase] = Phase.ROOT
+    words: ClassVar[str] = "add the Landlock rules {rules}, ports {ports}"
+    rules: list[tuple[Path, int]]
+    ports: list[tuple[int, int]]
+
+
+class Landlock(Step, frozen=True):
+    """Enter the domain of the ruleset; flags of landlock_restrict_self(2).
+
+    Pid 1 and the stager enter it each by itself, so there are two domains, and what descends from the one cannot trace what
+    descends from the other (ptrace(2), /proc/PID/fd).
+    """
+
+    phase: ClassVar[Phase] = Phase.LANDLOCK
+    words: ClassVar[str] = "confine by Landlock"
+    flags: int
+
+
 class Prove(Step, frozen=True):
-    """Look at what really holds: pid 1, no capabilities, no_new_privs, not dumpable. The last step."""
+    """Try each of these walls from inside, or read it back: what holds is what is reported. The last step."""
 
     phase: ClassVar[Phase] = Phase.PROOF
-    words: ClassVar[str] = "prove that the walls hold"
+    words: ClassVar[str] = "prove that the walls hold: {walls}"
+    walls: list[str]
 
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Rlimits | Affinity | Seal | Leave | Sysctl | Bounding | Capabilities | Prove
+    | Rlimits | Affinity | Seal | Leave | Sysctl | Bounding | Ruleset | Rules | Capabilities | Landlock | Prove
 )  # fmt: skip
 
 

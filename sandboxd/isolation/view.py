@@ -10,6 +10,7 @@ import posixpath
 
 import msgspec
 
+from sandboxd.isolation import landlock
 from sandboxd.isolation.facts import Layout, MountFact, PlaceFacts
 from sandboxd.isolation.steps import (
     AnyStep,
@@ -57,8 +58,8 @@ def tmp_size(memory: int, limit: int | None) -> int:
     return size if limit is None else max(1 << 20, min(size, limit))
 
 
-def base_steps(layout: Layout, proc: str, *, network: bool) -> list[AnyStep]:
-    """What every env of this host shares; applied to a parked child before any plan is there."""
+def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0) -> list[AnyStep]:
+    """What every env of this host shares; applied to a parked child before any plan is there. abi: of Landlock."""
     size = tmp_size(layout.memory, None)
     own = [(HOSTS, layout.hosts), (RESOLV_CONF, layout.resolv_conf)]
     trees = [(source, path) for path, source in layout.directories]
@@ -81,6 +82,8 @@ def base_steps(layout: Layout, proc: str, *, network: bool) -> list[AnyStep]:
     ]
     if layout.resolv_conf and not is_shown(layout.resolv_conf, layout):
         steps.append(Files([(layout.resolv_conf, RESOLVER)]))
+    if abi:
+        steps.append(landlock.base(abi, layout, network=network))
     if network:
         steps.append(Loopback())
         # Ports below 1024 are this network's own, and nobody in it has CAP_NET_BIND_SERVICE.

@@ -15,6 +15,11 @@ import resource
 
 from sandboxd.errors import KernelError, SandboxdError
 from sandboxd.kernel import capabilities, fds, mounts, namespaces
+from sandboxd.launch import walls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
 
 STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
@@ -23,18 +28,23 @@ STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until th
 
 
 class Stage:
-    """What the steps of one env share: descriptors of the host's root and the new one, and the trees that were handed over.
+    """What the steps of one env share: descriptors of the host's root and the new one, and the trees that were handed over,
+    the walls that were proven, a Landlock ruleset in the making, and pid 1's end of the socket on which that comes from the
+    stager.
 
     first: the lowest descriptor that steps open for themselves; all from there on are closed together when the host is left.
     """
 
-    __slots__ = ("first", "handed", "host", "root")
+    __slots__ = ("bridge", "first", "handed", "host", "proven", "root", "ruleset")
 
     def __init__(self) -> None:
         self.host = -1
         self.root = -1
         self.first = -1
         self.handed: list[int] = []
+        self.proven: list[str] = []
+        self.ruleset = -1
+        self.bridge: _socket.socket | None = None
 
 
 class StepFailed(Exception):
@@ -46,9 +56,11 @@ class StepFailed(Exception):
         self.index = index
 
 
-def apply(stage: Stage, which: str, steps: list) -> None:  # type: ignore[type-arg]
-    """Each step in turn; StepFailed says which one could not be done."""
+def apply(stage: Stage, which: str, steps: list, own: bool | None = None) -> None:  # type: ignore[type-arg]
+    """Each step in turn (own: only those in OWN, or only the others); StepFailed says which one could not be done."""
     for index, (tag, *arguments) in enumerate(steps):
+        if own is not None and (tag in OWN) is not own:
+            continue
         try:
             APPLY[tag](stage, *arguments)  # type: ignore[operator]
         except (OSError, SandboxdError, ValueError, KeyError, TypeError) as error:
@@ -167,9 +179,7 @@ def rehearse(stage: Stage) -> None:
         except KernelError:
             continue
     namespaces.sethostname("parked")
-    capabilities.held()
-    capabilities.has_no_new_privs()
-    capabilities.is_dumpable()
+    walls.rehearse(stage)
 
 
 def resize(_: Stage, target: str, size: int) -> None:
@@ -278,20 +288,8 @@ def affinity(_: Stage, cpus: list[int]) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-def prove(stage: Stage) -> None:
-    """Ask the kernel instead of trusting the steps before."""
-    holds = {
-        "is pid 1, or the stager": 1 in (os.getpid(), os.getppid()),
-        "holds no capability": capabilities.held() == (0, 0, 0),
-        "has no_new_privs": capabilities.has_no_new_privs(),
-        "is not dumpable": not capabilities.is_dumpable(),
-        "has let go of the host's tree": stage.host == -1 and not stage.handed,
-    }
-    for claim, held in holds.items():
-        if not held:
-            raise KernelError(errno.EPERM, f"the child {claim}", "does not hold")
-
-
+# What acts on one process, so that pid 1 does it beside the stager: all of phase PRIVILEGES and later.
+OWN = ("bounding", "rlimits", "affinity", "capabilities", "landlock", "prove")
 APPLY = {
     "enter": enter,
     "directories": directories,
@@ -314,5 +312,8 @@ APPLY = {
     "capabilities": empty,
     "rlimits": rlimits,
     "affinity": affinity,
-    "prove": prove,
+    "ruleset": walls.prepare,
+    "rules": walls.complete,
+    "landlock": walls.confine,
+    "prove": walls.prove,
 }

@@ -2,10 +2,9 @@
 
     python -I -S attempts.py [FEATURE...]
 
-Imports the standard library, `errors` and `kernel`. Prints one JSON object, wall -> errno (0: it worked), or the same of the
-features named, which are no walls. It is a program
-because the children are made by raw clone3, which wants a single-threaded process and would copy a daemon's page tables each
-time.
+Imports the standard library, `errors` and `kernel`. Prints one JSON object, wall -> errno (0: it worked) and `landlock_abi`, or
+the same of the features named, which are no walls. It is a program because the children are made by raw clone3, which wants a
+single-threaded process and would copy a daemon's page tables each time.
 """
 
 import json
@@ -13,11 +12,12 @@ import os
 import socket
 import struct
 import sys
+from errno import EOPNOTSUPP
 
 if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from sandboxd.kernel import capabilities, mounts, namespaces, signals
+from sandboxd.kernel import capabilities, landlock, mounts, namespaces, signals
 
 FLAGS = {
     "user": 0,
@@ -43,6 +43,31 @@ def mount_proc(options: str) -> None:
     """A fresh procfs over the old one."""
     mounts.mount(None, "/", mounts.MS_REC | mounts.MS_SLAVE)
     mounts.mount("proc", "/proc", QUIET, options)
+
+
+def confine() -> None:
+    """A Landlock domain without a rule; what it handles is what its first ABI has."""
+    capabilities.no_new_privs()
+    ruleset = landlock.create((1 << 13) - 1, 0, 0)
+    landlock.restrict(ruleset, 0)
+    try:
+        os.listdir("/")
+    except PermissionError:
+        return
+    raise OSError(EOPNOTSUPP, "Landlock confines nothing")
+
+
+def landlock_abi() -> tuple[int, int]:
+    """Its newest ABI or 0, and the errno of what failed: tried in a plain child, for it needs no namespace."""
+    try:
+        abi = landlock.abi()
+    except OSError as error:
+        return 0, error.errno or 1
+    pid = os.fork()
+    if pid == 0:
+        os._exit(outcome(None, confine))
+    failed = abs(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return (0, failed) if failed else (abi, 0)
 
 
 def give_up() -> None:
@@ -119,10 +144,10 @@ def attempt(flags: int, action) -> int:  # type: ignore[no-untyped-def]
     return failed or abs(status)
 
 
-def outcome(ready: int, action) -> int:  # type: ignore[no-untyped-def]
+def outcome(ready: int | None, action) -> int:  # type: ignore[no-untyped-def]
     """In the child: the errno of the action, as an exit status (they are below 134)."""
     try:
-        if not os.read(ready, 1):
+        if ready is not None and not os.read(ready, 1):
             return 1
         if action is not None:
             action()
@@ -142,6 +167,7 @@ def main() -> None:
     found = {wall: attempt(flags, None) for wall, flags in FLAGS.items()}
     for wall, (flags, action) in TRIALS.items():
         found[wall] = found.get(wall, 0) or attempt(flags, action)
+    found["landlock_abi"], found["landlock"] = landlock_abi()
     os.write(1, json.dumps(found).encode())
 
 

@@ -15,7 +15,7 @@ import select
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch import stager, talk
+from sandboxd.launch import stager, talk, walls
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 TYPE_CHECKING = False
@@ -75,7 +75,9 @@ def be_init(bridge: stager.Bridge, pid: int, order: Order, run_init) -> int:  # 
             return 0
         plan, received = frame
         titles.set_title(plan["title"])
-        apply(Stage(), "steps", plan["steps"])
+        stage = Stage()
+        stage.bridge = _socket.socket(fileno=bridge.view[0])
+        apply(stage, "steps", plan["steps"])
         found = named(plan["fds"], received)
         found["staged"] = staged(plan["first"], bridge, pid)
         config = plan["config"]
@@ -85,6 +87,7 @@ def be_init(bridge: stager.Bridge, pid: int, order: Order, run_init) -> int:  # 
     except (OSError, SandboxdError, ValueError, KeyError, TypeError, IndexError) as error:
         talk.send(line, {"failed": "plan", "index": -1, **talk.in_words(error)})
         return 1
+    walls.forget(stage)
     os.write(bridge.word[1], GO)
     os.close(bridge.word[1])
     line.close()

@@ -25,7 +25,7 @@ from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, mounts, pidfd
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
-from sandboxd.launch.parked import Load, Parked, Shape, failure_of
+from sandboxd.launch.parked import Load, Parked, Shape, demand, failure_of
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -58,13 +58,17 @@ class InitFds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
-    """An env's pid 1. pidfd: the receiver's to close. start_time: clock ticks. netns_cookie: read before its plan came."""
+    """An env's pid 1. pidfd: the receiver's to close. start_time: clock ticks. netns_cookie: read before its plan came.
+
+    walls: those that were proven from inside, after they were raised.
+    """
 
     pid: int
     pidfd: int
     start_time: int
     boot_id: str
     netns_cookie: int
+    walls: frozenset[str]
 
 
 class Launcher:
@@ -118,8 +122,9 @@ class Launcher:
         except BaseException:
             launcher.close()
             raise
-        layout, proc = (host.layout, host.proc) if host else (look_at_layout(), "full")
-        launcher.shape = shape_of(default_profile(os.geteuid(), os.getegid()), base_steps(layout, proc, network=True))
+        layout, proc, abi = (host.layout, host.proc, host.landlock) if host else (look_at_layout(), "full", 0)
+        base = base_steps(layout, proc, network=True, abi=abi)
+        launcher.shape = shape_of(default_profile(os.geteuid(), os.getegid()), base)
         launcher.fill()
         return launcher
 
@@ -148,12 +153,15 @@ class Launcher:
                 lists = {"base": plan.base, "steps": plan.steps, "init": own_steps(plan)}
                 described = [step.describe() for step in lists.get(str(answer.get("failed")), [])]
                 raise failure_of(f"env {plan.name}", described, answer)
+            proven = frozenset(map(str, answer.get("walls", ())))
+            demand(plan, proven)
             return Launched(
                 pid=child.pid,
                 pidfd=child.release(),
                 start_time=pidfd.start_time(child.pid) or 0,
                 boot_id=self.boot_id,
                 netns_cookie=child.netns_cookie,
+                walls=proven,
             )
         except TimeoutError as error:
             raise LaunchFailed(

@@ -9,11 +9,13 @@ import signal
 import socket
 from collections.abc import Callable
 
-from sandboxd.errors import LaunchFailed
-from sandboxd.isolation.plan import Profile
+from sandboxd.errors import LaunchFailed, WallUnavailable
+from sandboxd.isolation.plan import LaunchPlan, Profile
 from sandboxd.kernel import pidfd
 from sandboxd.launch.line import Line, Message
 
+HINT_UNPROVEN = "the launcher may be of another version: `sandbox daemon stop`, and it is started anew"
+WALL_HINT = "`sandbox doctor` tells what this host offers; --isolation asks for less by name"
 Shape = tuple[Profile, bytes]
 Load = tuple[bytes, list[int]]
 
@@ -79,8 +81,14 @@ class Parked:
             self.answer.cancel()
 
 
-def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed:
-    """The child's failure as an error: which step in words, and what the kernel said."""
+def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:
+    """The child's failure as an error: which wall does not hold, or which step could not be done, and what the kernel said."""
+    if "wall" in answer:
+        wall, reason = str(answer["wall"]), str(answer.get("reason"))
+        return WallUnavailable(
+            f"{what} was not started: its {wall} wall was raised and does not hold: {reason}",
+            hint=WALL_HINT, wall=wall, reason=reason,
+        )  # fmt: skip
     index = int(answer.get("index", -1))
     step = described[index] if 0 <= index < len(described) else str(answer.get("failed"))
     return LaunchFailed(
@@ -91,3 +99,12 @@ def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed
         step=step,
         errno=int(answer.get("errno") or 0),
     )
+
+
+def demand(plan: LaunchPlan, proven: frozenset[str]) -> None:
+    """Raise WallUnavailable for a demanded wall of which the child did not say that it holds."""
+    for wall, info in plan.walls.items():
+        if info.demanded and wall not in proven:
+            raise WallUnavailable(
+                f"the {wall} wall of env {plan.name} was not proven", hint=HINT_UNPROVEN, wall=wall, reason="not proven"
+            )

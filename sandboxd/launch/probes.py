@@ -42,11 +42,14 @@ def probe_host(user: int | None = None) -> HostFacts:
     failed = try_all((), user)
     settings = {name: read_setting(name) for name in hints.SETTINGS}
     walls = {wall: Offer(offered=True) if not failed[wall] else hints.explain(wall, failed[wall], settings) for wall in WALLS}
+    if failed["landlock"]:
+        walls["landlock"] = hints.without_landlock(failed["landlock"])
     return HostFacts(
         walls=walls,
         proc="full" if not failed["proc"] else "subset" if not failed["subset"] else "none",
         layout=look_at_layout(),
         kernel=os.uname().release,
+        landlock=failed["landlock_abi"],
         groups=powerful_groups(user),
         limits=look_at_limits(),
     )

@@ -13,7 +13,7 @@ import select
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import fds, namespaces, titles
-from sandboxd.launch import plain, talk
+from sandboxd.launch import plain, talk, walls
 from sandboxd.launch.apply import Stage, StepFailed, apply, rehearse
 from sandboxd.launch.program import Program, become, execute
 
@@ -28,23 +28,26 @@ SAMPLE: "dict[str, Any]" = {"steps": [["bind", "/a", "/a", True]], "program": {"
 class Bridge:
     """Pipes between pid 1 and the stager, (read, write): the first program's stdio, its report, and pid 1's word.
 
+    view: sockets, pid 1's and the stager's: word that the view is whole, with the Landlock ruleset that both are to enter.
+
     Made before the stager is; each side closes the ends of the other.
     """
 
-    __slots__ = ("report", "stderr", "stdin", "stdout", "word")
+    __slots__ = ("report", "stderr", "stdin", "stdout", "view", "word")
 
     def __init__(self) -> None:
         self.stdin, self.stdout, self.stderr = (os.pipe2(os.O_CLOEXEC) for _ in range(3))
         self.report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.word = os.pipe2(os.O_CLOEXEC)
+        self.view = tuple(end.detach() for end in _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET))
 
     def of_init(self) -> tuple[int, ...]:
         """The ends that pid 1 keeps."""
-        return self.stdin[1], self.stdout[0], self.stderr[0], self.report[0], self.word[1]
+        return self.stdin[1], self.stdout[0], self.stderr[0], self.report[0], self.word[1], self.view[0]
 
     def of_stager(self) -> tuple[int, ...]:
         """The ends that the stager keeps."""
-        return self.stdin[0], self.stdout[1], self.stderr[1], self.report[1], self.word[0]
+        return self.stdin[0], self.stdout[1], self.stderr[1], self.report[1], self.word[0], self.view[1]
 
 
 def live(line: _socket.socket, bridge: Bridge, base: bytes) -> int:
@@ -52,7 +55,7 @@ def live(line: _socket.socket, bridge: Bridge, base: bytes) -> int:
     try:
         stage = Stage()
         apply(stage, "base", plain.decode(base))
-        stage.first = max(line.fileno(), stage.host, stage.root, *bridge.of_stager()) + 1
+        stage.first = max(line.fileno(), stage.host, stage.root, stage.ruleset, *bridge.of_stager()) + 1
         talk.send(line, {"parked": True, "netns_cookie": namespaces.netns_cookie()})
         if not select.select([line], [], [], 0)[0]:
             rehearse_all(stage)
@@ -62,7 +65,9 @@ def live(line: _socket.socket, bridge: Bridge, base: bytes) -> int:
         plan, received = frame
         stage.first = max([stage.first, *[fd + 1 for fd in received]])
         stage.handed = received
-        apply(stage, "steps", plan["steps"])
+        apply(stage, "steps", plan["steps"], own=False)
+        walls.share(stage, bridge.view[1])
+        apply(stage, "steps", plan["steps"], own=True)
         if not os.read(bridge.word[0], 1):
             return 1  # pid 1's own walls failed, which it says itself
     except StepFailed as failed:
@@ -71,7 +76,7 @@ def live(line: _socket.socket, bridge: Bridge, base: bytes) -> int:
     except (OSError, SandboxdError, ValueError, KeyError, TypeError, IndexError) as error:
         talk.send(line, {"failed": "plan", "index": -1, **talk.in_words(error)})
         return 1
-    talk.send(line, {"launched": True})
+    talk.send(line, {"launched": True, "walls": stage.proven})
     if plan["program"] is not None:
         execute_first(Program(plan["program"]), bridge)
     return 0

@@ -9,7 +9,7 @@ import _socket
 import os
 import struct
 
-from sandboxd.errors import KernelError, ProtocolViolation, SandboxdError
+from sandboxd.errors import KernelError, ProtocolViolation, SandboxdError, WallUnavailable
 from sandboxd.kernel import fds
 from sandboxd.launch import plain
 
@@ -68,7 +68,17 @@ def in_words(error: BaseException | None) -> dict[str, object]:
     """An error as plain data."""
     number = error.errno if isinstance(error, OSError) else 0
     message = str(error) if isinstance(error, SandboxdError | OSError) else f"{type(error).__name__}: {error}"
-    return {"errno": number or 0, "message": message, "hint": error.hint if isinstance(error, KernelError) else ""}
+    return {
+        "errno": number or 0,
+        "message": message,
+        "hint": error.hint if isinstance(error, KernelError) else "",
+        **of_wall(error),
+    }
+
+
+def of_wall(error: BaseException | None) -> dict[str, object]:
+    """Which wall does not hold, and what was seen."""
+    return {"wall": error.details["wall"], "reason": error.details["reason"]} if isinstance(error, WallUnavailable) else {}
 
 
 def tell(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sandboxd.errors import LaunchFailed, PermissionDenied
+from sandboxd.errors import LaunchFailed, PermissionDenied, WallUnavailable
 from sandboxd.isolation.plan import plan
 from sandboxd.isolation.steps import AnyStep, Bind, Hostname, kinds
 from sandboxd.kernel import pidfd
@@ -184,7 +184,9 @@ def test_walls_that_do_not_hold_are_no_env(tmp_path: Path) -> None:
     try:
         made = walls.planned(["/bin/true"])
         steps = [step for step in made.steps if step.describe() != "give up all capabilities"]
-        with pytest.raises(LaunchFailed, match="holds no capability"):
+        with pytest.raises(
+            WallUnavailable, match="capabilities wall was raised and does not hold: CapPrm, CapEff is not empty"
+        ):
             walls.launch(msgspec.structs.replace(made, steps=steps))
     finally:
         walls.close()

@@ -17,7 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sandboxd.isolation.plan import LaunchPlan, plan
+from sandboxd.isolation.steps import Prove
 from sandboxd.launch.client import InitFds, Launched, Launcher
 from sandboxd.launch.probes import look_at, probe_host
 from sandboxd.spec import EnvSpec, Service, Workspace
@@ -64,6 +67,16 @@ def outside(code: str, **given: Any) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def without(made: LaunchPlan, wall: str) -> LaunchPlan:
+    """The same plan with one wall of the second kind (landlock, seccomp) neither raised nor demanded: for the control."""
+    steps = [step for step in made.steps if step.__struct_config__.tag != wall]
+    proof = steps.pop()
+    assert isinstance(proof, Prove)
+    steps.append(Prove([name for name in proof.walls if name != wall]))
+    walls = {**made.walls, wall: msgspec.structs.replace(made.walls[wall], demanded=False)}
+    return msgspec.structs.replace(made, steps=steps, walls=walls)
 
 
 def wait_dead(pidfd: int) -> None:
@@ -146,10 +159,14 @@ class Walls:
         self, command: list[str], *, workspace: Path | None = None, env_dir: Path | None = None, **parts: Any
     ) -> LaunchPlan:
         """The plan of an env with one service; `environ` is the caller's."""
+        return self.planned_of({"web": Service(command=command)}, workspace=workspace, env_dir=env_dir, **parts)
+
+    def planned_of(
+        self, services: dict[str, Service], *, workspace: Path | None = None, env_dir: Path | None = None, **parts: Any
+    ) -> LaunchPlan:
+        """The plan of an env with those services; what "web" says is heard."""
         environ = {"HOME": str(self.home), "PATH": "/usr/bin:/bin", **parts.pop("environ", {})}
-        spec = EnvSpec(
-            services={"web": Service(command=command)}, workspace=Workspace(path=str(workspace or self.shop)), **parts
-        )  # fmt: skip
+        spec = EnvSpec(services=services, workspace=Workspace(path=str(workspace or self.shop)), **parts)
         directory = env_dir or self.env_dir()
         place = look_at(spec, environ=environ, env_dir=directory, uid=os.geteuid())
         uid, gid = os.geteuid(), os.getegid()
@@ -184,9 +201,10 @@ class Walls:
                 os.close(fd)
         return Inside(launched, {"stdout": read_out, "stderr": read_err}, [control, dial])
 
-    def inside(self, code: str, *, parts: dict[str, Any] | None = None, **given: Any) -> Any:
-        """What the code finds in an env of its own."""
-        env = self.launch(self.planned(program(code, given), **(parts or {})))
+    def inside(self, code: str, *, parts: dict[str, Any] | None = None, lacking: str = "", **given: Any) -> Any:
+        """What the code finds in an env of its own. lacking: the wall that it is to be without."""
+        made = self.planned(program(code, given), **(parts or {}))
+        env = self.launch(without(made, lacking) if lacking else made)
         try:
             return env.found()
         finally:

@@ -19,7 +19,7 @@ LAYOUT = Layout(
 
 def host(**refused: Offer) -> HostFacts:
     """A host that offers every wall but those given."""
-    return HostFacts(walls={**{wall: Offer(offered=True) for wall in WALLS}, **refused}, proc="full", layout=LAYOUT)
+    return HostFacts(walls={**{wall: Offer(offered=True) for wall in WALLS}, **refused}, proc="full", layout=LAYOUT, landlock=7)
 
 
 def place(**facts: Any) -> PlaceFacts:

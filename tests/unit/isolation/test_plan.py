@@ -6,7 +6,19 @@ import pytest
 from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation.facts import LATER, WALLS, Offer
 from sandboxd.isolation.plan import LaunchPlan, default_profile, plan
-from sandboxd.isolation.steps import Bind, Capabilities, Hostname, Leave, Prove, Resize, Rlimits, Seal, in_order
+from sandboxd.isolation.steps import (
+    Bind,
+    Capabilities,
+    Hostname,
+    Landlock,
+    Leave,
+    Prove,
+    Resize,
+    Rlimits,
+    Rules,
+    Seal,
+    in_order,
+)
 from sandboxd.spec import EnvSpec, Isolation, Limits, Network, Service
 from tests.unit.isolation.hosts import host, place, spec
 
@@ -21,7 +33,9 @@ def test_both_halves_are_in_the_order_that_works() -> None:
     assert in_order(made.base)
     assert in_order(made.steps)
     limits = Rlimits([("CORE", 0, 0), ("NOFILE", 4096, 4096), ("NPROC", 1024, 1024)])
-    assert made.steps[-5:] == [Seal(), Leave(), limits, Capabilities(), Prove()]
+    assert made.steps[-7:-5] == [Seal(), Leave()]
+    assert isinstance(made.steps[-5], Rules)
+    assert made.steps[-4:] == [limits, Capabilities(), Landlock(5), Prove(list(WALLS))]
     assert Hostname("shop") in made.steps
 
 
@@ -33,7 +47,8 @@ def test_the_base_depends_on_nothing_of_the_spec() -> None:
 def test_every_wall_is_answered_for() -> None:
     walls = planned().walls
     assert list(walls) == [*WALLS, *LATER]
-    assert all(walls[wall].enforced and walls[wall].demanded for wall in WALLS)
+    assert all(walls[wall].offered and walls[wall].demanded for wall in WALLS)
+    assert not any(wall.enforced for wall in walls.values()), "nothing is enforced before it is proven"
     assert not any(walls[wall].enforced or walls[wall].offered for wall in LATER)
 
 

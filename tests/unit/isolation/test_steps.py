@@ -6,7 +6,8 @@ from sandboxd.isolation.steps import AnyStep, Bind, Capabilities, Leave, Phase, 
 
 SAMPLES = {
     "size": 1 << 20, "mode": 0o755, "paths": ["/x"], "files": [("/x", "/y")], "links": [("/x", "y")], "trees": [("/x", "/y")],
-    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0],
+    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0], "walls": ["net"], "rules": [("/x", 1)], "ports": [(80, 1)],
+    **dict.fromkeys(["fs", "net", "scoped", "flags"], 1),
 }  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def test_the_words_name_what_is_shown() -> None:
 
 
 def test_order_is_by_phase() -> None:
-    assert in_order([Bind("/a", "/a"), Seal(), Leave(), Capabilities(), Prove()])
+    assert in_order([Bind("/a", "/a"), Seal(), Leave(), Capabilities(), Prove([])])
     assert not in_order([Capabilities(), Bind("/a", "/a")])
     assert not in_order([Sysctl("a", "b"), Leave()])
     assert in_order([])
