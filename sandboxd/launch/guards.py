@@ -10,13 +10,16 @@ tried: a command in core.fsmonitor then runs at the next `git status`), and subm
 """
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from sandboxd.kernel.mounts import mount_points
 
 SPECS = ("sandbox.toml", ".envrc")
 ORDERS = ("hooks", "config", "config.worktree", "commondir")
+TEXT_LIMIT = 64 << 10
 LOOKED_AT = 512  # directories below .git/modules and .git/worktrees
 
 
@@ -65,27 +68,55 @@ def obeyed(tree: str) -> Iterator[str]:
         yield git  # a linked worktree's names the repository whose hooks git runs; one that appears is a repository
         return
     yield from (os.path.join(git, name) for name in ORDERS)
+    for path in submodules(small_text(os.path.join(tree, ".gitmodules"))):
+        yield os.path.join(tree, path, ".git")  # git status asks each, by the repository that this file names
     left = LOOKED_AT
     waiting = [os.path.join(git, "modules"), os.path.join(git, "worktrees")]
     while waiting and left:
         left -= 1
         directory = waiting.pop()
-        names = names_in(directory)
-        if "HEAD" in names:  # a submodule's repository, or a linked worktree's part of ours
+        if os.path.lexists(os.path.join(directory, "HEAD")):  # a submodule's repository, or a linked worktree's part of ours
             yield from (os.path.join(directory, name) for name in (*ORDERS, "gitdir"))
-            waiting += [os.path.join(directory, "modules")] if "modules" in names else []
+            waiting.append(os.path.join(directory, "modules"))
         else:
-            waiting += [os.path.join(directory, name) for name in names]
+            waiting += directories_in(directory, left)
 
 
-def names_in(directory: str) -> list[str]:
-    """What a directory holds; nothing where it is none. A link is not one: what it leads to is not git's."""
+def submodules(text: str) -> Iterator[str]:
+    """Where a .gitmodules has its submodules, none of them outside of the tree."""
+    for line in text.splitlines()[:LOOKED_AT]:
+        key, _, value = line.partition("=")
+        path = os.path.normpath(value.strip().strip('"'))
+        if key.strip() == "path" and path.isprintable() and not path.startswith(("/", "..")):
+            yield path
+
+
+def small_text(path: str) -> str:
+    """The beginning of a text file, or "" where there is none. An env can put a pipe or a device in the place of a file of its
+    workspace: opening one as usual would wait for its other end, and all of the daemon with it."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return file.read(TEXT_LIMIT).decode("utf-8", "replace") if is_file else ""
+    except OSError:
+        return ""
+
+
+def directories_in(directory: str, most: int) -> list[str]:
+    """The first directories in one, as long as their paths are text; nothing where it is none itself. A link is not one: what
+    it leads to is not git's. An env may have put any number of entries there, so not all are looked at."""
     if os.path.islink(directory):
         return []
     try:
-        return os.listdir(directory)
+        with os.scandir(directory) as entries:
+            return [os.path.join(directory, entry.name) for entry in islice(entries, most) if is_plain(entry)]
     except OSError:
         return []
+
+
+def is_plain(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a directory whose name can be told."""
+    return entry.is_dir(follow_symlinks=False) and entry.name.isprintable()
 
 
 def unguarded(pid: int, trees: Iterable[tuple[str, str]]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sandboxd.errors import SpecInvalid, WorkspaceInvalid
 from sandboxd.isolation import toolchains
 from sandboxd.isolation.facts import MountFact, PlaceFacts
-from sandboxd.launch.guards import guard
+from sandboxd.launch.guards import guard, small_text
 from sandboxd.launch.repository import mounts_of, repository_of
 from sandboxd.spec import EnvSpec, Mount
 
@@ -54,7 +54,6 @@ SHARED = (
     "/run/user",
 )
 OWN = ("/proc", "/sys", "/dev", "/.sandboxd")
-TEXT_LIMIT = 64 << 10
 LINKS_LIMIT = 512
 
 
@@ -92,8 +91,8 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
         blank=guards.blank,
         hide=hide,
         secrets=secrets_of(real_home) if readonly_home else [],
-        resolv_conf=read_text("/etc/resolv.conf") if shared else "",
-        hosts=read_text("/etc/hosts") if shared else "",
+        resolv_conf=small_text("/etc/resolv.conf") if shared else "",
+        hosts=small_text("/etc/hosts") if shared else "",
     )
 
 
@@ -259,7 +258,7 @@ def tools_of(directory: str, home: str) -> list[str]:
                     leads.append(resolve(entry.path))
     except OSError:
         return found
-    for line in read_text(os.path.join(os.path.dirname(directory), "pyvenv.cfg")).splitlines():
+    for line in small_text(os.path.join(os.path.dirname(directory), "pyvenv.cfg")).splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "home":
             leads.append(os.path.join(resolve(value.strip()), "python"))
@@ -314,15 +313,6 @@ def own_code() -> list[str]:
     if sys.prefix != sys.base_prefix:
         found.append(os.path.realpath(sys.prefix))
     return found
-
-
-def read_text(path: str) -> str:
-    """A small text file, or "" where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(TEXT_LIMIT)
-    except OSError:
-        return ""
 
 
 def is_utf8(path: str) -> bool:

@@ -64,7 +64,8 @@ def are_owned(paths: list[str], uid: int) -> bool:
 def first_line(path: str) -> str:
     """A small file's first line; empty when it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        # Not waiting: whoever can write the workspace can make this a pipe that nobody writes to.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
             return os.fsdecode(file.read(CAP).split(b"\n", 1)[0].strip())
-    except OSError:
+    except (OSError, TypeError):  # TypeError: read gives None where a pipe is empty and somebody holds its other end
         return ""

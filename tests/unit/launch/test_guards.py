@@ -8,7 +8,7 @@ import pytest
 
 import sandboxd
 from sandboxd.kernel.mounts import unescaped
-from sandboxd.launch.guards import guard, unguarded
+from sandboxd.launch.guards import guard, small_text, unguarded
 from tests.require import require
 
 
@@ -48,6 +48,20 @@ def test_hooks_that_are_not_there_are_made_before_somebody_inside_makes_them(tmp
     assert not (tmp_path / ".git/hooks").exists(), "looking makes nothing"
     (tmp_path / ".git/hooks").symlink_to("/nowhere")
     assert not guard([str(tmp_path)], []).blank
+
+
+def test_a_submodules_own_pointer_is_one_of_them(tmp_path: Path) -> None:
+    lay(tmp_path, ".git/config", ".git/hooks/", "lib/one/.git", "two/.git", "three/.git")
+    (tmp_path / ".gitmodules").write_text(
+        '[submodule "x"]\n\tpath = lib/one\n path="two"\npath = ../out\npath = /etc\nurl = three\n'
+    )
+    assert {name for name in of(tmp_path) if not name.startswith(".git/")} == {"lib/one/.git", "two/.git"}
+
+
+@pytest.mark.parametrize("plant", ["mkfifo", "ln -s /dev/zero", "ln -s /dev/tty", "mkdir"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, plant: str) -> None:
+    subprocess.run([*plant.split(), str(tmp_path / "it")], check=True)
+    assert small_text(str(tmp_path / "it")) == ""
 
 
 def test_a_link_in_gits_place_is_not_walked(tmp_path: Path) -> None:
