@@ -43,6 +43,6 @@ def first_line(path: str) -> str | None:
     """A small file's first line; None when it cannot be read or is no file."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe, made inside
-            return file.read(CAP).split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+            return (file.read(CAP) or b"").split(b"\n", 1)[0].decode("utf-8", "replace").strip()
     except OSError:
         return None

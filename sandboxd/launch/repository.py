@@ -66,6 +66,6 @@ def first_line(path: str) -> str:
     try:
         # Not waiting: whoever can write the workspace can make this a pipe that nobody writes to.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
-            return os.fsdecode(file.read(CAP).split(b"\n", 1)[0].strip())
-    except (OSError, TypeError):  # TypeError: read gives None where a pipe is empty and somebody holds its other end
+            return os.fsdecode((file.read(CAP) or b"").split(b"\n", 1)[0].strip())
+    except OSError:
         return ""
