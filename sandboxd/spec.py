@@ -13,6 +13,14 @@ Size = Annotated[int, Meta(ge=1, extra={"unit": "size"}, description="bytes")]
 Duration = Annotated[float, Meta(gt=0, extra={"unit": "duration"}, description="seconds")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label")]
+EnvName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        max_length=63,  # it is also a host name inside, of which the kernel takes 64 (sethostname(2))
+        description="a DNS label, or BRANCH.PROJECT",
+    ),
+]
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
@@ -133,7 +141,7 @@ class EnvSpec(Struct, frozen=True, kw_only=True):
     """One environment as asked for."""
 
     services: dict[Name, Service]
-    name: Name | None = None
+    name: EnvName | None = None
     workspace: Workspace = Workspace()
     env: dict[str, str] = {}
     limits: Limits = Limits()

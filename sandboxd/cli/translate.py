@@ -21,6 +21,7 @@ SERVICE = "main"
 """The name of the one service of an env made by `run`."""
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+LONGEST = 63  # of a name of two labels, too
 VARIABLE = re.compile(r"[^=\0\s][^=\0]*")
 
 HANDED_ON = frozenset(
@@ -101,8 +102,9 @@ def service_of(flags: RunFlags, command: Sequence[str], routed: int | None) -> S
 
 
 def checked_name(name: str) -> str:
-    """A name for an env: a DNS label, since it becomes NAME.localhost."""
-    if LABEL.fullmatch(name):
+    """A name for an env: a DNS label, or two as in BRANCH.PROJECT, since it becomes NAME.localhost."""
+    parts = name.split(".")
+    if len(parts) <= 2 and len(name) <= LONGEST and all(LABEL.fullmatch(part) for part in parts):
         return name
     better = as_label(name)
     raise NameInvalid(
@@ -117,10 +119,11 @@ def as_label(text: str) -> str:
 
 
 def default_name(directory: str, branch: str | None = None) -> str | None:
-    """The name of a directory's env: of a linked git worktree `branch-project`, so that checkouts of one project differ."""
+    """The name of a directory's env: of a linked git worktree `branch.project`, so that checkouts of one project differ."""
     project = as_label(posixpath.basename(directory.rstrip("/")))
     if branch and project:
-        return as_label(f"{as_label(branch)}-{project}") or None
+        label = as_label(branch)[: max(LONGEST - len(project) - 1, 0)].strip("-")
+        return f"{label}.{project}" if label else project
     return project or None
 
 

@@ -63,7 +63,7 @@ def no_file(where: str) -> SpecInvalid:
 
 
 def read_project(cli: Cli, path: str, name: str | None) -> Project:
-    """Read and place a spec file. In a linked git worktree its env is named `branch-project`."""
+    """Read and place a spec file. In a linked git worktree its env is named `branch.project`."""
     try:
         with open(path, "rb") as file:
             text = file.read(MAX_BYTES)
@@ -77,7 +77,8 @@ def read_project(cli: Cli, path: str, name: str | None) -> Project:
         spec = replace(spec, name=checked_name(name))
     elif worktree is not None:
         project = worktree.project if directory == worktree.root and spec.name == default_name(directory) else spec.name
-        spec = replace(spec, name=default_name(project or directory, worktree.branch))
+        if "." not in (project or ""):  # a file that says the whole of it means that
+            spec = replace(spec, name=default_name(project or directory, worktree.branch))
     if not spec.name:
         raise SpecInvalid(f"{shown} has no name, and {directory!r} gives none", hint='name = "shop"', file=path)
     return Project(placed(spec, directory, cli.home), directory)

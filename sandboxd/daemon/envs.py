@@ -73,7 +73,7 @@ class EnvRequests:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
         spec = params.spec
         check(spec)
-        if spec.name in RESERVED:
+        if (spec.name or "").rpartition(".")[2] in RESERVED:
             raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
         if any("\0" in key + value for key, value in params.environ.items()):
             raise UsageError("the environment has a NUL byte in it")

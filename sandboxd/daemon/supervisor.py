@@ -22,7 +22,7 @@ from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
-from sandboxd.lifecycle.names import find
+from sandboxd.lifecycle.names import find, host_clash
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
@@ -176,6 +176,13 @@ class Supervisor:
                 f"the name {record.name} is taken by env {taken.record.id[:12]} ({taken.record.state.value})",
                 hint=f"choose another --name, or `sandbox rm {record.name}` first",
                 id=taken.record.id,
+            )
+        other = host_clash(record, [actor.record for actor in self.actors.values()])
+        if other is not None:
+            raise NameTaken(
+                f"{record.name} and its services would share a host name with env {other.name} and its services",
+                hint="choose another --name, or rename the service",
+                id=other.id,
             )
         alive = sum(1 for actor in self.actors.values() if actor.record.state not in ENDED)
         if alive >= self.settings.max_envs:

@@ -35,6 +35,19 @@ def draw_name(taken: Iterable[str], choose: Callable[[Sequence[str]], str]) -> s
     return next(f"{pair}-{n}" for n in range(2, len(used) + 3) if f"{pair}-{n}" not in used)
 
 
+def host_clash(new: EnvRecord, others: Iterable[EnvRecord]) -> EnvRecord | None:
+    """An env with which a new one would share a host name: SERVICE.NAME of one is the name BRANCH.PROJECT of the other."""
+    for other in others:
+        if other.owner == new.owner and (new.name in hosts_of(other) or other.name in hosts_of(new)):
+            return other
+    return None
+
+
+def hosts_of(record: EnvRecord) -> set[str]:
+    """The names of an env's services, as they stand before the base domain."""
+    return {f"{service}.{record.name}" for service in record.services}
+
+
 def find(records: Iterable[EnvRecord], target: str, directory: str | None = None) -> EnvRecord:
     """The env of that id, name, or unique id prefix, in this order; without a target the newest one of that directory.
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from sandboxd.errors import NameInvalid, SpecInvalid
-from sandboxd.spec import EnvSpec, Idle, Mount, Name, Publish
+from sandboxd.spec import EnvName, EnvSpec, Idle, Mount, Name, Publish
 from sandboxd.specfile import shapes
 from sandboxd.specfile.lines import Path, line_of, locate
 from sandboxd.specfile.rules import NAME_HINT, RESTART_HINT, Problem, dotted, problems
@@ -71,7 +71,7 @@ def parse_spec(text: bytes, *, file: str, default_name: str | None, directory: s
     try:
         built = struct(tree, EnvSpec, ())
         if default_name is not None:
-            built.setdefault("name", leaf(default_name, default_name, Name, ("name",)))
+            built.setdefault("name", leaf(default_name, default_name, EnvName, ("name",)))
         spec = rebased(msgspec.convert(built, EnvSpec), base)
         for problem in problems(spec, placed=False):
             raise Fault(*problem)
@@ -179,7 +179,7 @@ def leaf(value: Any, written: Any, hint: Any, path: Path) -> Any:
         return msgspec.convert(value, hint)
     except (msgspec.ValidationError, ValueError, OverflowError):
         pass
-    if Name in shapes.members(hint) and isinstance(written, str):
+    if {Name, EnvName} & set(shapes.members(hint)) and isinstance(written, str):
         raise Fault(path, f"{told(written)} is no name", NAME_HINT, NameInvalid)
     if path[-1] == "restart" and isinstance(written, str):
         raise Fault(path, f"{told(written)} is no restart policy", RESTART_HINT)

@@ -17,8 +17,9 @@ from sandboxd.specfile.words import SIGNALS, parse_address, signal_number
 from sandboxd.units import shown
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+ENV_NAME = re.compile(rf"(?=.{{1,63}}\Z){NAME.pattern}(\.{NAME.pattern})?")
 RESTART = re.compile(r"no|on-failure(:[0-9]{1,4})?|always|unless-stopped")
-NAME_HINT = 'a name is a DNS label: 1 to 63 of a-z, 0-9 and inner hyphens, as "shop-2"'
+NAME_HINT = 'a name is a DNS label: 1 to 63 of a-z, 0-9 and inner hyphens, as "shop-2"; an env may have two, as "fix-ui.shop"'
 RESTART_HINT = 'use "no", "on-failure", "on-failure:5", "always" or "unless-stopped"'
 
 MAX_SERVICES = 64
@@ -51,7 +52,7 @@ def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
     """
     yield from caps(spec)
     if spec.name is not None:
-        yield from name(("name",), spec.name)
+        yield from name(("name",), spec.name, ENV_NAME)
     if not spec.services:
         yield Problem(("services",), "there is no service", 'add one: [services.web] with a command = "…"')
     for service_name, service in spec.services.items():
@@ -92,9 +93,9 @@ def caps(spec: EnvSpec) -> Iterator[Problem]:
             yield Problem(path, f"{count} are too many: {most} at most")
 
 
-def name(path: Path, value: str) -> Iterator[Problem]:
-    """A DNS label."""
-    if not NAME.fullmatch(value):
+def name(path: Path, value: str, allowed: re.Pattern[str] = NAME) -> Iterator[Problem]:
+    """A DNS label; an env's may have two, BRANCH.PROJECT."""
+    if not allowed.fullmatch(value):
         yield Problem(path, f"{shown(value)} is no name", NAME_HINT, NameInvalid)
 
 

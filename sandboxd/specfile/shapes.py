@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sandboxd.spec import Name, Port
+from sandboxd.spec import EnvName, Name, Port
 
 NoneType = type(None)
 
@@ -79,7 +79,7 @@ def word(member: Any) -> str:
     """One alternative in words; None has none, since TOML cannot say it."""
     if member == Port:
         return "a port (a whole number from 1 to 65535)"
-    if member == Name:
+    if member in (Name, EnvName):
         return "a name"
     plain = bare(member)
     if found := choices(member):

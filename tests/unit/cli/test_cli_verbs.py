@@ -390,11 +390,11 @@ def test_up_in_a_linked_worktree_has_its_own_name(sandbox: Sandbox, shop: Path) 
     (shop / ".git").write_text(f"gitdir: {git}\n")
     run = sandbox("up", Inspect=NotFound("no"), Run=[m.RunReply(env=env())]).asked[1]
     assert isinstance(run, m.Run)
-    assert run.spec.name == "fix-ui-main"
+    assert run.spec.name == "fix-ui.main"
     (shop / "sandbox.toml").write_text('name = "store"\n' + SPEC)
     run = sandbox("up", Inspect=NotFound("no"), Run=[m.RunReply(env=env())]).asked[1]
     assert isinstance(run, m.Run)
-    assert run.spec.name == "fix-ui-store"
+    assert run.spec.name == "fix-ui.store"
     run = sandbox("up", "--name", "mine", Inspect=NotFound("no"), Run=[m.RunReply(env=env())]).asked[1]
     assert isinstance(run, m.Run)
     assert run.spec.name == "mine"

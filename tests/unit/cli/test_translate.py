@@ -11,6 +11,7 @@ from sandboxd.cli.translate import (
     Caller,
     RunFlags,
     as_label,
+    checked_name,
     default_name,
     env_file,
     handed_on,
@@ -183,7 +184,7 @@ def test_the_workspace() -> None:
         assert spec(caller, workdir=".").workspace.path == directory.rstrip("/") or "/"
 
 
-@pytest.mark.parametrize("name", ["Shop", "a_b", "-a", "a-", "", "a" * 64, "a.b", "é"])
+@pytest.mark.parametrize("name", ["Shop", "a_b", "-a", "a-", "", "a" * 64, "a.b.c", "a.", ".a", f"{'a' * 40}.{'b' * 40}", "é"])
 def test_names_are_dns_labels(name: str) -> None:
     with pytest.raises(NameInvalid) as caught:
         spec(name=name)
@@ -240,7 +241,10 @@ def test_secrets_are_not_handed_on() -> None:
     [
         ("/src/My Shop", None, "my-shop"),
         ("/src/shop/", None, "shop"),
-        ("/src/shop", "fix/ui_2", "fix-ui-2-shop"),
+        ("/src/shop", "fix/ui_2", "fix-ui-2.shop"),
+        ("/src/shop", "x" * 80, f"{'x' * 58}.shop"),
+        ("/src/" + "x" * 80, "main", "x" * 63),
+        ("/src/shop", "___", "shop"),
         ("/", None, None),
         ("/src/___", "main", None),
         ("/src/" + "x" * 80, None, "x" * 63),
@@ -248,6 +252,7 @@ def test_secrets_are_not_handed_on() -> None:
 )
 def test_default_names(directory: str, branch: str | None, name: str | None) -> None:
     assert default_name(directory, branch) == name
+    assert name is None or checked_name(name) == name
 
 
 @given(st.text())

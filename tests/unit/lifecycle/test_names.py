@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from sandboxd.errors import Ambiguous, NotFound
-from sandboxd.lifecycle.names import ADJECTIVES, NOUNS, draw_name, find, is_within
+from sandboxd.lifecycle.names import ADJECTIVES, NOUNS, draw_name, find, host_clash, is_within
 from sandboxd.spec import Name, Workspace
 from tests.unit.lifecycle.test_machine import WEB, fresh
 
@@ -58,3 +58,11 @@ def test_drawn_names_are_labels_and_free():
     import re
 
     assert all(re.fullmatch(pattern, f"{a}-{b}") for a, b in itertools.product(ADJECTIVES, NOUNS))
+
+
+def test_two_envs_share_no_host_name():
+    shop = env("a" * 32, "shop")  # its service is web.shop
+    assert host_clash(env("b" * 32, "web.shop"), [shop]) is shop
+    assert host_clash(shop, [env("b" * 32, "web.shop")]) is not None
+    assert host_clash(env("b" * 32, "fix.shop"), [shop]) is None
+    assert host_clash(env("b" * 32, "shop-2"), [shop]) is None

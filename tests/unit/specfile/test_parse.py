@@ -174,10 +174,16 @@ def test_what_is_wrong_is_told_with_its_line(text, line, message, hint):
     assert hint in error.hint
 
 
-@pytest.mark.parametrize("name", ["Shop", "-a", "a-", "a_b", "a.b", "", "x" * 64, "ä", "a\\n"])
+@pytest.mark.parametrize("name", ["Shop", "-a", "a-", "a_b", "a.b.c", "a.", "", "x" * 64, "ä", "a\\n"])
 def test_a_name_that_is_no_label(name):
     assert isinstance(fault(f'name = "{name}"\n' + WEB), NameInvalid)
     assert isinstance(fault(f'[services."{name}"]\ncommand = "x"'), NameInvalid)
+
+
+def test_an_env_may_be_named_by_branch_and_project_and_a_service_may_not():
+    assert parse_spec('name = "fix-ui.shop"\n' + WEB, file="sandbox.toml", default_name=None).name == "fix-ui.shop"
+    assert isinstance(fault('[services."a.b"]\ncommand = "x"'), NameInvalid)
+    assert isinstance(fault(f'name = "{"a" * 40}.{"b" * 40}"\n' + WEB), NameInvalid)
 
 
 def test_broken_encodings_name_the_line():
