@@ -181,7 +181,7 @@ def test_a_name_that_is_no_label(name):
 
 
 def test_an_env_may_be_named_by_branch_and_project_and_a_service_may_not():
-    assert parse_spec('name = "fix-ui.shop"\n' + WEB, file="sandbox.toml", default_name=None).name == "fix-ui.shop"
+    assert parse('name = "fix-ui.shop"\n' + WEB).name == "fix-ui.shop"
     assert isinstance(fault('[services."a.b"]\ncommand = "x"'), NameInvalid)
     assert isinstance(fault(f'name = "{"a" * 40}.{"b" * 40}"\n' + WEB), NameInvalid)
 
