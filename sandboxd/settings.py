@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandboxd.errors import UsageError
+from sandboxd.units import parse_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,12 @@ START_FIFO = "starting"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One daemon's places and ceilings. pool: parked children kept ready. max_envs: live envs at once.
+    """One daemon's places and ceilings. pool: parked children kept ready.
+
+    max_envs, max_starting: live envs, and such that start, at once. max_memory: bytes that the memory limits of all may add up
+    to. queue, queue_wait: how many may wait for their turn, and for how many seconds. memory_reserve, memory_critical: bytes of
+    the host's memory below which nothing starts (None: a twentieth), and below which the runaway among the envs is stopped
+    (None: a fiftieth).
 
     control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
     at http://sandboxd.BASE_DOMAIN/metrics.
@@ -35,6 +41,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen: list[str]
     pool: int = 4
     max_envs: int = 1000
+    max_starting: int = 64
+    max_memory: int | None = None
+    queue: int = 100
+    queue_wait: float = 60.0
+    memory_reserve: int | None = None
+    memory_critical: int | None = None
     hold: float = 30.0
     log_limit: int = 5 << 20
     base_domain: str = BASE_DOMAIN
@@ -60,6 +72,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             listen=[address.strip() for address in environ.get("SANDBOXD_LISTEN", DEFAULT_LISTEN).split(",")],
             pool=whole(environ, "SANDBOXD_POOL", 4, low=0, high=256),
             max_envs=whole(environ, "SANDBOXD_MAX_ENVS", 1000, low=1, high=100_000),
+            max_starting=whole(environ, "SANDBOXD_MAX_STARTING", 64, low=1, high=100_000),
+            max_memory=size(environ, "SANDBOXD_MAX_MEMORY"),
+            queue=whole(environ, "SANDBOXD_QUEUE", 100, low=0, high=100_000),
+            queue_wait=float(whole(environ, "SANDBOXD_QUEUE_WAIT", 60, low=1, high=86400)),
+            memory_reserve=size(environ, "SANDBOXD_MEMORY_RESERVE"),
+            memory_critical=size(environ, "SANDBOXD_MEMORY_CRITICAL"),
             log_limit=whole(environ, "SANDBOXD_LOG_LIMIT", 5 << 20, low=4096, high=1 << 40),
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
             metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
@@ -111,3 +129,14 @@ def whole(environ: Mapping[str, str], variable: str, default: int, *, low: int, 
     if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
         raise UsageError(f"{variable}={text!r} is no whole number from {low} to {high}", hint=f"unset it for {default}")
     return int(text)
+
+
+def size(environ: Mapping[str, str], variable: str) -> int | None:
+    """Bytes from the environment, as 512m; None where nothing is said."""
+    text = environ.get(variable)
+    if text is None:
+        return None
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"{variable}={text!r}: {error.message}", hint=error.hint) from error

@@ -176,7 +176,8 @@ def edges() -> set[tuple[str, str]]:
 def possible(record: EnvRecord, init: Identity) -> list[ev.Event]:
     """What can happen now: nothing of a service or an init that is not there."""
     happen: list[ev.Event] = [ev.StopAsked(), ev.StopAsked(again=True), ev.KillAsked(), ev.KillAsked(cause="memory"),
-                              ev.StartAsked(), ev.RemoveAsked(), ev.Adopted(), ev.GraceOver(), ev.Admitted()]  # fmt: skip
+                              ev.StartAsked(), ev.RemoveAsked(), ev.Adopted(), ev.GraceOver(), ev.Admitted(),
+                              ev.SuspendAsked(), ev.ResumeAsked()]  # fmt: skip
     if record.init is None and record.state in ("queued", "starting", "stopping"):
         happen += [ev.Launched(init=init, walls={}), ev.LaunchFailed(error=("LaunchFailed", "m", "h"))]
     for name, service in record.services.items() if record.init else ():

@@ -54,6 +54,10 @@ class Body:
 
     # -- building and its end ------------------------------------------------------------------------------------------
 
+    async def enqueue(self, effect: ev.Enqueue) -> None:
+        """Wait for the turn."""
+        self.actor.supervisor.admission.offer(self.actor)
+
     async def launch(self, effect: ev.Launch) -> None:
         """Build the env, or post why it could not be built."""
         self.notebook.begin()
@@ -336,6 +340,7 @@ def signal_number(text: str) -> int:
 
 
 PERFORM: dict[type[ev.Effect], Callable[[Body, Any], Awaitable[None]]] = {
+    ev.Enqueue: Body.enqueue,
     ev.Launch: Body.launch,
     ev.StartService: Body.start_service,
     ev.Probe: Body.probe,

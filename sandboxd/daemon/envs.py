@@ -13,12 +13,13 @@ from contextlib import suppress
 from msgspec.structs import replace
 
 from sandboxd.daemon.actor import Actor
+from sandboxd.daemon.admission import RETRY
 from sandboxd.daemon.body import signal_number
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.receipts import receipt
 from sandboxd.daemon.sessions import RunSession
 from sandboxd.daemon.supervisor import Supervisor
-from sandboxd.errors import InvalidState, NameInvalid, NotReady, SandboxdError, UsageError, by_code
+from sandboxd.errors import InvalidState, NameInvalid, NotReady, QueueFull, SandboxdError, UsageError, by_code
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.names import RESERVED, draw_name
 from sandboxd.lifecycle.order import startable
@@ -135,7 +136,8 @@ class EnvRequests:
             record = await actor.wait_until(has_ended)
             assert record.error is not None
             code, message, hint = record.error
-            raise by_code().get(code, SandboxdError)(message, hint=hint, id=record.id, name=record.name)
+            more: dict[str, object] = {"retry_after": RETRY} if code == QueueFull.__name__ else {}
+            raise by_code().get(code, SandboxdError)(message, hint=hint, id=record.id, name=record.name, **more)
         if wait == "ready" and record.state is not State.READY and not finished_well(record):
             raise not_ready(record)
         self.supervisor.push_routes()

@@ -132,11 +132,13 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         await adopt_all(supervisor)
         supervisor.adopted = True
         supervisor.push_routes()
+        supervisor.admission.changed()
         assert rundir.socket is not None
         server = ControlServer(rundir.socket, handlers(supervisor, watch))
         await server.start()
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
+        supervisor.own(supervisor.admission.guard(watch), name="memory")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.leaving.set)

@@ -13,11 +13,12 @@ from msgspec.structs import replace
 
 from sandboxd.daemon import scopes
 from sandboxd.daemon.actor import Actor
+from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.routes import is_asleep, route_table
-from sandboxd.errors import NameTaken, PortTaken, QueueFull, StoreFailed
+from sandboxd.errors import NameTaken, PortTaken, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
 from sandboxd.lifecycle import events as ev
@@ -78,6 +79,7 @@ class Supervisor:
         self.berths = Berths(rundir, settings.pool)
         self.load = Load()
         self.idling = Idling(self)
+        self.admission = Admission(self)
         self.subscriptions: set[Subscription] = set()
         self.tally = Tally()
         self.web: Endpoint | None = None
@@ -184,18 +186,11 @@ class Supervisor:
                 hint="choose another --name, or rename the service",
                 id=other.id,
             )
-        alive = sum(1 for actor in self.actors.values() if actor.record.state not in ENDED)
-        if alive >= self.settings.max_envs:
-            raise QueueFull(
-                f"{alive} envs are alive, which is this daemon's limit",
-                hint="stop some, or start the daemon with a higher SANDBOXD_MAX_ENVS",
-                limit=self.settings.max_envs,
-                retry_after=5,
-            )
         if record.spec.network.mode != "host":
             self.launcher.expect()
-        record = replace(record, id=self.berths.take_id())
-        starting, effects = step(record, ev.Admitted(), record.created)
+        at_once = self.admission.at_once(record)
+        record = replace(record, id=self.berths.take_id(), queued=record.created)
+        starting, effects = step(record, ev.Admitted(), record.created) if at_once else (record, [ev.Enqueue()])
         self.journal.put(record.id, msgspec.json.encode(starting))
         self.announce(record, "created", {})
         return self.adopt(starting, effects)
@@ -246,6 +241,7 @@ class Supervisor:
         """Push a new table soon: changes of one turn of the loop go out as one."""
         if not self._routes_due:
             self._routes_due = True
+            self.admission.changed()
             asyncio.get_running_loop().call_soon(self.push_routes)
 
     def push_routes(self) -> None:
@@ -295,6 +291,7 @@ class Supervisor:
         actor = self.actors.get(env_id)
         if actor is None or not is_asleep(actor.record):
             return
+        self.announce(actor.record, "waking", {})
         if actor.record.state is State.SUSPENDED:
             actor.post(ev.ResumeAsked(by="request"))
         else:

@@ -172,6 +172,10 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """Something to do."""
 
 
+class Enqueue(Effect, frozen=True, kw_only=True):
+    """Have it wait for its turn, which may be now."""
+
+
 class Launch(Effect, frozen=True, kw_only=True):
     """Make the env: directories, sockets, plan, init. `start`: the services it executes at once."""
 
@@ -254,6 +258,6 @@ class Announce(Effect, frozen=True, kw_only=True):
 
 
 EFFECTS: tuple[type[Effect], ...] = (
-    Launch, StartService, Probe, EndProbes, SignalService, Suspend, Resume, KillInit, EndInit, Arm, Disarm, ApplyLimits, Settle,
-    Discard, Announce,
+    Enqueue, Launch, StartService, Probe, EndProbes, SignalService, Suspend, Resume, KillInit, EndInit, Arm, Disarm,
+    ApplyLimits, Settle, Discard, Announce,
 )  # fmt: skip

@@ -59,10 +59,30 @@ def ignored(turn: Turn, event: ev.Event) -> None:
     """Means nothing in this state."""
 
 
+def enqueue(turn: Turn, event: ev.Event) -> None:
+    """From an end: wait for the turn, with nothing left of the life before."""
+    begin(turn, State.QUEUED)
+    turn.set(queued=turn.now)
+    turn.do(ev.Enqueue())
+
+
+def enqueue_again(turn: Turn, event: ev.Event) -> None:
+    """Another daemon's queue is gone."""
+    turn.do(ev.Enqueue())
+
+
 def launch(turn: Turn, event: ev.Event) -> None:
-    """From queued, or from an end: build the env."""
+    """From queued: build the env."""
+    begin(turn, State.STARTING)
+    turn.set(queued=None)
+    turn.do(ev.Announce(event="starting"))
+    turn.do(ev.Launch(start=turn.mark_startable()))
+
+
+def begin(turn: Turn, state: State) -> None:
+    """A new life."""
     turn.set(
-        state=State.STARTING,
+        state=state,
         wanted=Wanted.RUNNING,
         services=fresh_services(turn.record),
         started=None,
@@ -76,8 +96,6 @@ def launch(turn: Turn, event: ev.Event) -> None:
         again=False,
         idle_since=None,
     )
-    turn.do(ev.Announce(event="starting"))
-    turn.do(ev.Launch(start=turn.mark_startable()))
 
 
 def launched(turn: Turn, event: ev.Event) -> None:
@@ -145,7 +163,7 @@ def restart_ended(turn: Turn, event: ev.Event) -> None:
     """`restart` of what does not run is a start; a plain stop is already true, but ends a wait for a restart."""
     assert isinstance(event, ev.StopAsked)
     if event.again:
-        launch(turn, event)
+        enqueue(turn, event)
     else:
         if turn.record.cause == "idle":
             turn.set(cause="", reason="", idle_since=None)  # from here on no request wakes it
@@ -178,7 +196,7 @@ def relaunch_due(turn: Turn, event: ev.Event) -> None:
     """The delay before the whole env is started again is over."""
     if turn.record.wanted is Wanted.RUNNING:
         restarts = turn.record.restarts + 1
-        launch(turn, event)
+        enqueue(turn, event)
         turn.set(restarts=restarts)
 
 
@@ -314,7 +332,7 @@ def _ended() -> dict[type[ev.Event], Handler]:
     return NOTHING | {
         ev.RestartDue: relaunch_due,
         ev.StopAsked: unless_awake(restart_ended),
-        ev.StartAsked: launch,
+        ev.StartAsked: enqueue,
         ev.SpecChanged: change_spec,
         ev.LimitsChanged: change_limits,
         ev.RemoveAsked: unless_awake(remove_ended),
@@ -331,7 +349,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.KillAsked: stop_queued,
         ev.LimitsChanged: change_limits,
         ev.RemoveAsked: unless_awake(remove_ended),
-        ev.Adopted: launch,
+        ev.Adopted: enqueue_again,
     },
     State.STARTING: _alive(),
     State.READY: _alive(),

@@ -82,6 +82,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     suspended: float | None = None
     suspended_by: str = ""
     idle_since: float | None = None
+    queued: float | None = None
     overrides: dict[str, int | float | None] = {}
     enforced: dict[str, str] = {}
     cpus: list[int] = []

@@ -222,6 +222,8 @@ def test_a_kill_from_outside_is_a_failure_and_restarts_by_policy():
     assert (record.state, record.cause) == (State.FAILED, "killed")
     (armed,) = of_kind(effects, ev.Arm)
     record, effects = run(record, armed.event)
+    assert of_kind(effects, ev.Enqueue)
+    record, effects = run(record, ev.Admitted())
     assert record.state is State.STARTING
     assert of_kind(effects, ev.Launch)
     assert record.restarts == 1
@@ -250,6 +252,29 @@ def test_only_an_ended_env_takes_another_spec():
     assert run(running, change)[0] == running
     ended, _ = run(running, ev.KillAsked(), ev.InitGone())
     assert list(run(ended, change)[0].services) == ["api"]
+
+
+# -- the queue -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_waits_for_its_turn_as_if_it_were_new():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"), exited("web", 3), ev.InitGone())
+    record, effects = run(record, ev.StartAsked(), now=300.0)
+    assert (record.state, record.queued, record.exit_code, record.finished) == (State.QUEUED, 300.0, None, None)
+    assert record.services["web"].state is ServiceState.WAITING
+    assert effects == [ev.Enqueue()]
+    assert run(record, ev.Adopted())[1] == [ev.Enqueue()]
+    record, effects = run(record, ev.Admitted())
+    assert (record.state, record.queued) == (State.STARTING, None)
+    assert of_kind(effects, ev.Launch) == [ev.Launch(start=["web"])]
+
+
+def test_what_waits_for_its_turn_can_be_stopped_and_removed():
+    stopped, _ = run(fresh(WEB), ev.StopAsked())
+    assert (stopped.state, stopped.wanted) == (State.STOPPED, Wanted.STOPPED)
+    assert run(fresh(WEB), ev.RemoveAsked())[0].state is State.REMOVED
+    refused, _ = run(fresh(WEB), ev.LaunchFailed(error=("QueueFull", "m", "h")))
+    assert (refused.state, refused.exit_code) == (State.FAILED, 125)
 
 
 # -- suspended ---------------------------------------------------------------------------------------------------------------
@@ -347,7 +372,7 @@ def test_idle_ends_only_what_sleeps_for_being_idle():
     stopped, _ = run(idle, ev.StopAsked(cause="idle", reason="nobody"), exited("web", 143), ev.InitGone())
     assert (stopped.state, stopped.cause, stopped.exit_code, stopped.idle_since) == (State.STOPPED, "idle", 143, 90.0)
     assert run(stopped, ev.RemoveAsked(cause="idle"))[0].state is State.REMOVED
-    awake, _ = run(stopped, ev.StartAsked())
+    awake, _ = run(stopped, ev.StartAsked(), ev.Admitted())
     assert (awake.state, awake.cause, awake.idle_since) == (State.STARTING, "", None)
     by_user, _ = run(stopped, ev.StopAsked())
     assert (by_user.state, by_user.cause, by_user.idle_since) == (State.STOPPED, "", None)
@@ -400,7 +425,7 @@ def test_no_order_of_events_breaks_an_invariant(events, restart, remove):
             assert record.init is None or before.state in ENDED
             assert not [s for s in record.services.values() if s.state in UP]
         if of_kind(effects, ev.Launch):
-            assert before.state in {State.QUEUED, State.STOPPED, State.FAILED}
+            assert before.state is State.QUEUED
         if of_kind(effects, ev.Discard):
             assert record.state is State.REMOVED
         if record.state is State.READY:

@@ -1,0 +1,211 @@
+"""The queue before the launcher: lets envs start one by one while ceilings and the host's memory allow, and guards that memory.
+
+`lifecycle.admission` decides. Every change of an env's state may make room; memory tells nobody when it comes back, so while
+something waits it is looked at again. In the emergency (memory below the critical bound) the runaway among the envs is stopped.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from sandboxd.errors import QueueFull, SandboxdError
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.admission import Ceilings, Host, Load, Obstacle, Ticket, Use, is_critical, next_up, obstacle, runaway
+from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.states import ALIVE, ENDED, State
+from sandboxd.units import format_size
+
+if TYPE_CHECKING:
+    from sandboxd.daemon.actor import Actor
+    from sandboxd.daemon.supervisor import Supervisor
+    from sandboxd.daemon.watch import Watch
+
+log = logging.getLogger(__name__)
+CALM, CLOSE = 1.0, 0.1  # seconds between looks at the host's memory
+RETRY = 5
+STARTING_FOR = 10.0  # seconds for which an env that is not ready counts as one that starts
+
+
+class Admission:
+    """Those that wait, in memory; their records say that they do."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self.supervisor = supervisor
+        self.waiting: dict[str, Ticket] = {}
+        self.ceilings = ceilings(supervisor)
+        self._last: int | None = None
+        self._admitted: set[str] = set()
+        self._due = False
+        self._host = (0.0, host_memory())
+
+    # -- asking ----------------------------------------------------------------------------------------------------------
+
+    def obstacle(self, record: EnvRecord) -> Obstacle | None:
+        """What keeps it from starting now."""
+        now = time.time()
+        others = [actor.record for actor in self.supervisor.actors.values() if actor.record.id != record.id]
+        self._admitted = {other.id for other in others if other.id in self._admitted and other.state is State.QUEUED}
+        alive = [other for other in others if other.state in ALIVE or other.id in self._admitted]
+        starting = [other for other in alive if other.state in (State.QUEUED, State.STARTING) and is_fresh(other, now)]
+        load = Load(
+            alive=len(alive),
+            starting=len(starting),
+            memory=sum(other.limits.memory or 0 for other in alive),
+            parked=self.supervisor.settings.pool,
+        )
+        return obstacle(self.ceilings, load, self.host(), record.limits.memory)
+
+    def host(self) -> Host:
+        """The host's memory, not older than a moment."""
+        if time.monotonic() - self._host[0] > CLOSE:
+            self._host = (time.monotonic(), host_memory())
+        return self._host[1]
+
+    def at_once(self, record: EnvRecord) -> bool:
+        """Whether a new env may start without waiting; raises QueueFull when it cannot even wait."""
+        if not self.waiting and self.obstacle(record) is None:
+            return True
+        if len(self.waiting) >= self.supervisor.settings.queue:
+            raise self.full(record)
+        return False
+
+    def full(self, record: EnvRecord, waited: float | None = None) -> QueueFull:
+        """Why it may not start, and what to do."""
+        found = self.obstacle(record) or Obstacle("queue", "others are before it", "try again")
+        why = f"{len(self.waiting)} wait already" if waited is None else f"it waited for {waited:.0f} s"
+        if not self.supervisor.settings.queue:
+            why = "none may wait (SANDBOXD_QUEUE=0)"
+        text = f"{found.text}; {why}"
+        return QueueFull(text, hint=found.hint, limit=found.limit, retry_after=RETRY)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------
+
+    def offer(self, actor: "Actor") -> None:
+        """An env wants to start."""
+        record = actor.record
+        self.waiting[record.id] = Ticket(record.id, record.owner, record.queued or record.created)
+        self._pump()
+        if record.id in self.waiting:
+            found = self.obstacle(record)
+            self.supervisor.announce(record, "queued", {"limit": found.limit, "reason": found.text} if found else {})
+            self.supervisor.own(self._until_over(actor), name=f"queue-{record.name}")
+
+    async def _until_over(self, actor: "Actor") -> None:
+        """Look again while it waits, as nobody tells when memory is free again; give up when it waited for too long."""
+        ticket = self.waiting[actor.record.id]
+        end = time.monotonic() + self.supervisor.settings.queue_wait
+        while self.waiting.get(ticket.env_id) is ticket:
+            if time.monotonic() >= end:
+                del self.waiting[ticket.env_id]
+                error = self.full(actor.record, self.supervisor.settings.queue_wait)
+                actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
+                return
+            await asyncio.sleep(min(CALM / 4, max(0.01, end - time.monotonic())))
+            self._pump()
+
+    def changed(self) -> None:
+        """Something changed that may make room."""
+        if self.waiting and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Admit whose turn it is, as long as there is room."""
+        self._due = False
+        actors = self.supervisor.actors
+        for env_id in [key for key in self.waiting if key not in actors or actors[key].record.state is not State.QUEUED]:
+            del self.waiting[env_id]
+        while self.supervisor.adopted and (ticket := next_up(list(self.waiting.values()), self._last)) is not None:
+            actor = actors[ticket.env_id]
+            if self.obstacle(actor.record) is not None:
+                return
+            del self.waiting[ticket.env_id]
+            self._last = ticket.owner
+            self._admitted.add(ticket.env_id)
+            actor.post(ev.Admitted())
+
+    # -- the host's memory -----------------------------------------------------------------------------------------------
+
+    async def guard(self, watch: "Watch") -> None:
+        """Stop the runaway when the host is about to run out of memory, until the daemon leaves."""
+        while True:
+            host = self.host()
+            if is_critical(self.ceilings, host):
+                await self._stop_runaway(watch, host)
+            await asyncio.sleep(CLOSE if host.available < 3 * self.ceilings.critical else CALM)
+
+    async def _stop_runaway(self, watch: "Watch", host: Host) -> None:
+        uses = []
+        for actor in list(self.supervisor.actors.values()):
+            record = actor.record
+            if record.init is None or record.state not in ALIVE or record.state is State.STOPPING:
+                continue
+            try:
+                uses.append(Use(record.id, watch.look(record, traffic=False).memory, record.limits.memory))
+            except (SandboxdError, OSError):
+                continue
+        found = runaway(uses, self.ceilings, host)
+        if found is None:
+            return
+        use, share = found
+        actor = self.supervisor.actors[use.env_id]
+        reason = (
+            f"the host ran out of memory ({format_size(host.available)} left), and of all envs this one was most over "
+            f"its share: {format_size(use.memory)} of {format_size(share)}; bound it with -m"
+        )
+        log.warning("env %s is stopped: %s", actor.record.name, reason)
+        actor.post(ev.KillAsked(cause="memory", reason=reason))
+        await actor.wait_until(lambda record: record.state in ENDED)
+        self._host = (time.monotonic(), host_memory())
+
+
+def is_fresh(record: EnvRecord, now: float) -> bool:
+    """Whether it is on its way; what is not ready after a while costs no more than what is."""
+    return record.started is None or now - record.started < STARTING_FOR
+
+
+def ceilings(supervisor: "Supervisor") -> Ceilings:
+    """The settings, and what the host says by itself."""
+    settings, total = supervisor.settings, host_memory().total
+    return Ceilings(
+        envs=settings.max_envs,
+        starting=settings.max_starting,
+        memory=settings.max_memory,
+        namespaces=number_in("/proc/sys/user/max_net_namespaces"),
+        reserve=total // 20 if settings.memory_reserve is None else settings.memory_reserve,
+        critical=total // 50 if settings.memory_critical is None else settings.memory_critical,
+    )
+
+
+def number_in(path: str) -> int | None:
+    """The number in a file of /proc/sys; None where there is none, or it is none."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def host_memory() -> Host:
+    """MemAvailable (proc_meminfo(5)) and PSI's full avg10 (psi.rst) where the kernel keeps it."""
+    found = {"MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "MemAvailable": 0}
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            if key in found:
+                found[key] = int(value.split()[0]) << 10
+    return Host(total=found["MemTotal"], available=found["MemAvailable"], pressure=pressure())
+
+
+def pressure() -> float | None:
+    """Percent of the last ten seconds in which every task stood still for want of memory."""
+    try:
+        with open("/proc/pressure/memory", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("full avg10="):
+                    return float(line.split()[1].partition("=")[2])
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
