@@ -223,11 +223,7 @@ class Rules(Step, frozen=True):
 
 
 class Landlock(Step, frozen=True):
-    """Enter the domain of the ruleset; flags of landlock_restrict_self(2).
-
-    Pid 1 and the stager enter it each by itself, so there are two domains, and what descends from the one cannot trace what
-    descends from the other (ptrace(2), /proc/PID/fd).
-    """
+    """Enter the domain of the ruleset; flags of landlock_restrict_self(2). One domain: pid 1's, and all that it starts."""
 
     phase: ClassVar[Phase] = Phase.LANDLOCK
     words: ClassVar[str] = "confine by Landlock"

@@ -56,11 +56,9 @@ class StepFailed(Exception):
         self.index = index
 
 
-def apply(stage: Stage, which: str, steps: list, own: bool | None = None) -> None:  # type: ignore[type-arg]
-    """Each step in turn (own: only those in OWN, or only the others); StepFailed says which one could not be done."""
+def apply(stage: Stage, which: str, steps: list) -> None:  # type: ignore[type-arg]
+    """Each step in turn; StepFailed says which one could not be done."""
     for index, (tag, *arguments) in enumerate(steps):
-        if own is not None and (tag in OWN) is not own:
-            continue
         try:
             APPLY[tag](stage, *arguments)  # type: ignore[operator]
         except (OSError, SandboxdError, ValueError, KeyError, TypeError) as error:
@@ -288,8 +286,6 @@ def affinity(_: Stage, cpus: list[int]) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-# What acts on one process, so that pid 1 does it beside the stager: all of phase PRIVILEGES and later.
-OWN = ("bounding", "rlimits", "affinity", "capabilities", "landlock", "prove")
 APPLY = {
     "enter": enter,
     "directories": directories,

@@ -20,12 +20,12 @@ import msgspec
 from sandboxd.errors import LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile
-from sandboxd.isolation.steps import AnyStep, Phase, Step
+from sandboxd.isolation.steps import Step
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, mounts, pidfd
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
-from sandboxd.launch.parked import Load, Parked, Shape, demand, failure_of
+from sandboxd.launch.parked import Load, Parked, Shape, demand, failure_of, parts
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -150,7 +150,8 @@ class Launcher:
                 child = self.take(shape) or await self.park(shape)
                 answer = await child.launch(*messages_of(plan, given, trees))
             if answer.get("launched") is not True:
-                lists = {"base": plan.base, "steps": plan.steps, "init": own_steps(plan)}
+                view, own, confined = parts(plan)
+                lists = {"base": plan.base, "steps": view, "init": own, "walls": confined}
                 described = [step.describe() for step in lists.get(str(answer.get("failed")), [])]
                 raise failure_of(f"env {plan.name}", described, answer)
             proven = frozenset(map(str, answer.get("walls", ())))
@@ -352,25 +353,17 @@ def shape_of(profile: Profile, base: Sequence[Step]) -> Shape:
 
 def messages_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[Load, Load]:
     """What the stager and what pid 1 gets of the plan's own half, each with its descriptors under their names."""
-    services = plan.init.services
-    # A terminal has to be opened behind the view, by who keeps it: pid 1.
-    first = next((name for name in plan.init.start if not services[name].tty), None)
-    program = services[first] if first is not None else None
-    staged = {"steps": plan.steps, "program": program, "fds": [["handed"]] * len(trees)}
+    view, own, confined = parts(plan)
+    staged = {"steps": view, "fds": [["handed"]] * len(trees)}
     listed = given.listed()
     init = {
         "title": f"sandboxd-init: {plan.name}",
-        "steps": own_steps(plan),
+        "steps": own,
+        "walls": confined,
         "config": plan.init,
-        "first": first,
         "fds": [name for name, _ in listed],
     }
     return (msgspec.json.encode(staged), trees), (msgspec.json.encode(init), [fd for _, fd in listed])
-
-
-def own_steps(plan: LaunchPlan) -> list[AnyStep]:
-    """The steps that act on one process: both do them."""
-    return [step for step in plan.steps if step.phase >= Phase.PRIVILEGES]
 
 
 def hand_over(plan: LaunchPlan) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from sandboxd.errors import LaunchFailed, WallUnavailable
 from sandboxd.isolation.plan import LaunchPlan, Profile
+from sandboxd.isolation.steps import AnyStep, Phase
 from sandboxd.kernel import pidfd
 from sandboxd.launch.line import Line, Message
 
@@ -33,8 +34,8 @@ class Parked:
         self.on_change: Callable[[Parked], None] | None = None
         loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Message] = loop.create_future()
-        self.init = Line(loop, socket.socket(fileno=socks[0]), self.heard, lambda: None)
-        self.stager = Line(loop, socket.socket(fileno=socks[1]), self.heard, self.ended)
+        self.init = Line(loop, socket.socket(fileno=socks[0]), self.heard, self.ended)
+        self.stager = Line(loop, socket.socket(fileno=socks[1]), self.heard, lambda: None)
 
     def heard(self, message: Message) -> None:
         """A frame of the child's."""
@@ -48,7 +49,9 @@ class Parked:
             self.on_change(self)
 
     def ended(self) -> None:
-        """The stager's end closed without an answer: it died, as it does with pid 1."""
+        """Pid 1's end closed without an answer: it died, or left the stager to say why."""
+        if self.stager.is_open:
+            self.stager.readable()
         if not self.answer.done():
             self.heard({"failed": "child", "index": -1, "errno": 0, "message": "the child died", "hint": "see launcher.log"})
 
@@ -79,6 +82,14 @@ class Parked:
         self.stager.close()
         if not self.answer.done():
             self.answer.cancel()
+
+
+def parts(plan: LaunchPlan) -> tuple[list[AnyStep], list[AnyStep], list[AnyStep]]:
+    """The steps that build the view, which the stager does; those that act on one process, which pid 1 does meanwhile; and of
+    these, apart, the walls that need the whole view."""
+    view = [step for step in plan.steps if step.phase < Phase.PRIVILEGES]
+    own = [step for step in plan.steps if step.phase == Phase.PRIVILEGES]
+    return view, own, plan.steps[len(view) + len(own) :]
 
 
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:

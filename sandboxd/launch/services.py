@@ -72,7 +72,7 @@ class Service:
 class Services:
     """All services of the env by name, and by the pid of their main process."""
 
-    __slots__ = ("by_name", "by_pid", "exits", "log_limit", "loop", "on_end", "retrying", "tell")
+    __slots__ = ("by_name", "by_pid", "enter", "exits", "log_limit", "loop", "on_end", "retrying", "tell")
 
     def __init__(self, loop: Loop, exits: ExitFile, log_limit: int, tell: Callable[[Message], None]) -> None:
         self.loop = loop
@@ -83,6 +83,14 @@ class Services:
         self.by_name: dict[str, Service] = {}
         self.by_pid: dict[int, Service] = {}
         self.retrying = False
+        self.enter: Callable[[], None] | None = None  # waits until the env's view of files is whole
+
+    def come_in(self) -> bool:
+        """Be in the env's view before anything of the env runs or is opened; whether this was the first time."""
+        enter, self.enter = self.enter, None
+        if enter is not None:
+            enter()
+        return enter is not None
 
     def get(self, name: str) -> Service:
         """The service of that name; raises NotFound."""
@@ -124,8 +132,9 @@ class Services:
             raise InvalidState(f"service {service.name} is running", state="running")
         try:
             program = Program(asked)
+            is_first = self.come_in()
             stdio = Stdio(program)
-            pid, report = fork(program, stdio)
+            pid, report = fork(program, stdio, is_first=is_first)
         except SandboxdError as error:
             self.fail(service, error)
             raise
@@ -246,13 +255,8 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
             services.add(name, (logs[0], logs[1]))
         except (OSError, SandboxdError) as error:
             complain(f"the log of {name}", error)
-    staged = fds.get("staged")
-    first = staged["service"] if staged is not None else None
-    if staged is not None:
-        adopt(services, config["services"].get(first), staged)
+    services.enter = fds.get("enter")
     for name in config.get("start", []):
-        if name == first:
-            continue
         service = services.add(name, None)
         try:
             services.start(service, config["services"][name])
@@ -261,20 +265,4 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
         except Exception as error:  # a plan that this version cannot read must not end the env without a word
             complain(f"starting {name}", error)
             services.fail(service, LaunchFailed(f"cannot start {name}: {error!r}", step="plan", errno=0))
-
-
-def adopt(services: Services, asked: object, staged: dict[str, Any]) -> None:
-    """Take over the stager (`launch.stager`) with its pipes: it becomes the service that is asked for, or nothing and ends."""
-    ours = {stream: staged[stream] for stream in ("stdin", "stdout", "stderr")}
-    if asked is not None:
-        service = services.add(staged["service"], None)
-        try:
-            program = Program(asked)
-            if not program.stdin:
-                os.close(ours.pop("stdin"))
-            services.begin(service, program, staged["pid"], Stdio(program, ours), staged["report"])
-        except SandboxdError as error:  # the stager comes to the same end
-            services.fail(service, error)
-        else:
-            return
-    close_all([*ours.values(), staged["report"]])
+    services.come_in()

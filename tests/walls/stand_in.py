@@ -8,6 +8,7 @@ import sys
 
 def run(config, fds):
     """Tell, and wait to be killed."""
+    fds["enter"]()
     descriptors = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -16,7 +17,6 @@ def run(config, fds):
             continue
     own = [fds["control"], fds["dial"], fds["exits"], *(fd for pair in fds["logs"].values() for fd in pair)]
     own += [fd for ends in fds["attach"].values() for fd in ends.values()]
-    own += [fds["staged"][name] for name in ("stdin", "stdout", "stderr", "report")]
     with open("/proc/self/cmdline", "rb") as file:
         title = file.read().rstrip(b"\0").decode()
     with open("/proc/self/status") as file:

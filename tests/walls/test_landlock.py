@@ -214,7 +214,7 @@ def test_mounts_that_were_asked_for_are_open_as_asked(walls: Walls, tmp_path: Pa
 
 
 def test_services_of_one_env_reach_each_other(walls: Walls) -> None:
-    """Signals and abstract sockets, that is: the first program has rules of its own, so what starts later cannot trace it."""
+    """One domain for all: signals, abstract sockets, and a debugger."""
     code = """
 import subprocess
 child = subprocess.Popen(["sleep", "60"])
@@ -240,7 +240,7 @@ time.sleep(60)
     second = ["/bin/sh", "-c", f'while ! [ -e {pid} ]; do sleep 0.05; done; exec "$@"', "sh", *program(code, {"pid": str(pid)})]
     env = walls.launch(walls.planned_of({"other": Service(command=first), "web": Service(command=second)}))
     try:
-        assert env.found() == ["ok", "ok", "ok", "EPERM"]
+        assert env.found() == ["ok", "ok", "ok", "ok"]
     finally:
         env.close()
         pid.unlink(missing_ok=True)

@@ -4,13 +4,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sandboxd.errors import LaunchFailed, PermissionDenied, WorkspaceInvalid
 from sandboxd.isolation.plan import Profile
-from sandboxd.launch.launcher import checked
+from sandboxd.launch.launcher import Order
+from sandboxd.launch.talk import ORDER
 from sandboxd.spec import Isolation
 from tests.walls.envs import Walls, outside
 
@@ -77,10 +77,9 @@ def test_root_is_root_only_by_name(rootly: Walls) -> None:
 
 
 def test_the_launcher_refuses_uid_0_unasked() -> None:
-    asked: dict[str, Any] = {"uid": (0, 0), "gid": (0, 0), "network": True}
-    for wrong in (asked, {**asked, "root": 1}, {**asked, "uid": (5, 5)}):
+    for root, *ids in ((False, 0, 0, 0, 0), (False, 5, 5, 0, 0), (False, NOBODY, NOBODY, 0, 0)):
         with pytest.raises(PermissionDenied):
-            checked(wrong)
-    assert checked({**asked, "root": True})["drop"] is True
-    assert checked({**asked, "uid": (NOBODY, NOBODY), "gid": (NOBODY, NOBODY)})["drop"] is True
+            Order(ORDER.pack(True, root, *ids))
+    assert Order(ORDER.pack(True, True, 0, 0, 0, 0)).drop is True
+    assert Order(ORDER.pack(True, False, NOBODY, NOBODY, NOBODY, NOBODY)).drop is True
     assert Profile(uid=(0, 0), gid=(0, 0)).root is False
