@@ -33,6 +33,7 @@ from sandboxd.daemon.updates import UpdateRequests
 from sandboxd.daemon.watch import Watch
 from sandboxd.daemon.web import Web
 from sandboxd.errors import Internal, SandboxdError, UsageError
+from sandboxd.kernel.fds import raise_limit
 from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
@@ -56,6 +57,7 @@ def main() -> None:
         print(USAGE, file=sys.stderr)
         raise SystemExit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    raise_limit()  # the launcher's and each init's, too
     ready = take_ready_fd()
     try:
         settings = Settings.from_environ(os.environ, os.geteuid())

@@ -145,8 +145,9 @@ def steps_of(
 
 
 def confinement(limits: Mapping[str, tuple[int, int]], cpus: list[int]) -> list[AnyStep]:
-    """What a process limits itself by, and hands down."""
-    steps: list[AnyStep] = [Rlimits([(name, soft, hard) for name, (soft, hard) in limits.items()])]
+    """What a process limits itself by, and hands down. Its descriptors each program limits for itself: what pid 1 may have in
+    flight must be more than what all of an env's programs may (unix(7)), or they could keep it from passing any."""
+    steps: list[AnyStep] = [Rlimits([(name, soft, hard) for name, (soft, hard) in limits.items() if name != "NOFILE"])]
     return [*steps, Affinity(cpus)] if cpus else steps
 
 

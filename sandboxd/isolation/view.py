@@ -35,6 +35,7 @@ EMPTY, BLANK = f"{OWN}/empty", f"{OWN}/blank"
 HOSTS, RESOLV_CONF = f"{OWN}/hosts", f"{OWN}/resolv.conf"
 ROOT_SIZE, RUN_SIZE = 16 << 20, 64 << 20
 TOP = ("/dev", "/dev/shm", "/dev/pts", "/proc", "/sys", "/tmp", "/run", "/var", "/var/lib", "/var/cache", "/var/tmp")
+INOTIFY = 64
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm")
 LINKS = [
     ("/dev/fd", "/proc/self/fd"),
@@ -88,6 +89,8 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0) -> lis
         steps.append(Loopback())
         # Ports below 1024 are this network's own, and nobody in it has CAP_NET_BIND_SERVICE.
         steps.append(Sysctl("net/ipv4/ip_unprivileged_port_start", "0"))
+    # Counted for the user as well, who has 128 by default: without it one env takes them all, from editors outside too.
+    steps.append(Sysctl("user/max_inotify_instances", str(INOTIFY)))
     steps.append(Bounding())
     return steps
 

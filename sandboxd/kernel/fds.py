@@ -7,6 +7,7 @@ open by a failure. `socket.recv_fds` is not used: on 3.11 it ignores its flags, 
 import _socket
 import ctypes
 import os
+import resource
 import struct
 
 from sandboxd.errors import ProtocolViolation
@@ -67,3 +68,16 @@ def keep_only(keep: list[int]) -> None:
             close_range(first, fd - 1)
         first = fd + 1
     close_range(first)
+
+
+def raise_limit() -> int:
+    """Take as many descriptors as the system gives; returns how many.
+
+    For those in flight too: the kernel holds a sender's own limit against what its user has in flight (unix(7)), so one env
+    that fills its limit would keep everybody with a lower one from passing any (seen: ETOOMANYREFS in daemon, init, router).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most

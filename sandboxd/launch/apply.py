@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
 QUIETLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
+TERMINALS = 256
 STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until the pivot
 
 
@@ -147,9 +148,10 @@ def proc(_: Stage, target: str, how: str) -> None:
 
 
 def devpts(_: Stage, target: str) -> None:
-    """Own terminals. No gid=5: that group is not mapped here, and the option is then refused (devpts.rst)."""
+    """Own terminals, so many: all envs together may have 3072 (kernel.pty.max less its reserve). No gid=5: that group is not
+    mapped here, and the option is then refused (devpts.rst)."""
     flags = mounts.MS_NOSUID | mounts.MS_NOEXEC
-    mounts.mount("devpts", inside(target), flags, "newinstance,ptmxmode=0666,mode=0620")
+    mounts.mount("devpts", inside(target), flags, f"newinstance,ptmxmode=0666,mode=0620,max={TERMINALS}")
 
 
 def pivot(_: Stage) -> None:

@@ -8,12 +8,12 @@ import errno
 import gc
 import logging
 import os
-import resource
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
+from sandboxd.kernel.fds import raise_limit
 from sandboxd.router.access import Access
 from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
@@ -47,7 +47,7 @@ class Router:
         self.pages: Counter[int] = Counter()
         self.raws: set[Raw] = set()
         self.held_raw: set[Raw] = set()
-        self._most = bounds.clients or raise_descriptor_limit() // DESCRIPTORS_PER_CLIENT
+        self._most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
         self._listeners = [self._listen(sock) for sock in listeners]
         self._ports: dict[tuple[str, int], Port] = {}
         self._ticking = False
@@ -270,12 +270,3 @@ class Router:
         self._control.close()
         self._signals.close()
         self.loop.close()
-
-
-def raise_descriptor_limit() -> int:
-    """Take as many descriptors as the system gives; returns how many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = hard if hard != resource.RLIM_INFINITY else 1 << 20
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return most

@@ -64,7 +64,7 @@ def test_a_service_inherits_three_descriptors_and_the_cwd_is_inside(walls: Walls
 
 
 def test_exec_of_proc_self_exe_runs_nothing_of_the_hosts_for_writing(shared_daemon: Daemon, shop: Path) -> None:
-    """exec of a script whose interpreter is /proc/self/exe starts init's own binary; no one inside can open that for writing."""
+    """A script whose interpreter is /proc/self/exe starts init's own binary, which nobody inside can open for writing."""
     (shop / "evil").write_text("#!/proc/self/exe\n")
     (shop / "evil").chmod(0o755)
     code = """
@@ -97,22 +97,22 @@ print(sorted(map(str, found)))
 def test_what_masks_is_ours_and_cannot_be_swapped(walls: Walls, tmp_path: Path) -> None:
     """runc masked with the container's own /dev/null, which an image could replace by a link; we mask with files of our own."""
     code = """
-found = [tried(os.unlink, "/.sandboxd/blank"), tried(os.symlink, "/proc/sys", "/.sandboxd/empty/x"), tried(os.rename, "/dev/null", "/dev/x")]
-found += [tried(os.symlink, "/", "/dev/pts/0"), tried(write, "/dev/null")]
+found = [tried(os.unlink, "/.sandboxd/blank"), tried(os.symlink, "/proc/sys", "/.sandboxd/empty/x")]
+found += [tried(os.rename, "/dev/null", "/dev/x"), tried(os.symlink, "/", "/dev/pts/0"), tried(write, "/dev/null")]
 """
     assert walls.inside(code) == ["EROFS", "EROFS", "EROFS", "EACCES", "ok"]
 
 
 def test_the_terminal_is_opened_by_descriptor_and_not_by_a_path_that_can_be_swapped(shared_daemon: Daemon, shop: Path) -> None:
-    """-52565 bound the console from /dev/pts/N by its path. Here no mount is made of a terminal, and /dev/console is not there."""
+    """-52565 bound the console from /dev/pts/N by its path. Here no mount is made of a terminal, and there is no console."""
     code = "import os; print(os.ttyname(0), os.path.exists('/dev/console'), os.stat('/dev/tty').st_rdev == os.makedev(5, 0))"
     done = shared_daemon.sandbox("run", "--rm", "-t", "--name", "tty", "--", PYTHON, "-c", code, cwd=shop)
     assert done.stdout.split() == ["/dev/pts/0", "False", "True"]
 
 
 def test_labels_and_limits_are_not_written_through_paths_of_the_env(walls: Walls) -> None:
-    """-52881 had runc write /proc/self/attr/… where the container had put something else. What we write to /proc is written before
-    the first program of the env runs, and its /proc can be mounted over by nobody."""
+    """-52881 had runc write /proc/self/attr/… where the container had put something else. What we write to /proc is written
+    before the first program of the env runs, and its /proc can be mounted over by nobody."""
     code = """
 def over():
     call("mount", b"tmpfs", b"/proc/self/attr", b"tmpfs", 0, None)

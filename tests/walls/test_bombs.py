@@ -1,0 +1,69 @@
+"""Each bomb is stopped by a named error; a neighbour and the daemon go on; nothing stays.
+
+Times are `tests.bench bombs`'s: here it counts that all answers come.
+"""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandboxd.kernel.fds import raise_limit
+from sandboxd.protocol.messages import Status
+from tests.daemons import Daemon
+from tests.walls.bombs import BOMBS, program
+from tests.walls.envs import PYTHON
+
+SERVE = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers(); self.wfile.write(b"ok")
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Answer).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ample() -> Iterator[None]:
+    """What runs the tests passes descriptors, too: it must be able to have more in flight than an env."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raise_limit()
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture(scope="module")
+def neighbour(shared_daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An env with a small server."""
+    where = tmp_path_factory.mktemp("neighbour")
+    shared_daemon.sandbox("run", "-d", "--name", "neighbour", "--wait", "-p", "3000", "--", PYTHON, "-c", SERVE, cwd=where)
+    yield "neighbour"
+    shared_daemon.sandbox("rm", "-f", "neighbour")
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bomb(shared_daemon: Daemon, neighbour: str, tmp_path: Path, name: str) -> None:
+    bomb = BOMBS[name]
+    run = ("run", "-d", "--name", "bomb", *bomb.flags, "--", PYTHON, "-c", program(name, 1.0))
+    shared_daemon.sandbox(*run, cwd=tmp_path)
+    try:
+        with shared_daemon.client() as client:
+            for _ in range(20):
+                assert client.call(Status()).pid
+                assert shared_daemon.request(neighbour) == (200, b"ok")
+        assert shared_daemon.sandbox("exec", neighbour, "--", "echo", "well").stdout == "well\n"
+        shared_daemon.sandbox("wait", "bomb", check=False)
+        if bomb.killed:
+            (found,) = shared_daemon.json("why", "bomb")
+            assert bomb.killed in found["answers"][0]["text"]
+        elif bomb.stopped:
+            said = shared_daemon.sandbox("logs", "bomb").stdout
+            assert any(f"stopped: {word} " in said for word in bomb.stopped.split("|")), said
+        logs = [path.stat().st_size for path in (shared_daemon.dir / "envs").glob("*/logs/*")]
+        assert max(logs) <= 9 << 20
+    finally:
+        done = shared_daemon.sandbox("rm", "-f", "--receipt", "bomb", check=False)
+        assert done.returncode == 0, done.stderr + done.stdout
