@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxd.client.dial import READ_SIZE, Daemon, receive
 from sandboxd.client.env import AsyncEnv, Command, Completed, run_params
-from sandboxd.client.session import Exchange, may_ask_again, named, session_of, with_descriptors
+from sandboxd.client.holding import Idle, Opened
+from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
 from sandboxd.errors import DaemonUnreachable, TimedOut
 from sandboxd.protocol.messages import (
     Attach,
@@ -127,7 +128,7 @@ class AsyncClient:
 
     def __init__(self, socket: Path | None = None, *, autostart: bool = True) -> None:
         self._daemon = Daemon(socket, autostart=autostart)
-        self._idle: list[Wire] = []
+        self._idle: Idle[Wire] = Idle(KEPT)
 
     if TYPE_CHECKING:
         call: signatures.AsyncCall
@@ -137,7 +138,7 @@ class AsyncClient:
         async def call(self, params: Params) -> Reply:
             """Ask, and wait for the answer."""
             wire, exchange, reply = await self._ask(params)
-            self._give_back(wire, exchange)
+            self._idle.give_back(wire, exchange)
             return reply
 
         async def stream(self, params: Params) -> AsyncIterator[Reply]:
@@ -148,7 +149,7 @@ class AsyncClient:
                 while not exchange.done:
                     yield await wire.next_reply(exchange)
             finally:
-                self._give_back(wire, exchange)
+                self._idle.give_back(wire, exchange)
 
     async def open(self, params: Run | Exec | Attach) -> "AsyncSession":
         """Open a session whose descriptors come to this process. A Run is attached."""
@@ -168,8 +169,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connections that are idle; sessions and streams have their own."""
-        while self._idle:
-            self._idle.pop().close()
+        self._idle.close()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -190,15 +190,13 @@ class AsyncClient:
                 if not (self._daemon.autostart and may_ask_again(error)):
                     raise
             except BaseException:
-                self._give_back(wire, exchange)
+                self._idle.give_back(wire, exchange)
                 raise
 
     async def _take(self) -> Wire:
-        while self._idle:
-            wire = self._idle.pop()
-            if wire.is_fresh:
-                return wire
-            wire.close()
+        wire = self._idle.take()
+        if wire is not None:
+            return wire
         sock = self._daemon.connect_at_once()
         if sock is not None:
             return Wire(sock)
@@ -210,44 +208,18 @@ class AsyncClient:
             connecting.add_done_callback(_close_late)
             raise
 
-    def _give_back(self, wire: Wire, exchange: Exchange) -> None:
-        if exchange.reusable and not wire.fds and len(self._idle) < KEPT:
-            self._idle.append(wire)
-        else:
-            wire.close()
-
 
 def _close_late(connecting: "asyncio.Future[socket.socket]") -> None:
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
 
 
-class AsyncSession:
-    """A command's stdio: `fds` has the outer ends by name (`pty`, or `stdin`, `stdout`, `stderr`), yours to read and write.
-
-    What you pop from `fds` is yours to close; the rest closes with the session. It lives as long as this connection.
-    """
+class AsyncSession(Opened[Wire]):
+    """A command's stdio, awaitable; see holding.Opened."""
 
     def __init__(self, client: AsyncClient, wire: Wire, exchange: Exchange, first: Reply) -> None:
-        self.fds: dict[str, int] = {}
-        self.last: Any = None
-        self.session = ""
+        super().__init__(wire, exchange, first)
         self._client = client
-        self._wire = wire
-        self._exchange = exchange
-        try:
-            self.first: Any = self._seen(first)
-        except BaseException:
-            wire.close()
-            raise
-
-    def _seen(self, reply: Reply) -> Any:
-        if self._wire.fds:
-            self.fds |= named(reply, self._wire.fds)
-            self._wire.fds = []
-        self.session = session_of(reply) or self.session
-        self.last = reply
-        return reply
 
     async def replies(self) -> AsyncIterator[Any]:
         """The answers after the first, as they come."""
@@ -273,12 +245,6 @@ class AsyncSession:
         from base64 import b64encode  # noqa: PLC0415 - with descriptors nobody comes here
 
         await self._client.call(SessionInput(session=self.session, data=b64encode(data).decode(), eof=eof))
-
-    def close(self) -> None:
-        """End the session, if it has not ended, and close what is left in `fds`."""
-        self._wire.close()
-        while self.fds:
-            os.close(self.fds.popitem()[1])
 
     async def __aenter__(self) -> "AsyncSession":
         return self

@@ -12,7 +12,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sandboxd.client.dial import Daemon, receive
-from sandboxd.client.session import Exchange, may_ask_again, named, session_of, with_descriptors
+from sandboxd.client.holding import Idle, Opened
+from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
 from sandboxd.errors import DaemonUnreachable
 from sandboxd.protocol.messages import (
     Attach,
@@ -91,7 +92,7 @@ class Client:
 
     def __init__(self, socket: "Path | None" = None, *, autostart: bool = True) -> None:
         self._daemon = Daemon(socket, autostart=autostart)
-        self._idle: list[Wire] = []
+        self._idle: Idle[Wire] = Idle(KEPT)
 
     if TYPE_CHECKING:
         call: signatures.Call
@@ -101,7 +102,7 @@ class Client:
         def call(self, params: Params) -> Reply:
             """Ask, and wait for the answer."""
             wire, exchange, reply = self._ask(params)
-            self._give_back(wire, exchange)
+            self._idle.give_back(wire, exchange)
             return reply
 
         def stream(self, params: Params) -> Iterator[Reply]:
@@ -112,7 +113,7 @@ class Client:
                 while not exchange.done:
                     yield wire.next_reply(exchange)
             finally:
-                self._give_back(wire, exchange)
+                self._idle.give_back(wire, exchange)
 
     def open(self, params: Run | Exec | Attach) -> "Session":
         """Open a session whose descriptors come to this process. A Run is attached."""
@@ -138,8 +139,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections that are idle; sessions and streams have their own."""
-        while self._idle:
-            self._idle.pop().close()
+        self._idle.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -160,56 +160,22 @@ class Client:
                 if not (self._daemon.autostart and may_ask_again(error)):
                     raise
             except BaseException:
-                self._give_back(wire, exchange)
+                self._idle.give_back(wire, exchange)
                 raise
 
     def _take(self) -> Wire:
-        while self._idle:
-            try:
-                wire = self._idle.pop()
-            except IndexError:  # another thread was faster
-                break
-            if wire.is_fresh:
-                return wire
-            wire.close()
-        return Wire(self._daemon.connect())
-
-    def _give_back(self, wire: Wire, exchange: Exchange) -> None:
-        if exchange.reusable and not wire.fds and len(self._idle) < KEPT:
-            self._idle.append(wire)
-        else:
-            wire.close()
+        return self._idle.take() or Wire(self._daemon.connect())
 
 
-class Session:
-    """A command's stdio: `fds` has the outer ends by name (`pty`, or `stdin`, `stdout`, `stderr`), yours to read and write.
+class Session(Opened[Wire]):
+    """A command's stdio; see holding.Opened. From another thread only `close` may be called, and what goes over a connection
+    of its own: resize, signal, write."""
 
-    What you pop from `fds` is yours to close; the rest closes with the session. It lives as long as this connection. From
-    another thread only `close` may be called, and what goes over a connection of its own: resize, signal, write.
-    """
+    blocking = True
 
     def __init__(self, client: Client, wire: Wire, exchange: Exchange, first: Reply) -> None:
-        self.fds: dict[str, int] = {}
-        self.last: Any = None
-        self.session = ""
+        super().__init__(wire, exchange, first)
         self._client = client
-        self._wire = wire
-        self._exchange = exchange
-        try:
-            self.first: Any = self._seen(first)
-        except BaseException:
-            wire.close()
-            raise
-
-    def _seen(self, reply: Reply) -> Any:
-        if self._wire.fds:
-            self.fds |= named(reply, self._wire.fds)
-            for fd in self.fds.values():
-                os.set_blocking(fd, True)  # init had them without; this end is ours alone now
-            self._wire.fds = []
-        self.session = session_of(reply) or self.session
-        self.last = reply
-        return reply
 
     def fileno(self) -> int:
         """For poll: readable when a reply, or the end, has come."""
@@ -239,12 +205,6 @@ class Session:
         from base64 import b64encode  # noqa: PLC0415 - with descriptors nobody comes here
 
         self._client.call(SessionInput(session=self.session, data=b64encode(data).decode(), eof=eof))
-
-    def close(self) -> None:
-        """End the session, if it has not ended, and close what is left in `fds`."""
-        self._wire.close()
-        while self.fds:
-            os.close(self.fds.popitem()[1])
 
     def __enter__(self) -> "Session":
         return self

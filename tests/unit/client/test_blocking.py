@@ -306,6 +306,7 @@ def test_it_imports_little() -> None:
     assert not {name for name in loaded if name.startswith(("sandboxd.client.", "sandboxd.protocol."))} - {
         "sandboxd.client.blocking",
         "sandboxd.client.dial",
+        "sandboxd.client.holding",
         "sandboxd.client.session",
         "sandboxd.protocol.envelopes",
         "sandboxd.protocol.framing",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sandboxd.client.holding import Idle
 from sandboxd.client.session import Exchange, check, may_ask_again, method_of, named, session_of, unreachable, with_descriptors
 from sandboxd.errors import DaemonUnreachable, NotFound, ProtocolViolation, SpecInvalid, UsageError
 from sandboxd.protocol import messages as m
@@ -136,3 +137,37 @@ def test_no_daemon() -> None:
     error = unreachable("/run/x.sock", "nothing listens there")
     assert "/run/x.sock" in error.message
     assert "sandbox daemon start" in error.hint
+
+
+class Line:
+    """A connection that is fresh or not."""
+
+    def __init__(self, *, fresh: bool = True) -> None:
+        self.fds: list[int] = []
+        self.is_fresh = fresh
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Over:
+    """A call whose connection can carry another one, or cannot."""
+
+    def __init__(self, *, reusable: bool) -> None:
+        self.reusable = reusable
+
+
+def test_idle_connections_are_kept_while_they_are_good() -> None:
+    idle: Idle[Line] = Idle(2)
+    lines = [Line(), Line(), Line(), Line(fresh=False)]
+    for line in lines[:3]:
+        idle.give_back(line, Over(reusable=True))  # type: ignore[arg-type]
+    assert [line.closed for line in lines] == [False, False, True, False], "no more than two"
+    assert idle.take() is lines[1]
+    idle.give_back(lines[3], Over(reusable=True))  # type: ignore[arg-type]
+    assert idle.take() is lines[0], "what is stale is closed and passed over"
+    assert lines[3].closed
+    assert idle.take() is None
+    idle.give_back(lines[0], Over(reusable=False))  # type: ignore[arg-type]
+    assert lines[0].closed
