@@ -3,8 +3,8 @@
 Pure data and the little that turns it into a program. It is an allow-list, as docker's default profile is: a call that
 `syscalls` knows and no rule here names is allowed, one that it does not know (a newer kernel's) gets ENOSYS, upon which C
 libraries fall back to what came before, where EPERM would make them give up. A deny-list would open every call that the next
-kernel brings. Where we differ from docker stands in tests/unit/isolation/docker.py, each with its reason. Masks of 32 bits are
-meant: the kernel cuts these arguments to an int itself, and a filter that compares all 64 is passed by setting a high bit
+kernel brings. Where we differ from docker stands in tests/unit/isolation/profiles.py, each with its reason. Masks of 32 bits
+are meant: the kernel cuts these arguments to an int itself, and a filter that compares all 64 is passed by setting a high bit
 (CVE-2019-10063).
 """
 
@@ -27,6 +27,9 @@ PRIO_PROCESS, PRIO_PGRP, PRIO_USER = 0, 1, 2
 IOPRIO_PROCESS, IOPRIO_PGRP, IOPRIO_USER = 1, 2, 3
 
 
+Shown = tuple[tuple[int, int], ...]
+
+
 class Group(msgspec.Struct, frozen=True):
     """What refusals have in common. reason: as `why` tells it; option: what allows it ("": nothing does)."""
 
@@ -36,14 +39,14 @@ class Group(msgspec.Struct, frozen=True):
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """A refusal. when: arguments for which it applies, all of them (none: always). quiet: nobody is told of it; else it is
-    noted with the arguments `shown`."""
+    noted with the arguments `shown`, (index, mask) each."""
 
     group: str
     calls: tuple[str, ...]
     errno: int = errno.EPERM
     when: tuple[Match, ...] = ()
     quiet: bool = False
-    shown: tuple[int, ...] = ()
+    shown: Shown = ()
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,16 +113,15 @@ GONE = (
 )  # fmt: skip
 
 
-def rule(group: str, calls: str, *when: Match, number: int = errno.EPERM, quiet: bool = False, shown: str = "") -> Rule:
-    """A rule, its names and indices as text."""
-    return Rule(
-        group=group,
-        calls=tuple(calls.split()),
-        errno=number,
-        when=when,
-        quiet=quiet,
-        shown=tuple(int(index) for index in shown.split()),
-    )
+FIRST, SECOND = ((0, LOW),), ((1, LOW),)
+BOTH = FIRST + SECOND
+FLAGS, UNSHARED = ((0, NAMESPACES),), ((0, NAMESPACES | NEWTIME),)
+SOCKET = ((0, LOW), (1, 0xF), (2, LOW))  # the type without SOCK_CLOEXEC and SOCK_NONBLOCK
+
+
+def rule(group: str, calls: str, *when: Match, number: int = errno.EPERM, quiet: bool = False, shown: Shown = ()) -> Rule:
+    """A rule, its names as text."""
+    return Rule(group=group, calls=tuple(calls.split()), errno=number, when=when, quiet=quiet, shown=shown)
 
 
 # The first rule that applies to a call is its answer.
@@ -128,7 +130,7 @@ ALWAYS = (
     rule("machine", MACHINE),
     rule("kernel log", "syslog"),
     rule("clock", "clock_settime settimeofday"),  # adjtimex also reads; to set by it takes a capability that nobody has
-    rule("bpf", "bpf", shown="0"),
+    rule("bpf", "bpf", shown=FIRST),
     rule("perf", "perf_event_open"),
     rule("keyrings", "add_key request_key keyctl"),
     rule("userfaultfd", "userfaultfd"),
@@ -137,27 +139,28 @@ ALWAYS = (
     rule("watching", "fanotify_init"),
     rule("segments", "modify_ldt"),
     rule(
-        "personality", "personality", none_of(0, ASK_PERSONALITY), none_of(0, 0, mask=LOW & ~PERSONALITIES), shown="0"
+        "personality", "personality", none_of(0, ASK_PERSONALITY), none_of(0, 0, mask=LOW & ~PERSONALITIES), shown=FIRST
     ),
-    rule("terminals", "ioctl", one_of(1, TIOCSTI, TIOCLINUX, TIOCSETD), shown="1"),
+    rule("terminals", "ioctl", one_of(1, TIOCSTI, TIOCLINUX, TIOCSETD), shown=SECOND),
     # As a kernel without the family or protocol says it, for which programs are prepared.
     rule(
-        "address families", "socket", none_of(0, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK), number=errno.EAFNOSUPPORT, shown="0"
+        "address families", "socket", none_of(0, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK), number=errno.EAFNOSUPPORT,
+        shown=SOCKET,
     ),
-    rule("address families", "socketpair", none_of(0, AF_UNIX), number=errno.EAFNOSUPPORT, shown="0"),
+    rule("address families", "socketpair", none_of(0, AF_UNIX), number=errno.EAFNOSUPPORT, shown=SOCKET),
     # ROUTE, SOCK_DIAG and KOBJECT_UEVENT.
     rule(
-        "netlink", "socket", one_of(0, AF_NETLINK), none_of(2, 0, 4, 15), number=errno.EPROTONOSUPPORT, shown="0 2"
+        "netlink", "socket", one_of(0, AF_NETLINK), none_of(2, 0, 4, 15), number=errno.EPROTONOSUPPORT, shown=SOCKET
     ),
     # STREAM and DGRAM, besides flags; SOCK_PACKET (10) is AF_PACKET by an old name.
-    rule("raw sockets", "socket", one_of(0, AF_INET, AF_INET6), none_of(1, 1, 2, mask=0xF), shown="0 1"),
+    rule("raw sockets", "socket", one_of(0, AF_INET, AF_INET6), none_of(1, 1, 2, mask=0xF), shown=SOCKET),
     # MPTCP: Go asks for it at every listener and takes TCP then; Landlock's rules for TCP ports do not see it.
     rule(
         "protocols", "socket", one_of(0, AF_INET, AF_INET6), one_of(2, 262), number=errno.EPROTONOSUPPORT, quiet=True
     ),
     rule(
         "protocols", "socket", one_of(0, AF_INET, AF_INET6), none_of(2, 0, 1, 6, 17, 58), number=errno.EPROTONOSUPPORT,
-        shown="0 2",
+        shown=SOCKET,
     ),
 )  # fmt: skip
 
@@ -165,41 +168,45 @@ ALWAYS = (
 UNLESS_NESTED = (
     rule("mounts", MOUNTS),
     rule("names", "sethostname setdomainname"),
-    rule("namespaces", "clone", none_of(0, 0, mask=NAMESPACES), shown="0"),
-    rule("namespaces", "unshare", none_of(0, 0, mask=NAMESPACES | NEWTIME), shown="0"),
-    rule("namespaces", "setns", shown="1"),
+    rule("namespaces", "clone", none_of(0, 0, mask=NAMESPACES), shown=FLAGS),
+    rule("namespaces", "unshare", none_of(0, 0, mask=NAMESPACES | NEWTIME), shown=UNSHARED),
+    rule("namespaces", "setns", shown=((1, NAMESPACES | NEWTIME),)),
     # Its flags lie in memory, where no filter looks; C libraries then use clone(2) (as docker does it).
     rule("gone", "clone3", number=errno.ENOSYS, quiet=True),
 )
 
-# A same-uid process may do this to any other, dumpable or not (prlimit(2), sched_setaffinity(2)): without these calls, to pid 1.
+# A process may do this to any other of its uid, dumpable or not (prlimit(2), sched_setaffinity(2)), and so to pid 1.
+OF_PIDS = "prlimit64 sched_setparam sched_setscheduler sched_setaffinity sched_setattr"
 PID_1 = (
-    rule("pid 1", "prlimit64 sched_setparam sched_setscheduler sched_setaffinity sched_setattr", one_of(0, 1), shown="0"),
-    rule("pid 1", "setpriority", one_of(0, PRIO_USER), shown="0 1"),
-    rule("pid 1", "setpriority", one_of(0, PRIO_PROCESS, PRIO_PGRP), one_of(1, 1), shown="0 1"),
-    rule("pid 1", "ioprio_set", one_of(0, IOPRIO_USER), shown="0 1"),
-    rule("pid 1", "ioprio_set", one_of(0, IOPRIO_PROCESS, IOPRIO_PGRP), one_of(1, 1), shown="0 1"),
+    rule("pid 1", OF_PIDS, one_of(0, 1), shown=FIRST),
+    rule("pid 1", "setpriority", one_of(0, PRIO_USER), shown=BOTH),
+    rule("pid 1", "setpriority", one_of(0, PRIO_PROCESS, PRIO_PGRP), one_of(1, 1), shown=BOTH),
+    rule("pid 1", "ioprio_set", one_of(0, IOPRIO_USER), shown=BOTH),
+    rule("pid 1", "ioprio_set", one_of(0, IOPRIO_PROCESS, IOPRIO_PGRP), one_of(1, 1), shown=BOTH),
 )
 
 # Without a pid namespace they reach every process of this user; 0 is the caller itself.
 OTHERS = (
-    rule("processes", "prlimit64 sched_setparam sched_setscheduler sched_setaffinity sched_setattr", none_of(0, 0), shown="0"),
-    rule("processes", "setpriority", none_of(0, PRIO_PROCESS), shown="0 1"),
-    rule("processes", "setpriority", none_of(1, 0), shown="0 1"),
-    rule("processes", "ioprio_set", none_of(0, IOPRIO_PROCESS), shown="0 1"),
-    rule("processes", "ioprio_set", none_of(1, 0), shown="0 1"),
+    rule("processes", OF_PIDS, none_of(0, 0), shown=FIRST),
+    rule("processes", "setpriority", none_of(0, PRIO_PROCESS), shown=BOTH),
+    rule("processes", "setpriority", none_of(1, 0), shown=BOTH),
+    rule("processes", "ioprio_set", none_of(0, IOPRIO_PROCESS), shown=BOTH),
+    rule("processes", "ioprio_set", none_of(1, 0), shown=BOTH),
 )  # fmt: skip
 
-NO_UNIX = (rule("unix sockets", "socket", one_of(0, AF_UNIX), shown="0"),)
+NO_UNIX = (rule("unix sockets", "socket", one_of(0, AF_UNIX), shown=SOCKET),)
 FIXED_AFFINITY = (rule("affinity", "sched_setaffinity"),)
 
 
 def rules(demand: Demand) -> tuple[Rule, ...]:
     """Every refusal, in the order in which they are tried."""
-    found = ALWAYS if demand.nested else (*ALWAYS, *UNLESS_NESTED)
-    found += PID_1 if demand.own_pids else OTHERS
-    found += () if demand.unix else NO_UNIX
-    return found + (FIXED_AFFINITY if demand.fixed_affinity else ())
+    return (
+        *ALWAYS,
+        *(() if demand.nested else UNLESS_NESTED),
+        *(PID_1 if demand.own_pids else OTHERS),
+        *(() if demand.unix else NO_UNIX),
+        *(FIXED_AFFINITY if demand.fixed_affinity else ()),
+    )
 
 
 def program(machine: str, demand: Demand, *, notify: bool) -> bytes:
@@ -214,8 +221,8 @@ def program(machine: str, demand: Demand, *, notify: bool) -> bytes:
     return assemble(arch.audit, cases, ERRNO | errno.ENOSYS)
 
 
-# What a listener is told of one rule: (number of the call, errno, arguments to show, tests).
-Answer = tuple[int, int, tuple[int, ...], tuple[Match, ...]]
+# What a listener is told of one rule: (number of the call, errno, what to show, tests).
+Answer = tuple[int, int, Shown, tuple[Match, ...]]
 
 
 def answers(machine: str, demand: Demand) -> list[Answer]:

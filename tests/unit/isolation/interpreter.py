@@ -16,7 +16,8 @@ def run(program: bytes, arch: int, number: int, args: Sequence[int], instruction
         opcode, yes, no, k = code[at]
         at, steps = at + 1, steps + 1
         if opcode == 0x20:  # BPF_LD | BPF_W | BPF_ABS
-            assert k % 4 == 0 and k + 4 <= len(data)
+            assert k % 4 == 0
+            assert k + 4 <= len(data)
             (accumulator,) = struct.unpack_from("<I", data, k)
         elif opcode == 0x54:  # BPF_ALU | BPF_AND | BPF_K
             accumulator &= k

@@ -36,7 +36,7 @@ def decided(calls: dict[int, Cases], number: int, args: tuple[int, ...]) -> int:
     return ALLOW
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(POLICY, st.lists(st.tuples(NUMBER, st.tuples(*[st.one_of(WORD, WIDE)] * 6)), min_size=1, max_size=8))
 def test_program_and_policy_decide_alike(calls: dict[int, Cases], asked: list[tuple[int, tuple[int, ...]]]) -> None:
     program = assemble(X86, calls, UNKNOWN)
@@ -46,6 +46,7 @@ def test_program_and_policy_decide_alike(calls: dict[int, Cases], asked: list[tu
         assert run(program, arch, asked[0][0], asked[0][1])[0] == KILL_PROCESS
 
 
+@settings(max_examples=60, deadline=None)
 @given(POLICY)
 def test_jumps_go_forward_and_every_way_returns(calls: dict[int, Cases]) -> None:
     code = disassembled(assemble(X86, calls, UNKNOWN))
