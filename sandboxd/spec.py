@@ -80,11 +80,13 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Isolation(Struct, frozen=True, kw_only=True):
-    """The least isolation to start with. `home`: "private" is an empty one, "readonly" the real one with secrets masked."""
+    """The least isolation to start with. `home`: "private" is an empty one, "readonly" the real one with secrets masked.
+    `nested`: programs may make namespaces and mounts of their own inside, as browsers' and containers' sandboxes do."""
 
     level: Literal["full", "landlock", "none"] = "full"
     home: Literal["private", "readonly"] = "private"
     user: Literal["self", "root"] = "self"
+    nested: bool = False
 
 
 class Publish(Struct, frozen=True, kw_only=True):

@@ -76,6 +76,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 )
 @click.option("--egress", multiple=True, metavar="open|none|HOST,...", help="What it may reach outside (default: none).")
 @click.option("--forward", multiple=True, metavar="PORT", help="A port of this host's loopback, reachable inside.")
+@click.option("--nested", is_flag=True, help="Let programs make namespaces inside: Chromium, bwrap, podman.")
 @click.option("--isolation", type=click.Choice(["full", "landlock", "none"]), default="full", help="The least to start with.")
 @click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")
 @click.option("--ttl", metavar="DURATION", help="Stop it after that, such as 2h.")

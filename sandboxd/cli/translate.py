@@ -44,6 +44,7 @@ class RunFlags(LimitFlags, frozen=True, kw_only=True):
     egress: tuple[str, ...] = ()
     forward: tuple[str, ...] = ()
     isolation: Literal["full", "landlock", "none"] = "full"
+    nested: bool = False
     restart: str = "no"
     ttl: str | None = None
     idle: str | None = None
@@ -83,7 +84,7 @@ def spec_of(flags: RunFlags, command: Sequence[str], caller: Caller) -> EnvSpec:
         workspace=Workspace(path=workspace_path(flags, caller)),
         env=environment(flags.env, caller),
         limits=Limits(**changes(flags), **nofile(flags.ulimit)),  # type: ignore[arg-type] # checked by the daemon
-        isolation=Isolation(level=flags.isolation, user=user(flags.user)),
+        isolation=Isolation(level=flags.isolation, user=user(flags.user), nested=flags.nested),
         network=Network(mode=flags.network, egress=egress(flags.egress), forward=forwards(flags.forward), publish=published),
         lifecycle=Lifecycle(ttl=lifetime(flags.ttl), idle=idle(flags.idle), restart=restart(flags.restart), remove=flags.rm),
         mounts=[mount(text, caller.directory) for text in flags.volume],

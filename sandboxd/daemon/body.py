@@ -11,11 +11,21 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sandboxd.daemon import building, freezing, limiting
+from sandboxd.daemon import building, denials, freezing, limiting
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
-from sandboxd.launch.initlink import Closed, ExecFailed, InitEvent, InitLink, InitStatus, ServiceExited, SessionExited, Started
+from sandboxd.launch.initlink import (
+    Closed,
+    Denied,
+    ExecFailed,
+    InitEvent,
+    InitLink,
+    InitStatus,
+    ServiceExited,
+    SessionExited,
+    Started,
+)
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.notebook import Notebook
 from sandboxd.lifecycle.records import Identity, exit_code_of
@@ -102,6 +112,7 @@ class Body:
         env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
         self.link = await InitLink.connect(env_dir, self._on_init_event, timeout=RELINK_TIMEOUT)
         self._greeting = self.link.greeted_with()
+        denials.note(self.actor, self.link.refused_before())
         self.readiness.prepare(cookie)
 
     def _init_gone(self) -> None:
@@ -124,6 +135,8 @@ class Body:
                 self.actor.post(ev.ServiceExited(service=service, pid=pid, exit_code=exit_code_of(status)))
             case SessionExited(session=session, wait_status=status):
                 self._end_session(session, 137 if status is None else exit_code_of(status))
+            case Denied(rows=rows):
+                denials.note(self.actor, rows)
             case Closed():
                 self.link = None
 

@@ -29,6 +29,11 @@ NESTED = "the host masks parts of /proc, as containers do, and the kernel then r
 
 def explain(wall: str, number: int, settings: Mapping[str, str]) -> Offer:
     """An Offer that says why `wall` failed with that errno, given the values of SETTINGS ("" or missing: no such setting)."""
+    return ITS_OWN[wall](number) if wall in ITS_OWN else without_namespace(wall, number, settings)
+
+
+def without_namespace(wall: str, number: int, settings: Mapping[str, str]) -> Offer:
+    """Why a namespace, or what is done in one, is not to be had."""
     name = errno.errorcode.get(number, str(number))
     quota = QUOTAS.get(wall, "")
     if settings.get(CLONE_SWITCH) == "0":
@@ -80,3 +85,21 @@ def without_landlock(number: int) -> Offer:
 def refused(reason: str, fix: str) -> Offer:
     """An Offer of nothing."""
     return Offer(offered=False, reason=reason, fix=fix)
+
+
+def without_seccomp(number: int) -> Offer:
+    """Why there is no filter of system calls (seccomp(2))."""
+    if number in (errno.EINVAL, errno.ENOSYS):
+        return refused(
+            "this kernel has no seccomp filters, or this is no architecture that we have one for",
+            "run a kernel with CONFIG_SECCOMP_FILTER, on x86-64 or aarch64",
+        )
+    name = errno.errorcode.get(number, str(number))
+    return refused(
+        f"this host forbids it ({name}), as the seccomp filters of containers may do",
+        "run sandboxd outside the container, or give it --security-opt seccomp=unconfined",
+    )
+
+
+# Walls that no setting of the host has to do with.
+ITS_OWN = {"landlock": without_landlock, "seccomp": without_seccomp}

@@ -14,6 +14,7 @@ from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation import landlock
 from sandboxd.isolation.enforcement import enforcement, rlimits
 from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Offer, PlaceFacts
+from sandboxd.isolation.seccomp.policy import Demand, filter_text, refusals_text
 from sandboxd.isolation.services import InitConfig, environment, roots, service_plans
 from sandboxd.isolation.steps import (
     Affinity,
@@ -27,6 +28,8 @@ from sandboxd.isolation.steps import (
     Resize,
     Rlimits,
     Seal,
+    Seccomp,
+    Sysctl,
     in_order,
 )
 from sandboxd.isolation.view import SCRATCH, base_steps, hosts_file, own_files, tmp_size, view_steps
@@ -104,6 +107,8 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     limits = rlimits(spec.limits, ways, host.limits.hard)
     own_cpus = sorted(cpus[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
     shared = environment(spec, name, place, environ, url)
+    demand = Demand(nested=spec.isolation.nested, fixed_affinity=bool(own_cpus))
+    confined = [*confinement(limits, own_cpus), *raised(host, walls, demand)]
     # A daemon's directories are not its envs' to walk where they run as someone else.
     handed = place.real_home is None and profile.uid[1] != uid
     made = LaunchPlan(
@@ -111,8 +116,14 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
         name=name,
         profile=profile,
         base=base_steps(host.layout, host.proc, network=profile.network, abi=host.landlock),
-        steps=steps_of(spec, name, host, place, handed=handed, confined=[*confinement(limits, own_cpus), *raised(host, walls)]),
-        init=InitConfig(id=id, name=name, services=service_plans(spec, shared, limits, place), start=roots(spec)),
+        steps=steps_of(spec, name, host, place, handed=handed, confined=confined),
+        init=InitConfig(
+            id=id,
+            name=name,
+            services=service_plans(spec, shared, limits, place),
+            start=roots(spec),
+            refusals=refusals_text(host.machine, demand) if host.listener else "",
+        ),
         network=spec.network.mode,
         walls=walls,
         limits=ways,
@@ -138,7 +149,9 @@ def steps_of(
     if any(isinstance(step, Landlock) for step in confined):
         binds = [step for step in steps if isinstance(step, Bind)]
         steps.append(landlock.inside(host.landlock, layout, binds, ports_of(spec)))
-    # Between here and the capabilities: cgroup namespace, sysctls, nft.
+    # Between here and the capabilities: cgroup namespace, nft.
+    if not spec.isolation.nested:
+        steps.append(Sysctl("user/max_user_namespaces", "0"))
     steps += confined
     assert in_order(steps), "a step stands after one of a later phase"
     return steps
@@ -156,12 +169,13 @@ def is_pinned(walls: Mapping[str, WallInfo]) -> bool:
     return walls["seccomp"].demanded
 
 
-def raised(host: HostFacts, walls: Mapping[str, WallInfo]) -> list[AnyStep]:
+def raised(host: HostFacts, walls: Mapping[str, WallInfo], demand: Demand) -> list[AnyStep]:
     """The walls that a process lays upon itself, and the proof of all that are demanded."""
     steps: list[AnyStep] = [Capabilities()]
+    if walls["seccomp"].demanded:  # which leaves Landlock's own calls open
+        steps.append(Seccomp(filter_text(host.machine, demand, notify=host.listener), host.listener))
     if walls["landlock"].demanded:
         steps.append(Landlock(landlock.log_flags(host.landlock)))
-    # Here: seccomp.
     return [*steps, Prove([wall for wall, info in walls.items() if info.demanded])]
 
 
@@ -201,18 +215,28 @@ def refuse(spec: EnvSpec) -> None:
         raise NotOffered(f"egress from network mode {spec.network.mode!r} is not in this version", hint=ONLY_HOST)
 
 
+def waived(wall: str, spec: EnvSpec) -> str:
+    """Why a spec asks to do without a wall; "": it does not."""
+    if wall == "net" and spec.network.mode == "host":
+        return "--network host shares the host's network"
+    if wall == "landlock" and spec.isolation.nested:
+        return "--nested: its rules for files would forbid every mount inside (landlock(7))"
+    return ""
+
+
 def walls_of(spec: EnvSpec, host: HostFacts) -> dict[str, WallInfo]:
     """The three answers of each wall; raises WallUnavailable for one that is demanded and not offered."""
     found: dict[str, WallInfo] = {}
     for wall in WALLS:
         offer = host.walls.get(wall, NEVER_LOOKED)
-        demanded = not (wall == "net" and spec.network.mode == "host")
+        given_up = waived(wall, spec)
+        demanded = not given_up
         if demanded and not offer.offered:
             raise WallUnavailable(
                 f"this host does not offer the {wall} wall: {offer.reason}", hint=offer.fix, wall=wall, reason=offer.reason
             )
-        reason = offer.reason if demanded else "--network host shares the host's network"
-        if wall == "landlock":
+        reason = given_up or offer.reason
+        if wall == "landlock" and demanded:
             reason = landlock.lacking(host.landlock, on_host=spec.network.mode == "host")
         found[wall] = WallInfo(offered=offer.offered, demanded=demanded, enforced=False, reason=reason)
     for wall in LATER:

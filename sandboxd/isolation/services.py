@@ -35,7 +35,10 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What init starts with. start: services executed at once; slow: what happens to a lagging reader, by service."""
+    """What init starts with. start: services executed at once; slow: what happens to a lagging reader, by service.
+
+    refusals: the rules by which it answers refused system calls, as JSON that it reads only when there is one.
+    """
 
     id: str
     name: str
@@ -43,6 +46,7 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     start: list[str] = []
     log_limit: int = LOG_LIMIT
     slow: dict[str, str] = {}
+    refusals: str = ""
     version: int = 1
 
 

@@ -3,7 +3,7 @@
 Pure. A step travels as a JSON array, its tag first, to the child that applies it (`launch.apply` has one function for each
 tag). Every step has a phase, and a list of steps is only ever applied in the order of phases: mounts need the capabilities
 that a later phase gives up, and each phase takes away what the ones before it used. Walls to come take the places numbered
-here: cgroup namespace, nft rules, seccomp.
+here: cgroup namespace, nft rules.
 """
 
 import enum
@@ -26,8 +26,8 @@ class Phase(enum.IntEnum):
     SYSCTL = 4
     NFT = 5
     PRIVILEGES = 6
-    LANDLOCK = 7
-    SECCOMP = 8
+    SECCOMP = 7
+    LANDLOCK = 8
     PROOF = 9
 
 
@@ -230,6 +230,15 @@ class Landlock(Step, frozen=True):
     flags: int
 
 
+class Seccomp(Step, frozen=True):
+    """Go under a filter of system calls, a BPF program in base64. listener: what it refuses is told to pid 1, which answers."""
+
+    phase: ClassVar[Phase] = Phase.SECCOMP
+    words: ClassVar[str] = "install the filter of system calls, listener={listener}"
+    program: str
+    listener: bool
+
+
 class Prove(Step, frozen=True):
     """Try each of these walls from inside, or read it back: what holds is what is reported. The last step."""
 
@@ -240,7 +249,8 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Rlimits | Affinity | Seal | Leave | Sysctl | Bounding | Ruleset | Rules | Capabilities | Landlock | Prove
+    | Rlimits | Affinity | Seal | Leave | Sysctl | Bounding | Ruleset | Rules | Capabilities | Landlock
+    | Seccomp | Prove
 )  # fmt: skip
 
 

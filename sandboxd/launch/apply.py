@@ -36,7 +36,7 @@ class Stage:
     first: the lowest descriptor that steps open for themselves; all from there on are closed together when the host is left.
     """
 
-    __slots__ = ("bridge", "first", "handed", "host", "proven", "root", "ruleset")
+    __slots__ = ("bridge", "first", "handed", "host", "listener", "proven", "root", "ruleset")
 
     def __init__(self) -> None:
         self.host = -1
@@ -45,6 +45,7 @@ class Stage:
         self.handed: list[int] = []
         self.proven: list[str] = []
         self.ruleset = -1
+        self.listener = -1  # of our filter of system calls
         self.bridge: _socket.socket | None = None
 
 
@@ -313,5 +314,6 @@ APPLY = {
     "ruleset": walls.prepare,
     "rules": walls.complete,
     "landlock": walls.confine,
+    "seccomp": walls.sift,
     "prove": walls.prove,
 }

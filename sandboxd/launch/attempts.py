@@ -17,7 +17,7 @@ from errno import EOPNOTSUPP
 if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from sandboxd.kernel import capabilities, landlock, mounts, namespaces, signals
+from sandboxd.kernel import capabilities, landlock, mounts, namespaces, seccomp, signals
 
 FLAGS = {
     "user": 0,
@@ -27,6 +27,7 @@ FLAGS = {
     "ipc": namespaces.NEWIPC,
     "uts": namespaces.NEWUTS,
 }
+ALLOW_ALL = "BgAAAAAA/38="  # one instruction in base64: return SECCOMP_RET_ALLOW
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 
 
@@ -63,10 +64,7 @@ def landlock_abi() -> tuple[int, int]:
         abi = landlock.abi()
     except OSError as error:
         return 0, error.errno or 1
-    pid = os.fork()
-    if pid == 0:
-        os._exit(outcome(None, confine))
-    failed = abs(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    failed = plainly(confine)
     return (0, failed) if failed else (abi, 0)
 
 
@@ -77,6 +75,12 @@ def give_up() -> None:
     capabilities.empty()
 
 
+def sift(*, listener: bool) -> None:
+    """A filter that allows everything."""
+    capabilities.no_new_privs()
+    seccomp.install(ALLOW_ALL, listener=listener)
+
+
 TRIALS = {
     "mount": (namespaces.NEWNS, mount_view),
     "net": (namespaces.NEWNET, namespaces.loopback_up),
@@ -85,6 +89,10 @@ TRIALS = {
     "capabilities": (0, give_up),
     "no_new_privs": (0, capabilities.no_new_privs),
 }
+
+
+# What needs no namespace is tried without one: it may be had where those are not.
+PLAIN = {"seccomp": lambda: sift(listener=False), "listener": lambda: sift(listener=True)}
 
 
 def overlay() -> None:
@@ -144,6 +152,14 @@ def attempt(flags: int, action) -> int:  # type: ignore[no-untyped-def]
     return failed or abs(status)
 
 
+def plainly(action) -> int:  # type: ignore[no-untyped-def]
+    """Act in a child without namespaces; the errno of what failed, or 0."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(outcome(None, action))
+    return abs(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
 def outcome(ready: int | None, action) -> int:  # type: ignore[no-untyped-def]
     """In the child: the errno of the action, as an exit status (they are below 134)."""
     try:
@@ -168,6 +184,7 @@ def main() -> None:
     for wall, (flags, action) in TRIALS.items():
         found[wall] = found.get(wall, 0) or attempt(flags, action)
     found["landlock_abi"], found["landlock"] = landlock_abi()
+    found |= {wall: plainly(action) for wall, action in PLAIN.items()}
     os.write(1, json.dumps(found).encode())
 
 

@@ -68,6 +68,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         stage.bridge = bridge
         apply(stage, "init", plan["steps"])
         config, found = plan["config"], named(plan["fds"], received)
+        found["refused"] = stage.listener
     except (StepFailed, OSError, SandboxdError, ValueError, KeyError, TypeError, IndexError) as error:
         talk.send(line, failure(error))
         return 1

@@ -17,6 +17,7 @@ from sandboxd.kernel.capabilities import no_new_privs, set_dumpable
 from sandboxd.kernel.heap import trim
 from sandboxd.kernel.signals import default_all, read_signals, signalfd
 from sandboxd.launch.clients import Call, Control
+from sandboxd.launch.denials import Denials
 from sandboxd.launch.dialer import Dialer, open_diag
 from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
@@ -76,11 +77,13 @@ def reset_signals() -> None:
 class Init:
     """Everything pid 1 holds."""
 
-    __slots__ = ("children", "control", "dialer", "loop", "names", "services", "sessions")
+    __slots__ = ("children", "control", "denials", "dialer", "loop", "names", "services", "sessions")
 
     def __init__(self, config: dict[str, Any], fds: dict[str, Any]) -> None:
         self.loop = Loop()
         self.control: Control | None = None
+        # First of all: what is refused from here on waits for its answer.
+        self.denials = Denials(self.loop, config.get("refusals", ""), fds.get("refused", -1), self.tell)
         exits = ExitFile(fds.get("exits", -1))
         self.services = Services(self.loop, exits, int(config.get("log_limit") or LOG_LIMIT), self.tell)
         self.sessions = Sessions(self.loop, self.services, self.tell)
@@ -110,6 +113,7 @@ class Init:
     def woken(self, _events: int) -> None:
         """Some child ended, ours or one that was orphaned inside."""
         read_signals(self.children)
+        self.denials.report()  # who hears of an end has heard of what came before
         self.reap()
 
     def reap(self) -> None:
@@ -147,7 +151,8 @@ class Init:
 
     def hello(self) -> Message:
         """Who we are, and the status."""
-        return {**self.names, "status": self.all_there_is()}
+        refused = {"refused": self.denials.all()} if self.denials.table else {}
+        return {**self.names, "status": self.all_there_is(), **refused}
 
     def all_there_is(self) -> Message:
         """All services and sessions."""

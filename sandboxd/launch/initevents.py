@@ -12,6 +12,9 @@ from sandboxd.errors import ProtocolViolation, SandboxdError
 from sandboxd.kernel.fds import close_all
 from sandboxd.launch.frames import as_text, error_from
 
+REFUSED_LIMIT, ARGUMENTS, NAME = 256, 6, 64
+LATEST = 1e11  # seconds since the epoch: of a year with four digits
+
 
 class Started(NamedTuple):
     """A service's command was executed. time: seconds since the epoch."""
@@ -46,13 +49,29 @@ class SessionExited(NamedTuple):
     reason: str = "ended"
 
 
+class Refused(NamedTuple):
+    """A system call that the env's filter refused, by its number (0xFFFFFFFF: others, which had no room). times: in all."""
+
+    call: int
+    args: tuple[int, ...]
+    program: str
+    times: int
+    time: float
+
+
+class Denied(NamedTuple):
+    """System calls were refused, some more often than last told."""
+
+    rows: list[Refused]
+
+
 class Closed(NamedTuple):
     """The link is gone; nothing follows."""
 
     reason: str
 
 
-InitEvent = Started | ExecFailed | ServiceExited | SessionExited | Closed
+InitEvent = Started | ExecFailed | ServiceExited | SessionExited | Denied | Closed
 
 
 class ServiceStatus(NamedTuple):
@@ -139,7 +158,26 @@ def event_of(message: dict[str, Any]) -> InitEvent | None:
             ended = None if given is None else as_int(given)
             reason = as_text(message.get("reason", "ended"))
             return SessionExited(as_text(message["session"]), ended, as_time(message["time"]), reason)
+        case "denied":
+            return Denied(as_refused(message["rows"]))
     return None
+
+
+def as_refused(rows: Any) -> list[Refused]:
+    """Refused system calls as init counts them; raises ProtocolViolation."""
+    try:
+        return [
+            Refused(
+                as_int(row["call"]),
+                tuple(as_int(value) for value in row["args"][:ARGUMENTS]),
+                as_text(row["program"])[:NAME],
+                as_int(row["count"]),
+                min(as_time(row["time"]), LATEST),
+            )
+            for row in rows[:REFUSED_LIMIT]
+        ]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ProtocolViolation(f"init's refused calls are none: {error!r}") from None
 
 
 def as_opened(found: dict[str, Any], fds: dict[str, int], wanted: set[str]) -> Opened:

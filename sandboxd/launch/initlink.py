@@ -21,10 +21,12 @@ from sandboxd.kernel.fds import close_all
 from sandboxd.launch.frames import CHUNK, VERSION, Inbox, Outbox, encode, error_from
 from sandboxd.launch.initevents import (
     Closed,
+    Denied,
     ExecFailed,
     InitEvent,
     InitStatus,
     Opened,
+    Refused,
     ServiceExited,
     ServiceStatus,
     SessionExited,
@@ -33,10 +35,12 @@ from sandboxd.launch.initevents import (
     as_init_status,
     as_int,
     as_opened,
+    as_refused,
 )
 
 __all__ = [
     "Closed",
+    "Denied",
     "ExecFailed",
     "InitEvent",
     "InitLink",
@@ -168,6 +172,10 @@ class InitLink:
     def greeted_with(self) -> InitStatus:
         """The status as init's greeting told it; what happened after that has come as events."""
         return as_init_status(self.hello.result().get("status"))
+
+    def refused_before(self) -> list[Refused]:
+        """System calls that were refused before init greeted us; of an init that counts them."""
+        return as_refused(self.hello.result().get("refused") or [])
 
     async def start(
         self,

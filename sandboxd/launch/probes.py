@@ -50,6 +50,8 @@ def probe_host(user: int | None = None) -> HostFacts:
         layout=look_at_layout(),
         kernel=os.uname().release,
         landlock=failed["landlock_abi"],
+        machine=os.uname().machine,
+        listener=not failed["listener"],
         groups=powerful_groups(user),
         limits=look_at_limits(),
     )

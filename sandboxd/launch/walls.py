@@ -10,7 +10,7 @@ import errno
 import os
 
 from sandboxd.errors import WallUnavailable
-from sandboxd.kernel import capabilities, fds, landlock
+from sandboxd.kernel import capabilities, fds, landlock, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ OUTSIDE: dict[str, int] = {}
 NAMES = {"user": "user", "mount": "mnt", "pid": "pid", "net": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 PROBE = "/.sandboxd/blank"  # ours and readable for all, beneath no Landlock rule that would allow it
 EMPTY_SET = b"0" * 16
+PRIORITY = 0x53424F58  # isolation/seccomp/policy.py, PROOF
 
 
 def remember_outside() -> None:
@@ -105,6 +106,14 @@ def rehearse(stage: "Stage") -> None:
         allow(stage.ruleset, [("/tmp", 1)])
 
 
+# -- seccomp --------------------------------------------------------------------------------------------------------------
+
+
+def sift(stage: "Stage", program: str, listener: bool) -> None:
+    """Go under a filter of system calls."""
+    stage.listener = seccomp.install(program, listener=listener)
+
+
 # -- proofs ---------------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +189,15 @@ def landlocked(_: "Stage", __: "Status") -> str:
     return "" if seen == "EACCES" else f"what no rule allows could be read ({seen})"
 
 
+def sifted(_: "Stage", __: "Status") -> str:
+    """What only our filter answers. Nothing of which pid 1 would be told: it would wait for itself."""
+    try:
+        os.getpriority(PRIORITY, 0)
+    except OSError as error:
+        return "" if error.errno == errno.ENOTUNIQ else f"what it refuses was answered by the kernel ({error.strerror})"
+    return "what it refuses was not refused"
+
+
 def tried(action, *arguments) -> str:  # type: ignore[no-untyped-def]
     """ "ok", with the descriptor closed, or the errno's name."""
     try:
@@ -199,4 +217,5 @@ PROOFS: "dict[str, Proof]" = {
     "capabilities": no_capabilities,
     "no_new_privs": no_gain,
     "landlock": landlocked,
+    "seccomp": sifted,
 }

@@ -59,12 +59,14 @@ def test_this_host_offers_what_the_other_tests_use() -> None:
     assert {wall: offer.offered for wall, offer in host.walls.items()} == dict.fromkeys(WALLS, True)
     assert host.proc == "full"
     assert host.kernel
-    assert set(attempts.TRIALS) <= {*WALLS, "subset"}
+    assert host.listener
+    assert set(attempts.TRIALS) | set(attempts.PLAIN) <= {*WALLS, "subset", "listener"}
 
 
 def test_without_user_namespaces_the_refusal_has_reason_and_fix() -> None:
     host, refused = lacking('namespaces.write_proc("/proc/sys/user/max_user_namespaces", b"0")')
-    assert [wall for wall, offer in host.walls.items() if offer.offered] == ["landlock"], "which needs no namespace"
+    offered = {wall for wall, offer in host.walls.items() if offer.offered}
+    assert offered == {"landlock", "seccomp"}, "which need no namespace"
     message, hint, details = refused
     assert message == "this host does not offer the user wall: user.max_user_namespaces is 0"
     assert hint == "sudo sysctl -w user.max_user_namespaces=10000"

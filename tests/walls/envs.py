@@ -70,8 +70,12 @@ def outside(code: str, **given: Any) -> Any:
 
 
 def without(made: LaunchPlan, wall: str) -> LaunchPlan:
-    """The same plan with one wall of the second kind (landlock, seccomp) neither raised nor demanded: for the control."""
-    steps = [step for step in made.steps if step.__struct_config__.tag != wall]
+    """The same plan with one wall of the second kind (landlock, seccomp) neither raised nor demanded: for the control.
+
+    With seccomp goes the setting that closes user namespaces besides.
+    """
+    gone = {wall, "sysctl"} if wall == "seccomp" else {wall}
+    steps = [step for step in made.steps if step.__struct_config__.tag not in gone]
     proof = steps.pop()
     assert isinstance(proof, Prove)
     steps.append(Prove([name for name in proof.walls if name != wall]))

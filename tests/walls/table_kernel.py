@@ -51,7 +51,6 @@ CALLS = [
         ("perf_event_open", [None, 0, -1, -1, 0], OUTSIDE, "EFAULT", SELF, "seccomp"),
         ("userfaultfd", [-1], OUTSIDE, "EINVAL", SELF, "seccomp"),
         ("open_by_handle_at", [-1, None, 0], OUTSIDE, "EFAULT|EBADF", SELF, "seccomp"),
-        ("name_to_handle_at", [-1, None, None, None, 0], OUTSIDE, "EFAULT|EBADF", SELF, "seccomp"),
         ("reboot", [0, 0, 0, None], CAPABLE, "EINVAL", SELF, "seccomp"),
         ("quotactl", [0x800001 << 8, None, 0, None], OUTSIDE, "ok", SELF, "seccomp"),
         ("sethostname", ["x", 1], CAPABLE, "ok", SELF, ""),

@@ -8,7 +8,9 @@ are meant: the kernel cuts these arguments to an int itself, and a filter that c
 (CVE-2019-10063).
 """
 
+import binascii
 import errno
+import functools
 
 import msgspec
 
@@ -20,6 +22,8 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; unshare(2) takes NEWTIME besides, a signal's bit in clone(2).
 NAMESPACES = 0x7E020000
 NEWTIME = 0x80
+# Not a class of getpriority(2): the kernel says EINVAL, our filter ENOTUNIQ, and so proves that it is there (launch/walls.py).
+PROOF = 0x53424F58
 TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423
 # PER_LINUX32, UNAME26 as docker, and ADDR_NO_RANDOMIZE for debuggers and sanitizers: it weakens the caller alone.
 PERSONALITIES, ASK_PERSONALITY = 0x8 | 0x20000 | 0x40000, LOW
@@ -85,6 +89,7 @@ GROUPS = {
     "processes": Group("limits, priority and CPUs of other processes, where they are not the env's alone"),
     "affinity": Group("its CPUs are its limit"),
     "unix sockets": Group("nothing keeps Unix sockets from services of this machine without a file wall that knows them"),
+    "proof": Group("an answer that only this filter gives"),
     "gone": Group("calls that Linux no longer has, or that have a successor that can be looked into"),
 }
 
@@ -126,6 +131,7 @@ def rule(group: str, calls: str, *when: Match, number: int = errno.EPERM, quiet:
 
 # The first rule that applies to a call is its answer.
 ALWAYS = (
+    rule("proof", "getpriority", one_of(0, PROOF), number=errno.ENOTUNIQ, quiet=True),
     rule("gone", GONE, number=errno.ENOSYS, quiet=True),
     rule("machine", MACHINE),
     rule("kernel log", "syslog"),
@@ -221,17 +227,35 @@ def program(machine: str, demand: Demand, *, notify: bool) -> bytes:
     return assemble(arch.audit, cases, ERRNO | errno.ENOSYS)
 
 
+def every() -> tuple[Rule, ...]:
+    """All rules that some demand has."""
+    return (*ALWAYS, *UNLESS_NESTED, *PID_1, *OTHERS, *NO_UNIX, *FIXED_AFFINITY)
+
+
 # What a listener is told of one rule: (number of the call, errno, what to show, tests).
 Answer = tuple[int, int, Shown, tuple[Match, ...]]
 
 
 def answers(machine: str, demand: Demand) -> list[Answer]:
-    """The rules by which a listener answers: those of which the filter notifies it."""
+    """The rules by which a listener answers, but for those that it answers with EPERM and shows nothing of anyway."""
     calls = ARCHES[machine].calls
     return [
         (calls[name], one.errno, one.shown, one.when)
         for one in rules(demand)
-        if not one.quiet
+        if not one.quiet and (one.shown or one.errno != errno.EPERM)
         for name in one.calls
         if name in calls
     ]
+
+
+# A program takes a millisecond to assemble, and there are few demands.
+@functools.lru_cache(maxsize=32)
+def filter_text(machine: str, demand: Demand, *, notify: bool) -> str:
+    """The program as a step carries it."""
+    return binascii.b2a_base64(program(machine, demand, notify=notify), newline=False).decode()
+
+
+@functools.lru_cache(maxsize=32)
+def refusals_text(machine: str, demand: Demand) -> str:
+    """The answers as init carries them."""
+    return msgspec.json.encode(answers(machine, demand)).decode()

@@ -46,6 +46,7 @@ def test_the_plain_flags() -> None:
         name="shop",
         network="host",
         isolation="landlock",
+        nested=True,
         restart="on-failure:3",
         ttl="2h",
         rm=True,
@@ -60,6 +61,7 @@ def test_the_plain_flags() -> None:
     )
     service = made.services["main"]
     assert (made.name, made.network.mode, made.isolation.level, made.isolation.user) == ("shop", "host", "landlock", "root")
+    assert made.isolation.nested
     assert (made.lifecycle.restart, made.lifecycle.ttl, made.lifecycle.remove) == ("on-failure:3", 7200.0, True)
     assert (service.stdin, service.tty, service.stop_signal, service.stop_timeout) == (True, True, "INT", 3.0)
     assert made.labels == {"team": "web", "draft": ""}

@@ -26,6 +26,8 @@ SET = "sudo sysctl -w"
         ("proc", errno.EPERM, {}, "masks parts of /proc", "unmask"),
         ("user", errno.EPERM, {}, "seccomp", "seccomp=unconfined"),
         ("user", errno.EINVAL, {}, "kernel does not have it (EINVAL)", "5.12"),
+        ("seccomp", errno.EINVAL, NO_USER, "no seccomp filters", "CONFIG_SECCOMP_FILTER"),
+        ("seccomp", errno.EPERM, {}, "forbids it (EPERM)", "seccomp=unconfined"),
         ("mount", errno.EIO, {}, "EIO", ""),
     ],
 )

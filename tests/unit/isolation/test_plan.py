@@ -2,11 +2,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation.facts import LATER, WALLS, Offer
 from sandboxd.isolation.plan import LaunchPlan, default_profile, plan
+from sandboxd.isolation.seccomp.policy import Demand, filter_text, refusals_text
 from sandboxd.isolation.steps import (
+    Affinity,
     Bind,
     Capabilities,
     Hostname,
@@ -17,6 +20,8 @@ from sandboxd.isolation.steps import (
     Rlimits,
     Rules,
     Seal,
+    Seccomp,
+    Sysctl,
     in_order,
 )
 from sandboxd.spec import EnvSpec, Isolation, Limits, Network, Service
@@ -33,10 +38,33 @@ def test_both_halves_are_in_the_order_that_works() -> None:
     assert in_order(made.base)
     assert in_order(made.steps)
     limits = Rlimits([("CORE", 0, 0), ("NPROC", 1024, 1024)])
-    assert made.steps[-7:-5] == [Seal(), Leave()]
-    assert isinstance(made.steps[-5], Rules)
-    assert made.steps[-4:] == [limits, Capabilities(), Landlock(5), Prove(list(WALLS))]
+    assert made.steps[-9:-7] == [Seal(), Leave()]
+    assert isinstance(made.steps[-7], Rules)
+    closed, sift = Sysctl("user/max_user_namespaces", "0"), Seccomp(filter_text("x86_64", Demand(), notify=True), True)
+    assert made.steps[-6:] == [closed, limits, Capabilities(), sift, Landlock(5), Prove(list(WALLS))]
     assert Hostname("shop") in made.steps
+
+
+def test_namespaces_inside_are_asked_for() -> None:
+    made = planned(spec(isolation=Isolation(nested=True)))
+    assert not [step for step in made.steps if isinstance(step, Sysctl | Rules | Landlock)]
+    assert Seccomp(filter_text("x86_64", Demand(nested=True), notify=True), True) in made.steps
+    assert not made.walls["landlock"].demanded
+    assert "--nested" in made.walls["landlock"].reason
+    assert made.walls["seccomp"].demanded
+
+
+def test_without_a_listener_refusals_are_answered_by_the_kernel() -> None:
+    made = planned(host=replace(host(), listener=False, machine="aarch64"))
+    assert Seccomp(filter_text("aarch64", Demand(), notify=False), False) in made.steps
+    assert made.init.refusals == ""
+    assert planned().init.refusals == refusals_text("x86_64", Demand())
+
+
+def test_whole_cpus_cannot_be_left() -> None:
+    made = planned(spec(limits=Limits(cpus=1)), host=replace(host(), limits=replace(host().limits, cpus=[0, 1])), cpus=[1, 0])
+    assert Affinity([1]) in made.steps
+    assert Seccomp(filter_text("x86_64", Demand(fixed_affinity=True), notify=True), True) in made.steps
 
 
 def test_the_base_depends_on_nothing_of_the_spec() -> None:

@@ -6,7 +6,7 @@ from sandboxd.isolation.steps import AnyStep, Bind, Capabilities, Leave, Phase, 
 
 SAMPLES = {
     "size": 1 << 20, "mode": 0o755, "paths": ["/x"], "files": [("/x", "/y")], "links": [("/x", "y")], "trees": [("/x", "/y")],
-    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0], "walls": ["net"], "rules": [("/x", 1)], "ports": [(80, 1)],
+    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0], "walls": ["net"], "listener": True, "rules": [("/x", 1)], "ports": [(80, 1)],
     **dict.fromkeys(["fs", "net", "scoped", "flags"], 1),
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_order_is_by_phase() -> None:
 
 def test_later_walls_have_their_places_between() -> None:
     assert (
-        Phase.ROOT < Phase.CGROUP < Phase.SYSCTL < Phase.NFT < Phase.PRIVILEGES < Phase.LANDLOCK < Phase.SECCOMP < Phase.PROOF
+        Phase.ROOT < Phase.CGROUP < Phase.SYSCTL < Phase.NFT < Phase.PRIVILEGES < Phase.SECCOMP < Phase.LANDLOCK < Phase.PROOF
     )
 
 
