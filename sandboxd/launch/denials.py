@@ -1,9 +1,9 @@
 """Answers the system calls that the env's filter refuses, and counts them: which call, by which program, how often.
 
-Runs inside pid 1, as listener of the filter that its services inherit; stdlib and sandboxd.{errors,kernel,launch} only. A refused call
-waits until it is answered here, so a program that makes them in a loop is slowed to a rate that leaves pid 1 free for everybody
-else. The filter holds for pid 1 too: it makes no call that waits for itself. The table is bounded; what has no place in it any
-more is counted as one. Only numbers go to the daemon, which has the words.
+Runs inside pid 1, as listener of the filter that its services inherit; stdlib and sandboxd.{errors,kernel,launch} only. A
+refused call waits until it is answered here, so a program that makes them in a loop is slowed to a rate that leaves pid 1 free
+for everybody else. The filter holds for pid 1 too: it makes no call that waits for itself. The table is bounded; what has no
+place in it any more is counted as one. Only numbers go to the daemon, which has the words.
 """
 
 from __future__ import annotations

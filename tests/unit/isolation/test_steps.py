@@ -6,7 +6,8 @@ from sandboxd.isolation.steps import AnyStep, Bind, Capabilities, Leave, Phase, 
 
 SAMPLES = {
     "size": 1 << 20, "mode": 0o755, "paths": ["/x"], "files": [("/x", "/y")], "links": [("/x", "y")], "trees": [("/x", "/y")],
-    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0], "walls": ["net"], "listener": True, "rules": [("/x", 1)], "ports": [(80, 1)],
+    "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0], "walls": ["net"], "listener": True,
+    "rules": [("/x", 1)], "ports": [(80, 1)],
     **dict.fromkeys(["fs", "net", "scoped", "flags"], 1),
 }  # fmt: skip
 
