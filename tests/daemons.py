@@ -134,6 +134,7 @@ class Daemon:
         self.dir = Path(tempfile.mkdtemp(prefix="sandboxd-test-"))
         self.keeper = Keeper()
         self.process: Kept | None = None
+        self.python = sys.executable
         self.environ = {name: os.environ[name] for name in INHERITED if name in os.environ}
         self.environ |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -154,7 +155,7 @@ class Daemon:
         ready, write = os.pipe()
         with open(self.dir / "daemon.log", "ab") as log, open(os.devnull, "rb") as nothing:
             stdio = [nothing.fileno(), log.fileno(), log.fileno()]
-            argv = [sys.executable, "-m", "sandboxd"]
+            argv = [self.python, "-m", "sandboxd"]
             self.process = self.keeper.spawn(argv, self.environ, stdio, extra={"SANDBOXD_READY_FD": write})
         os.close(write)
         try:

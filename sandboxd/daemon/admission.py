@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CALM, CLOSE = 1.0, 0.1  # seconds between looks at the host's memory
 RETRY = 5
+EXHAUSTED_FOR = 0.2  # teardown of a network namespace takes tens of milliseconds, and one may come back before the others
 STARTING_FOR = 10.0  # seconds for which an env that is not ready counts as one that starts
 
 
@@ -38,6 +39,7 @@ class Admission:
         self._last: int | None = None
         self._admitted: set[str] = set()
         self._due = False
+        self._exhausted_until = 0.0
         self._host = (0.0, host_memory())
 
     # -- asking ----------------------------------------------------------------------------------------------------------
@@ -54,6 +56,7 @@ class Admission:
             starting=len(starting),
             memory=sum(other.limits.memory or 0 for other in alive),
             parked=self.supervisor.settings.pool,
+            exhausted=time.monotonic() < self._exhausted_until,
         )
         return obstacle(self.ceilings, load, self.host(), record.limits.memory)
 
@@ -92,10 +95,15 @@ class Admission:
             self.supervisor.announce(record, "queued", {"limit": found.limit, "reason": found.text} if found else {})
             self.supervisor.own(self._until_over(actor), name=f"queue-{record.name}")
 
+    def exhausted(self) -> None:
+        """The kernel has no namespace left: nothing starts for a moment."""
+        self._exhausted_until = time.monotonic() + EXHAUSTED_FOR
+
     async def _until_over(self, actor: "Actor") -> None:
         """Look again while it waits, as nobody tells when memory is free again; give up when it waited for too long."""
         ticket = self.waiting[actor.record.id]
-        end = time.monotonic() + self.supervisor.settings.queue_wait
+        waited = max(0.0, time.time() - max(ticket.since, self.supervisor.started))
+        end = time.monotonic() + self.supervisor.settings.queue_wait - waited
         while self.waiting.get(ticket.env_id) is ticket:
             if time.monotonic() >= end:
                 del self.waiting[ticket.env_id]

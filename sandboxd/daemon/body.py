@@ -5,6 +5,7 @@ the actor as an event.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -89,9 +90,13 @@ class Body:
             self.actor.post(ev.Launched(init=identity, walls=walls, enforced=launched.plan.limits, cpus=cpus))
             self.report_status()
         except (SandboxdError, OSError) as error:
+            if has_no_namespace(error):
+                self.actor.supervisor.admission.exhausted()
+                await self._end_launch()
+                self.actor.post(ev.LaunchDeferred())
+                return  # with the ends for whoever is attached, which go along when it starts
             await self._launch_failed(error)
-        finally:
-            building.close_all(self.prepared_attach)
+        building.close_all(self.prepared_attach)
 
     async def _launch_failed(self, error: Exception) -> None:
         if not isinstance(error, SandboxdError):
@@ -100,9 +105,12 @@ class Body:
         if self.pidfd >= 0:
             # init is there but does not answer: it must not stay
             pidfd.send_signal(self.pidfd, signal.SIGKILL)
+        await self._end_launch()
+        self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
+
+    async def _end_launch(self) -> None:
         await self.let_go()
         await self.actor.supervisor.router.unpublish(self.actor.record.id)
-        self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
 
     async def adopt(self, fd: int, cookie: int) -> None:
         """Watch an init by its pidfd (owned from here on) and speak with it; raises what is wrong with its greeting."""
@@ -342,6 +350,11 @@ class Body:
     async def announce(self, effect: ev.Announce) -> None:
         """Tell those who listen, and the journal."""
         self.actor.supervisor.announce(self.actor.record, effect.event, effect.detail)
+
+
+def has_no_namespace(error: Exception) -> bool:
+    """Whether the user's quota of namespaces is used up, which is so for a moment also after an env's end."""
+    return isinstance(error, SandboxdError) and error.details.get("errno") == errno.ENOSPC and "clone3" in error.message
 
 
 def signal_number(text: str) -> int:

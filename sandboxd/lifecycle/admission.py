@@ -35,12 +35,14 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there: envs alive, envs that start, bytes that their limits add up to, namespaces besides theirs."""
+    """What is there: envs alive, envs that start, bytes that their limits add up to, namespaces besides theirs; and whether the
+    kernel just said that it has none left, as those of a removed env come back a moment later (cleanup_net)."""
 
     alive: int = 0
     starting: int = 0
     memory: int = 0
     parked: int = 0
+    exhausted: bool = False
 
 
 class Obstacle(NamedTuple):
@@ -88,10 +90,10 @@ def obstacle(ceilings: Ceilings, load: Load, host: Host, memory: int | None) -> 
             f"{format_size(ceilings.memory)}",
             "stop some, ask for less with -m, or start the daemon with a higher SANDBOXD_MAX_MEMORY",
         )
-    if ceilings.namespaces is not None and load.alive + load.parked >= ceilings.namespaces:
+    if load.exhausted or (ceilings.namespaces is not None and load.alive + load.parked >= ceilings.namespaces):
         return Obstacle(
             "namespaces",
-            f"this user's {ceilings.namespaces} network namespaces are in use",
+            f"this user's {ceilings.namespaces if ceilings.namespaces is not None else 'last'} network namespaces are in use",
             "stop some envs, or have root raise sysctl user.max_net_namespaces",
         )
     if host.available < ceilings.reserve:

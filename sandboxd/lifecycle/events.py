@@ -32,6 +32,10 @@ class LaunchFailed(Event, frozen=True, kw_only=True):
     error: tuple[str, str, str]
 
 
+class LaunchDeferred(Event, frozen=True, kw_only=True):
+    """As LaunchFailed, for want of something that comes back by itself: namespaces of envs that were just removed."""
+
+
 class ServiceStarted(Event, frozen=True, kw_only=True):
     """The service was executed."""
 
@@ -162,7 +166,8 @@ class InitGone(Event, frozen=True, kw_only=True):
 
 
 EVENTS: tuple[type[Event], ...] = (
-    Admitted, Launched, LaunchFailed, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound, ServiceExited,
+    Admitted, Launched, LaunchFailed, LaunchDeferred, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound,
+    ServiceExited,
     RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, RemoveAsked, SuspendAsked, Suspended,
     SuspendFailed, ResumeAsked, GraceOver, Adopted, InitGone,
 )  # fmt: skip

@@ -74,7 +74,6 @@ def enqueue_again(turn: Turn, event: ev.Event) -> None:
 def launch(turn: Turn, event: ev.Event) -> None:
     """From queued: build the env."""
     begin(turn, State.STARTING)
-    turn.set(queued=None)
     turn.do(ev.Announce(event="starting"))
     turn.do(ev.Launch(start=turn.mark_startable()))
 
@@ -128,6 +127,19 @@ def unless_awake(handler: Handler) -> Handler:
             handler(turn, event)
 
     return handle
+
+
+def launch_deferred(turn: Turn, event: ev.Event) -> None:
+    """Back into the queue, where it stands as long as it does altogether."""
+    if turn.record.init is None:
+        begin(turn, State.QUEUED)
+        turn.do(ev.Disarm(), ev.EndProbes(), ev.Enqueue())
+
+
+def deferred_while_stopping(turn: Turn, event: ev.Event) -> None:
+    """There is nothing to stop any more."""
+    if turn.record.init is None:
+        settle(turn)
 
 
 def stop_queued(turn: Turn, event: ev.Event) -> None:
@@ -278,6 +290,7 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.Admitted: ignored,
         ev.Launched: launched,
         ev.LaunchFailed: launch_failed,
+        ev.LaunchDeferred: launch_deferred,
         ev.ServiceStarted: service_started,
         ev.ServiceRefused: service_refused,
         ev.ServiceReady: note_ready,
@@ -358,6 +371,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
     | {
         ev.Launched: launched_late,
         ev.LaunchFailed: launch_failed,
+        ev.LaunchDeferred: deferred_while_stopping,
         ev.ServiceStarted: started_while_stopping,
         ev.ServiceRefused: refused_while_stopping,
         ev.ServiceExited: exited_while_stopping,

@@ -50,7 +50,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
     what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
-    of what was put to sleep for being idle.
+    of what was put to sleep for being idle. queued: since when it waits for its turn, or did last.
     what ended it, where sandboxd itself can tell. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given.
     """

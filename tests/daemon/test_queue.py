@@ -3,6 +3,8 @@
 So of sandboxd.daemon.admission.
 """
 
+import shutil
+import sys
 import threading
 import time
 
@@ -15,7 +17,7 @@ from sandboxd.spec import Limits
 from tests.conftest import run_daemon
 from tests.daemon.asking import ended, inspect, remove, run
 from tests.daemon.test_suspend import until
-from tests.daemons import PATIENCE
+from tests.daemons import PATIENCE, Daemon
 
 SLEEP = "sleep 1000"
 
@@ -156,6 +158,40 @@ def test_the_runaway_is_stopped_and_its_neighbour_is_not(tmp_path):
             assert "-m" in done.reason
             time.sleep(0.3)
             assert inspect(client, "neighbour").state == "ready"
+
+
+def test_what_ends_as_fast_as_it_starts_meets_no_end_of_namespaces(tmp_path):
+    """The daemon in a user namespace of its own, which has 6 network namespaces to give."""
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here")
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f"""#!/bin/sh
+exec unshare -U -c --keep-caps sh -c 'echo 6 >/proc/sys/user/max_net_namespaces; exec {sys.executable} "$@"' sh "$@"
+""")
+    wrapper.chmod(0o755)
+    daemon = Daemon(SANDBOXD_POOL="2")
+    daemon.python = str(wrapper)
+    try:
+        daemon.start()
+        with daemon.client() as client:
+            threads = [threading.Thread(target=self_ending, args=(daemon, f"n{number}")) for number in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE * 2)
+            assert client.call(m.List(all=True)).envs == []
+            told = client.call(m.Events(filters=["event=queued"])).events
+            assert {event.detail["limit"] for event in told} == {"namespaces"}
+    finally:
+        daemon.close()
+
+
+def self_ending(daemon, name):
+    with daemon.client() as client:
+        for _ in range(15):
+            env = run(client, "true", name=name, wait="created")
+            assert ended(client, env.id).exit_code == 0
+            remove(client, env.id)
 
 
 def test_what_the_host_says():

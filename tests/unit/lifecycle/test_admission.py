@@ -22,6 +22,7 @@ CEILINGS = Ceilings(envs=10, starting=3, memory=4 * G, namespaces=20, reserve=40
         (Load(memory=3 * G), HOST, 2 * G, "memory"),
         (Load(memory=9 * G), HOST, None, None),
         (Load(alive=8, parked=12), HOST, None, "namespaces"),
+        (Load(exhausted=True), HOST, None, "namespaces"),
         (Load(), Host(total=8 * G, available=399 * M), None, "host memory"),
         (Load(), Host(total=8 * G, available=4 * G, pressure=25.0), None, "host memory"),
         (Load(), Host(total=8 * G, available=4 * G, pressure=5.0), None, None),

@@ -265,8 +265,17 @@ def test_a_start_waits_for_its_turn_as_if_it_were_new():
     assert effects == [ev.Enqueue()]
     assert run(record, ev.Adopted())[1] == [ev.Enqueue()]
     record, effects = run(record, ev.Admitted())
-    assert (record.state, record.queued) == (State.STARTING, None)
+    assert (record.state, record.queued) == (State.STARTING, 300.0)
     assert of_kind(effects, ev.Launch) == [ev.Launch(start=["web"])]
+
+
+def test_a_launch_for_which_there_are_no_namespaces_yet_waits_again():
+    record, effects = run(fresh(WEB), ev.Admitted(), ev.LaunchDeferred())
+    assert record.state is State.QUEUED
+    assert of_kind(effects, ev.Enqueue)
+    assert record.services["web"].state is ServiceState.WAITING
+    stopped, _ = run(fresh(WEB), ev.Admitted(), ev.StopAsked(), ev.LaunchDeferred())
+    assert stopped.state is State.STOPPED
 
 
 def test_what_waits_for_its_turn_can_be_stopped_and_removed():
@@ -390,6 +399,7 @@ EVENT = st.one_of(
     st.builds(ev.Admitted),
     st.just(LAUNCHED),
     st.just(ev.LaunchFailed(error=("LaunchFailed", "m", "h"))),
+    st.just(ev.LaunchDeferred()),
     st.builds(ev.ServiceStarted, service=NAMES, pid=st.integers(2, 4)),
     st.builds(ev.ServiceRefused, service=NAMES, error=st.just(("CommandNotFound", "m", "h"))),
     st.builds(ev.ServiceReady, service=NAMES),
