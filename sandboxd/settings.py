@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         own = environ.get("SANDBOXD_DIR")
         if own:
             runtime = state = absolute(own, "SANDBOXD_DIR")
+        elif uid == 0:  # root's daemon is the system's, however one became root
+            runtime, state = "/run/sandboxd", "/var/lib/sandboxd"
         else:
             state_home = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
             runtime_home = environ.get("XDG_RUNTIME_DIR")

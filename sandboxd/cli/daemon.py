@@ -1,4 +1,4 @@
-"""`sandbox daemon start|stop|status|run` and `metrics`: the daemon itself, for those who want to see it.
+"""`sandbox daemon start|stop|status|run|install|uninstall` and `metrics`: the daemon itself, for those who want to see it.
 
 Nothing here is needed for daily use: every verb starts a daemon when none answers.
 """
@@ -11,6 +11,7 @@ import click
 
 from sandboxd.cli import options
 from sandboxd.cli.context import Cli, Flags
+from sandboxd.cli.install import install, uninstall
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import items, note, out
 from sandboxd.cli.template import Columns
@@ -120,6 +121,10 @@ def wait_gone(pidfd: int | None, status: StatusReply) -> None:
 def metrics(cli: Cli, flags: Flags) -> None:
     """Print the daemon's numbers in Prometheus's text format, as http://sandboxd.localhost:7070/metrics serves them."""
     out(cli.visitor.call(Metrics()).text.rstrip("\n"))
+
+
+daemon.add_command(install)
+daemon.add_command(uninstall)
 
 
 @daemon.command("run")

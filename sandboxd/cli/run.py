@@ -14,6 +14,7 @@ from sandboxd.cli import keys, options
 from sandboxd.cli.command_line import WithCommand, whole_command
 from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.exec import connect
+from sandboxd.cli.linger import warn_once
 from sandboxd.cli.phrases import cause
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.relay import Ended, Plug
@@ -110,6 +111,7 @@ def run(cli: Cli, flags: AllFlags) -> int:
         return attached(cli, params, keys.DetachKeys(sequence))
     with Progress(f"starting {spec.name or 'an env'}"):
         info = cli.client.call(params).env
+    warn_once()
     if flags.how is not None:
         items([info], env_columns(whole=True), how=flags.how, hide=["LABELS"])
     else:

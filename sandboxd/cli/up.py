@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from sandboxd.cli import options, targets
 from sandboxd.cli.context import Chosen, Cli, Flags
+from sandboxd.cli.linger import warn_once
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.translate import as_label, checked_name, default_name, handed_on, placed
@@ -152,6 +153,7 @@ def up(cli: Cli, flags: UpFlags) -> None:
             progress.end()
             last_lines(cli, name)
             raise
+    warn_once()
     if flags.how is not None:
         items([reply.env], env_columns(whole=True), how=flags.how, hide=["LABELS"])
         return

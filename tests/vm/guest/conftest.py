@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ PATIENCE = 120  # seconds: the guest is emulated
 
 class Host:
     """The guest as its user finds it."""
+
+    state = Path("/var/lib/sandboxd") if os.geteuid() == 0 else Path.home() / ".local/state/sandboxd"
+    socket = "/run/sandboxd/control.sock" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}/sandboxd/control.sock"
 
     def run(self, *argv: str, check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
         """A command's result; with check, a failure shows what it said."""
@@ -40,7 +44,7 @@ class Host:
 
     def log(self) -> str:
         """The tail of the daemon's logs."""
-        state = Path(os.environ.get("SANDBOXD_DIR") or Path.home() / ".local/state/sandboxd")
+        state = self.state
         return "".join(f"\n--- {p.name}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(state.glob("*.log")))
 
     def cgroup(self, pid: int) -> str:
@@ -52,10 +56,41 @@ class Host:
         manager = [] if os.geteuid() == 0 else ["--user"]
         return self.run("systemctl", *manager, *argv, check=check).stdout.strip()
 
+    def serve(self, name: str) -> Any:
+        """A web server in an env of that name, ready; its inspect object."""
+        place = Path.home() / "www"
+        place.mkdir(exist_ok=True)
+        server = ["python3", "-m", "http.server", "8000"]
+        self.sandbox("run", "-d", "--wait", "--name", name, "-p", "8000", "-w", str(place), "--", *server)
+        return self.inspect(name)
+
+    def fetch(self, name: str, port: int = 7070) -> int:
+        """The status of one request through the router."""
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": f"{name}.localhost:{port}"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            return int(response.status)
+
+    def show(self, unit: str, key: str) -> str:
+        """A property of a unit."""
+        return self.systemctl("show", "-p", key, "--value", unit)
+
+    def units(self) -> list[str]:
+        """Our services and scopes that are active."""
+        patterns = ["sandboxd*.service", "sandboxd*.scope"]
+        lines = self.systemctl("list-units", "--plain", "--no-legend", "--state=active", *patterns).splitlines()
+        return [line.split()[0] for line in lines]
+
+    def exposure(self, unit: str) -> float:
+        """systemd's own judgement of a unit: 0 to 10, the worst."""
+        whose = [] if os.geteuid() == 0 else ["--user"]
+        lines = self.run("systemd-analyze", *whose, "--no-pager", "security", unit).stdout.splitlines()
+        (line,) = (line for line in lines if "Overall exposure level" in line)
+        return float(line.partition(":")[2].split()[0])
+
     def answers(self) -> bool:
         """Whether a daemon runs: to ask `sandbox` would start one."""
         with socket.socket(socket.AF_UNIX) as sock:
-            return sock.connect_ex(os.environ["XDG_RUNTIME_DIR"] + "/sandboxd/control.sock") == 0
+            return sock.connect_ex(self.socket) == 0
 
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         """Wait for what nothing tells us of."""
@@ -71,8 +106,8 @@ def host() -> Iterator[Host]:
     """The guest, with nothing of ours left running at the end."""
     host = Host()
     yield host
-    if (Path.home() / ".local/state/sandboxd").exists():
-        if any((Path.home() / ".local/state/sandboxd/envs").iterdir()):
-            host.sandbox("rm", "-f", "all", "--yes")
-        if host.answers():
-            host.sandbox("daemon", "stop", "--all")
+    envs = host.state / "envs"
+    if envs.exists() and any(envs.iterdir()):
+        host.sandbox("rm", "-f", "all", "--yes")
+    if host.answers():
+        host.sandbox("daemon", "stop", "--all")
