@@ -4,7 +4,6 @@ Nothing here is needed for daily use: every verb starts a daemon when none answe
 """
 
 import os
-import select
 import sys
 
 import click
@@ -12,14 +11,13 @@ import click
 from sandboxd.cli import options
 from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.install import install, uninstall
+from sandboxd.cli.leaving import open_pidfd, wait_gone
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import items, note, out
 from sandboxd.cli.template import Columns
-from sandboxd.errors import DaemonUnreachable, TimedOut
-from sandboxd.protocol.messages import Metrics, Shutdown, Status, StatusReply
+from sandboxd.errors import DaemonUnreachable
+from sandboxd.protocol.messages import Metrics, Shutdown, Status
 from sandboxd.units import format_duration
-
-STOP_SECONDS = 60.0
 
 COLUMNS: Columns = {
     "PID": lambda status: str(status.pid),
@@ -96,24 +94,6 @@ def stop_daemon(cli: Cli, flags: StopFlags) -> None:
         if pidfd is not None:
             os.close(pidfd)
     note("stopped, with every env" if flags.everything else "stopped; envs run on")
-
-
-def open_pidfd(status: StatusReply) -> int | None:
-    """The daemon's pidfd; None when it has gone, or is in another pid namespace."""
-    try:
-        return os.pidfd_open(status.pid)
-    except OSError:
-        return None
-
-
-def wait_gone(pidfd: int | None, status: StatusReply) -> None:
-    """Until the process itself has ended: whoever starts the next daemon must not meet this one's lock."""
-    if pidfd is None:
-        return
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if not poll.poll(STOP_SECONDS * 1000):
-        raise TimedOut(f"the daemon (pid {status.pid}) did not end in {STOP_SECONDS:.0f} s", hint=f"its log is in {status.dir}")
 
 
 @click.command()

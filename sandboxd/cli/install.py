@@ -15,10 +15,11 @@ import click
 import sandboxd
 from sandboxd.cli import options
 from sandboxd.cli.context import Cli, Flags
+from sandboxd.cli.leaving import open_pidfd, wait_gone
 from sandboxd.cli.linger import LOGOUT, lingers
 from sandboxd.cli.render import note, out
 from sandboxd.errors import DaemonUnreachable, NotOffered, PermissionDenied, SandboxdError
-from sandboxd.protocol.messages import Shutdown
+from sandboxd.protocol.messages import Shutdown, Status
 
 MARK = "# Made by `sandbox daemon install`.\n"
 ENABLED = ("sandboxd.socket", "sandboxd.service")
@@ -82,12 +83,20 @@ def check_rights(*, system: bool) -> None:
         raise PermissionDenied("root's daemon is the system's", hint="sandbox daemon install --system")
 
 
-def leave(cli: Cli) -> None:
-    """Have a daemon that runs make way; envs and router run on."""
+def make_way(cli: Cli, *, system: bool) -> None:
+    """Have a daemon that runs end; envs and router run on. A transient unit of that name would be in the way of enabling it."""
+    systemctl("stop", *ENABLED, system=system, check=False)
     try:
-        cli.visitor.call(Shutdown())
+        status = cli.visitor.call(Status())
     except DaemonUnreachable:
         return
+    pidfd = open_pidfd(status)
+    try:
+        cli.visitor.call(Shutdown())
+        wait_gone(pidfd, status)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
 
 
 @click.command("install")
@@ -107,8 +116,8 @@ def install(cli: Cli, flags: InstallFlags) -> None:
         except OSError as error:
             raise SandboxdError(f"cannot write {path}: {error.strerror}", hint="nothing was enabled") from error
         out(str(path))
+    make_way(cli, system=flags.system)
     systemctl("daemon-reload", system=flags.system)
-    leave(cli)
     systemctl("enable", "--now", *ENABLED, system=flags.system)
     if not flags.system and not lingers():
         note(LOGOUT)

@@ -11,8 +11,9 @@ def test_root_installs_it_and_routes_from_port_80(host) -> None:
     done = host.sandbox("daemon", "install", "--system")
     try:
         assert "/etc/systemd/system/sandboxd.service" in done.stdout
-        host.systemctl("enable", "--now", "sandboxd-router.socket")
         host.sandbox("daemon", "stop", "--all")
+        host.systemctl("stop", "sandboxd.socket", UNIT)
+        host.systemctl("enable", "--now", "sandboxd-router.socket", "sandboxd.socket")
         before = host.serve("shop")
         assert before["url"] == "http://shop.localhost/"
         assert host.fetch("shop", 80) == 200
