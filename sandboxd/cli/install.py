@@ -6,7 +6,6 @@ written whole or not at all, and an environment file that is there stays.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +64,8 @@ def text_of(name: str) -> str:
 
 def systemctl(*words: str, system: bool, check: bool = True) -> None:
     """Have the manager do it; raises NotOffered with what it said."""
+    import subprocess  # noqa: PLC0415 - `daemon status` does not pay for it
+
     command = ["systemctl", *([] if system else ["--user"]), *words]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -4,9 +4,9 @@ VARIANTS = ("no-linger",)
 
 
 def test_run_says_once_that_a_logout_ends_envs(host) -> None:
-    first = host.sandbox("run", "-d", "--name", "one", "-w", "/tmp", "--", "sleep", "1000")
+    first = host.sandbox("run", "-d", "--name", "one", "-w", host.place(), "--", "sleep", "1000")
     assert "loginctl enable-linger" in first.stderr
-    assert "loginctl" not in host.sandbox("run", "-d", "--name", "two", "-w", "/tmp", "--", "sleep", "1000").stderr
+    assert "loginctl" not in host.sandbox("run", "-d", "--name", "two", "-w", host.place(), "--", "sleep", "1000").stderr
     assert "/sandboxd-envs-" in host.cgroup(host.inspect("one")["services"][0]["pid"])
     said = host.sandbox("doctor", check=False)
     assert "linger is off" in said.stdout, said

@@ -56,12 +56,16 @@ class Host:
         manager = [] if os.geteuid() == 0 else ["--user"]
         return self.run("systemctl", *manager, *argv, check=check).stdout.strip()
 
+    def place(self) -> str:
+        """A directory to work in; root's envs run as somebody who cannot enter /root."""
+        place = Path("/srv/www") if os.geteuid() == 0 else Path.home() / "www"
+        place.mkdir(exist_ok=True)
+        return str(place)
+
     def serve(self, name: str) -> Any:
         """A web server in an env of that name, ready; its inspect object."""
-        place = Path.home() / "www"
-        place.mkdir(exist_ok=True)
         server = ["python3", "-m", "http.server", "8000"]
-        self.sandbox("run", "-d", "--wait", "--name", name, "-p", "8000", "-w", str(place), "--", *server)
+        self.sandbox("run", "-d", "--wait", "--name", name, "-p", "8000", "-w", self.place(), "--", *server)
         return self.inspect(name)
 
     def fetch(self, name: str, port: int = 7070) -> int:
