@@ -4,7 +4,7 @@ from pathlib import Path
 
 VARIANTS = ("root",)
 UNIT = "sandboxd.service"
-EXPOSURE = 7.0
+EXPOSURE = 6.7
 
 
 def test_root_installs_it_and_routes_from_port_80(host) -> None:
@@ -15,7 +15,7 @@ def test_root_installs_it_and_routes_from_port_80(host) -> None:
         host.systemctl("stop", "sandboxd.socket", UNIT)
         host.systemctl("enable", "--now", "sandboxd-router.socket", "sandboxd.socket")
         before = host.serve("shop")
-        assert before["url"] == "http://shop.localhost/"
+        assert before["url"] == "http://shop.localhost"
         assert host.fetch("shop", 80) == 200
         status = host.json("daemon", "status")
         assert int(host.show(UNIT, "MainPID")) == status["pid"]
