@@ -130,10 +130,10 @@ def run(name: str, wanted: Iterable[Check]) -> tuple[dict[tuple[str, str], Resul
             variant.suite,
         ]
         command += ["--append", variant.append, "--share", str(copy), "--share", str(site(version)), "--out", str(out)]
-        command += ["--timeout", "1200", "--env", "PYTHONPATH=/share/checkout:/share/site"]
+        command += ["--timeout", "1500", "--env", "PYTHONPATH=/share/checkout:/share/site"]
         command += ["--env", f"SANDBOXD_REQUIRE={os.environ.get('SANDBOXD_REQUIRE', '')}"]
         command += ["--", "python3", "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", "tests/vm/guest", "--tb=short"]
-        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "--confcutdir", "tests/vm/guest", "--timeout", "240"]
+        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "--confcutdir", "tests/vm/guest", "--timeout", "600"]
         command += ["-o", "junit_family=xunit1", "--junitxml", "/out/results.xml", "--durations", "0", "--durations-min", "1"]
         command += sorted({f"tests/vm/guest/{check.file}::{check.name}" for check in wanted})
         start = time.monotonic()
