@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch import stager, talk, walls
+from sandboxd.launch import stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 TYPE_CHECKING = False
@@ -59,6 +60,8 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         os.setsid()
         bounding(Stage())
         titles.set_title(talk.PARKED)
+        if not select.select([line], [], [], 0)[0]:
+            warm.rehearse()
         frame = talk.receive(line)
         if frame is None:
             return 0
@@ -67,7 +70,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         stage = Stage()
         stage.bridge = bridge
         apply(stage, "init", plan["steps"])
-        config, found = plan["config"], named(plan["fds"], received)
+        config, found = plan["config"], talk.named(plan["fds"], received)
         found["refused"] = stage.listener
     except (StepFailed, OSError, SandboxdError, ValueError, KeyError, TypeError, IndexError) as error:
         talk.send(line, failure(error))
@@ -109,19 +112,3 @@ def drop(line: _socket.socket, order: Order) -> bool:
     capabilities.set_dumpable(False)  # after the maps, which a non-dumpable child's parent could not write, and after setresuid
     os.umask(0o022)
     return True
-
-
-def named(names: list, received: list) -> dict[str, object]:  # type: ignore[type-arg]
-    """The received descriptors as init takes them."""
-    logs: dict[str, list[int]] = {}
-    attach: dict[str, dict[str, int]] = {}
-    found: dict[str, object] = {"logs": logs, "attach": attach}
-    for name, fd in zip(names, received, strict=True):
-        match name:
-            case ["log", service]:
-                logs.setdefault(service, []).append(fd)
-            case ["attach", service, stream]:
-                attach.setdefault(service, {})[stream] = fd
-            case [single]:
-                found[single] = fd
-    return found

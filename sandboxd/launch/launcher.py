@@ -24,7 +24,7 @@ if not __package__:
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
 from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
-from sandboxd.launch import child, plain, talk, walls
+from sandboxd.launch import child, plain, talk, walls, warm
 
 ALWAYS = namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS
 TITLE = "sandboxd-launcher"
@@ -161,7 +161,7 @@ def load(module: str):  # type: ignore[no-untyped-def]
     """`run` of the module that a child becomes; then nothing can be imported any more."""
     run_init = __import__(module, fromlist=["run"]).run
     walls.remember_outside()
-    __import__("sandboxd.launch.warm", fromlist=["warm"]).warm()  # what an init runs first, it writes to; here it does so once
+    warm.warm()  # what an init runs first, it writes to; here it does so once
     sys.path.clear()
     sys.meta_path.clear()
     sys.path_importer_cache.clear()

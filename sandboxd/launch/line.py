@@ -74,6 +74,7 @@ class Line:
             except BlockingIOError:
                 return True
             except OSError:
+                self.readable()  # its last words: why it left
                 self.end()
                 return False
             if owned:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 from sandboxd.errors import LaunchFailed, WallUnavailable
 from sandboxd.isolation.plan import LaunchPlan, Profile
-from sandboxd.isolation.steps import AnyStep, Phase
+from sandboxd.isolation.steps import AnyStep, Phase, Prove
 from sandboxd.kernel import pidfd
 from sandboxd.launch.line import Line, Message
 
 HINT_UNPROVEN = "the launcher may be of another version: `sandbox daemon stop`, and it is started anew"
 WALL_HINT = "`sandbox doctor` tells what this host offers; --isolation asks for less by name"
+IN_VIEW = ("mount", "proc", "landlock")  # walls that hold, or are raised, only once the view is whole
 Shape = tuple[Profile, bytes]
 Load = tuple[bytes, list[int]]
 
@@ -85,12 +86,18 @@ class Parked:
 
 
 def parts(plan: LaunchPlan) -> tuple[list[AnyStep], list[AnyStep], list[AnyStep]]:
-    """The steps that build the view, which the stager does; those that act on one process, which pid 1 does meanwhile (a filter
-    of system calls takes it 0.1 ms: so long the stager needs anyway); and of these, apart, the walls that need the whole view.
-    """
+    """The steps that build the view, which the stager does; those that act on one process, which pid 1 does meanwhile (a
+    filter of system calls takes it 0.1 ms, but so long the stager needs anyway); and, with their proofs, the walls that need it."""
     view = [step for step in plan.steps if step.phase < Phase.PRIVILEGES]
     own = [step for step in plan.steps if Phase.PRIVILEGES <= step.phase <= Phase.SECCOMP]
-    return view, own, plan.steps[len(view) + len(own) :]
+    confined: list[AnyStep] = []
+    for step in plan.steps[len(view) + len(own) :]:
+        if isinstance(step, Prove):
+            own.append(Prove([wall for wall in step.walls if wall not in IN_VIEW]))
+            confined.append(Prove([wall for wall in step.walls if wall in IN_VIEW]))
+        else:
+            confined.append(step)
+    return view, own, confined
 
 
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:

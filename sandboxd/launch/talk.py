@@ -64,6 +64,22 @@ def decode(body: bytes | bytearray) -> dict:  # type: ignore[type-arg]
     return plan
 
 
+def named(names: list, received: list) -> dict[str, object]:  # type: ignore[type-arg]
+    """The received descriptors as init takes them."""
+    logs: dict[str, list[int]] = {}
+    attach: dict[str, dict[str, int]] = {}
+    found: dict[str, object] = {"logs": logs, "attach": attach}
+    for name, fd in zip(names, received, strict=True):
+        match name:
+            case ["log", service]:
+                logs.setdefault(service, []).append(fd)
+            case ["attach", service, stream]:
+                attach.setdefault(service, {})[stream] = fd
+            case [single]:
+                found[single] = fd
+    return found
+
+
 def in_words(error: BaseException | None) -> dict[str, object]:
     """An error as plain data."""
     number = error.errno if isinstance(error, OSError) else 0

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from sandboxd.errors import LaunchFailed
-from sandboxd.isolation.steps import Bounding, Hostname, Phase, Rlimits
+from sandboxd.isolation.steps import Bounding, Hostname, Phase, Prove, Rlimits
 from sandboxd.launch.client import InitFds, messages_of
 from sandboxd.launch.parked import parts
 from tests.walls.envs import TIMEOUT, Walls, program
@@ -68,10 +68,15 @@ def test_a_program_that_ignores_nothing_dies_of_a_closed_pipe(walls: Walls) -> N
 def test_each_step_is_done_by_the_one_it_acts_on(walls: Walls) -> None:
     made = walls.planned(["/bin/true"])
     view, own, confined = parts(made)
-    assert [*view, *own, *confined] == made.steps
+    steps = [*view, *own[:-1], *confined[:-1]]
+    assert steps == made.steps[:-1]
+    proofs = [made.steps[-1], own[-1], confined[-1]]
+    walls_of = [set(step.walls) for step in proofs if isinstance(step, Prove)]
+    assert walls_of[0] == walls_of[1] | walls_of[2] == {name for name, wall in made.walls.items() if wall.demanded}
+    assert "landlock" in walls_of[2]
     assert {step.phase < Phase.PRIVILEGES for step in view} == {True}
-    assert {step.phase for step in own} == {Phase.PRIVILEGES}
-    assert {step.phase > Phase.PRIVILEGES for step in confined} == {True}
+    assert {Phase.PRIVILEGES <= step.phase <= Phase.SECCOMP for step in own[:-1]} == {True}
+    assert {step.phase > Phase.SECCOMP for step in confined} == {True}
     own = [step for step in made.base if step.phase >= Phase.PRIVILEGES]
     assert own == [Bounding()], "pid 1 does the one of the base without being told; it does not read the base"
 
@@ -120,7 +125,7 @@ def test_each_gets_its_own_half(walls: Walls) -> None:
         os.close(null)
     assert staged["fds"] == [["handed"]]
     assert init["fds"] == [["control"], ["dial"], ["exits"]]
-    assert len(init["steps"]) + len(init["walls"]) + len(staged["steps"]) == len(made.steps)
+    assert len(init["steps"]) + len(init["walls"]) + len(staged["steps"]) == len(made.steps) + 1
 
 
 def test_a_stager_that_fails_takes_the_child_along(walls: Walls) -> None:
