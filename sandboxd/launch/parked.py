@@ -86,8 +86,8 @@ class Parked:
 
 
 def parts(plan: LaunchPlan) -> tuple[list[AnyStep], list[AnyStep], list[AnyStep]]:
-    """The steps that build the view, which the stager does; those that act on one process, which pid 1 does meanwhile (a
-    filter of system calls takes it 0.1 ms, but so long the stager needs anyway); and, with their proofs, the walls that need it."""
+    """What the stager does: the view. What pid 1 does meanwhile: all that acts on one process, and proofs (a filter of system
+    calls takes it 0.1 ms, and the stager needs longer). What it does then: walls and proofs that need the whole view."""
     view = [step for step in plan.steps if step.phase < Phase.PRIVILEGES]
     own = [step for step in plan.steps if Phase.PRIVILEGES <= step.phase <= Phase.SECCOMP]
     confined: list[AnyStep] = []
