@@ -22,7 +22,7 @@ FILES = sorted((ROOT / "sandboxd").rglob("*.py"))
 PURE = (
     "spec", "specfile", "units", "settings", "protocol", "lifecycle", "isolation", "routing",
     "limits.verdict", "limits.change", "client.session", "cli.ceilings", "doctor.facts", "doctor.report", "doctor.walls",
-    "doctor.host", "doctor.service", "doctor.names", "doctor.fixes", "doctor.diagnosis",
+    "doctor.host", "doctor.service", "doctor.limits", "doctor.names", "doctor.fixes", "doctor.diagnosis",
 )  # fmt: skip
 IMPURE = {
     "os", "io", "socket", "select", "selectors", "asyncio", "time", "random", "secrets", "uuid", "ctypes", "subprocess",

@@ -5,7 +5,7 @@ A part that could not be looked at is left at its default, and `failed` says why
 
 import msgspec
 
-from sandboxd.isolation.facts import HostFacts
+from sandboxd.isolation.facts import HostFacts, LimitFacts
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +94,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     container: str = ""
     nested: bool = False
     host: HostFacts | None = None
+    limits: LimitFacts | None = None
     settings: dict[str, str] = {}
     features: dict[str, int] = {}
     pressure: str = ""

@@ -74,6 +74,7 @@ def look(environ: Mapping[str, str], command: str = "sandbox") -> Facts:
         command=command,
         kernel=os.uname().release,
         host=host,
+        limits=None if host is None else host.limits,
         settings={name: probes.read_setting(name) for name in SETTINGS},
         features=seen.part("features", lambda: probes.probe_features(seen.user), {}),
         pressure=look_at_pressure(),

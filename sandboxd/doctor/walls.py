@@ -1,4 +1,4 @@
-"""Which walls and limits this host gives, why not, and what follows: the tier.
+"""Which walls this host gives, why not, and what follows: the tier.
 
 Pure. A wall that this version does not have is not spoken of. A wall that is missing is a failure only where the level that
 was asked about demands it (`DEMANDED`).
@@ -8,6 +8,7 @@ from sandboxd.doctor.facts import Facts
 from sandboxd.doctor.report import Check, Tier
 from sandboxd.isolation.facts import Offer
 from sandboxd.isolation.hints import APPARMOR, DOCTOR
+from sandboxd.isolation.landlock import lacking
 
 WORDS = {
     "user": "user namespace: what is root inside is nobody outside",
@@ -60,14 +61,14 @@ def wall(facts: Facts, name: str, offer: Offer, level: str) -> Check:
 
 
 def reason(facts: Facts, name: str, offer: Offer) -> str:
-    """Why not; with which container it is, where that is known."""
-    if offer.offered:
-        return (
-            "subset=pid: the host masks parts of its /proc"
-            if name == "proc" and facts.host and facts.host.proc == "subset"
-            else ""
-        )
-    return f"{offer.reason} (this is a {facts.container} container)" if facts.container else offer.reason
+    """Why not; with which container it is, where that is known. Of what is there: what of it is not."""
+    if not offer.offered:
+        return f"{offer.reason} (this is a {facts.container} container)" if facts.container else offer.reason
+    if facts.host is not None and name == "proc" and facts.host.proc == "subset":
+        return "subset=pid: the host masks parts of its /proc"
+    if facts.host is not None and name == "landlock":
+        return lacking(facts.host.landlock, on_host=True) or f"ABI {facts.host.landlock}"
+    return ""
 
 
 def repair(facts: Facts, offer: Offer) -> str:
@@ -84,6 +85,17 @@ def can_mend(facts: Facts, offer: Offer) -> bool:
     if offer.fix == DOCTOR:
         return facts.apparmor.trusted and facts.apparmor.parser
     return offer.fix.startswith("sudo sysctl -w ")
+
+
+def denials(facts: Facts) -> list[Check]:
+    """Whether `why` can tell what the filter refuses: there can be one listener only (seccomp_unotify(2))."""
+    if facts.host is None or not facts.host.walls["seccomp"].offered:
+        return []
+    name = "refused system calls are told (sandbox why)"
+    if facts.host.listener:
+        return [Check(id="denials", group="walls", name=name, offered=True)]
+    why = "a filter above sandboxd's has the only listener there can be: what is refused is refused, and nobody is told"
+    return [Check(id="denials", group="walls", name=name, status="note", offered=False, reason=why)]
 
 
 def apparmor(facts: Facts) -> list[Check]:
@@ -131,16 +143,6 @@ def tiers(facts: Facts, checks: list[Check]) -> tuple[str, list[Tier]]:
     tier = "T3" if spaces and boxed else "T1" if spaces else "T2" if groups else "T0"
     lacking = {"T0": [*spaces, *others, *groups], "T1": spaces, "T2": groups, "T3": spaces if boxed else []}
     return tier, [Tier(id=one, name=name, holds=one == tier, missing=lacking[one]) for one, name in TIERS.items()]
-
-
-def limits(facts: Facts) -> list[Check]:
-    """How each limit is enforced here."""
-    return [
-        Check(id="limit.pids", group="limits", name="pids", offered=True, reason="RLIMIT_NPROC in the env's user namespace"),
-        Check(id="limit.nofile", group="limits", name="nofile", offered=True, reason="RLIMIT_NOFILE"),
-        Check(id="limit.memory", group="limits", name="memory", offered=True,
-              reason="sampled: an env that is over is stopped, and may be over for a moment"),
-    ]  # fmt: skip
 
 
 def needs_sysctl(facts: Facts) -> list[tuple[str, str]]:

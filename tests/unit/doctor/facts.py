@@ -4,12 +4,13 @@ from typing import Any
 
 from sandboxd.doctor.facts import Facts, Lookup, NameFacts, Place
 from sandboxd.doctor.report import Check, Report
-from sandboxd.isolation.facts import WALLS, HostFacts, Layout, Offer
+from sandboxd.isolation.facts import WALLS, HostFacts, Layout, LimitFacts, Offer
 
 
 def host(**missing: Offer) -> HostFacts:
     walls = {name: Offer(offered=True) for name in WALLS}
-    return HostFacts(walls={**walls, **missing}, proc="full", layout=Layout(directories=[], links=[], system=[], nodes=[]))
+    layout = Layout(directories=[], links=[], system=[], nodes=[])
+    return HostFacts(walls={**walls, **missing}, proc="full", layout=layout, listener=True)
 
 
 def place(path: str = "/home/dev/.local/state/sandboxd", **changes: Any) -> Place:
@@ -26,6 +27,7 @@ def facts(**changes: Any) -> Facts:
         "system": "Ubuntu 24.04 LTS",
         "family": "ubuntu debian",
         "host": host(),
+        "limits": LimitFacts(controllers=["cpu", "io", "memory", "pids"], reason="", cpus=[0, 1, 2, 3], devices=["8:0"]),
         "features": {"overlay": 0, "nft": 0},
         "pressure": "yes",
         "rlimits": {"nofile": 1048576},

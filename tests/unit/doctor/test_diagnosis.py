@@ -3,11 +3,12 @@
 import errno
 from typing import Any
 
+import msgspec
 import pytest
 
 from sandboxd.doctor.diagnosis import diagnose
 from sandboxd.doctor.facts import Address, AppArmorFacts, DaemonFacts, Lookup, NameFacts
-from sandboxd.isolation.facts import WALLS
+from sandboxd.isolation.facts import WALLS, LimitFacts
 from sandboxd.isolation.hints import APPARMOR, CLONE_SWITCH, explain
 from tests.unit.doctor.facts import check, facts, host, place
 
@@ -87,6 +88,52 @@ def test_in_a_container_the_fix_is_the_hosts() -> None:
     assert (found.fixable, report.fixes) == ("", [])
 
 
+@pytest.mark.parametrize(("abi", "says"), [(1, "truncating files"), (3, "TCP ports"), (7, "ABI 7")])
+def test_what_an_older_landlock_cannot_do_is_said(abi: int, says: str) -> None:
+    found = check(diagnose(facts(host=msgspec.structs.replace(host(), landlock=abi))), "wall.landlock")
+    assert (found.status, says in found.reason) == ("ok", True)
+
+
+def test_a_filter_that_nobody_listens_to_is_a_note() -> None:
+    report = diagnose(facts(host=msgspec.structs.replace(host(), listener=False)))
+    assert (check(report, "denials").status, report.well) == ("note", True)
+    assert check(diagnose(facts()), "denials").offered is True
+
+
+# -- limits
+
+NO_GROUPS = LimitFacts(reason="the control group / is not delegated", fix="sandbox daemon install", cpus=[0, 1])
+
+
+def test_without_control_groups_it_is_t2_and_each_limit_says_how_it_is_enforced() -> None:
+    report = diagnose(facts(limits=NO_GROUPS))
+    assert (report.tier, report.well) == ("T2", True), "envs run, with less exact limits"
+    groups = check(report, "limit.cgroup")
+    assert (groups.status, groups.reason, groups.fix) == ("warn", NO_GROUPS.reason, NO_GROUPS.fix)
+    assert "sampled" in check(report, "limit.memory").reason
+    assert "affinity" in check(report, "limit.cpus").reason
+    assert "rlimit" in check(report, "limit.pids").reason
+    for name in ("memory_high", "cpus.part", "cpu_weight", "io_read"):
+        refused = check(report, f"limit.{name}")
+        assert (refused.status, refused.offered) == ("warn", False)
+        assert NO_GROUPS.reason in refused.reason
+        assert NO_GROUPS.fix in refused.fix
+
+
+def test_with_control_groups_the_kernel_holds_the_whole_env() -> None:
+    report = diagnose(facts())
+    assert check(report, "limit.cgroup").reason == "cpu, io, memory, pids"
+    for name in ("memory", "memory_high", "cpus", "cpus.part", "cpu_weight", "pids", "io_read", "io_write"):
+        assert check(report, f"limit.{name}").reason.startswith("cgroup")
+    assert check(report, "limit.nofile").reason.startswith("rlimit")
+
+
+def test_both_tiers_are_shown_where_both_are_missing() -> None:
+    report = diagnose(facts(limits=NO_GROUPS, host=host(user=explain("user", errno.EPERM, {}))))
+    assert report.tier == "T1"
+    assert next(tier for tier in report.tiers if tier.id == "T2").missing == ["limit.cgroup"]
+
+
 # -- AppArmor
 
 UBUNTU = {APPARMOR: "1"}
@@ -163,8 +210,6 @@ def test_traps_of_the_machine(changes: dict[str, Any], id: str, status: str, say
 
 
 def test_groups_that_give_power_are_named() -> None:
-    import msgspec
-
     found = check(diagnose(facts(host=msgspec.structs.replace(host(), groups=["adm", "docker"]))), "host.groups")
     assert "adm, docker" in found.name
     assert "gpasswd -d dev adm" in found.fix
@@ -293,5 +338,5 @@ def test_programs_are_shown_and_never_demanded() -> None:
 # Named here so that every module of the doctor has its test: what they decide is what `diagnose` says.
 DECIDED_IN = (
     "sandboxd.doctor.walls", "sandboxd.doctor.host", "sandboxd.doctor.service", "sandboxd.doctor.names",
-    "sandboxd.doctor.fixes", "sandboxd.doctor.report",
+    "sandboxd.doctor.limits", "sandboxd.doctor.fixes", "sandboxd.doctor.report",
 )  # fmt: skip
