@@ -1,6 +1,7 @@
 """Requests that only look: List, Inspect, Status, Metrics, Logs, Events, Why, Stats; and Shutdown, which only sets a flag."""
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from sandboxd.daemon.control import Call
 from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.supervisor import Subscription, Supervisor
 from sandboxd.daemon.watch import Watch
-from sandboxd.errors import NotFound, UsageError
+from sandboxd.errors import KernelError, NotFound, UsageError
 from sandboxd.launch.pids import host_pids
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE, ENDED
@@ -58,7 +59,10 @@ class Queries:
         info = env_info(record, self.supervisor.base, whole=True)
         pids = host_pids(record.init.pid) if record.init and record.state in ALIVE else {}
         services = [replace(s, pid=pids.get(s.pid) if s.pid is not None else None) for s in info.services]
-        usage = self.watch.usage(record) if record.init and record.state in ALIVE else None
+        usage = None
+        if record.init and record.state in ALIVE:
+            with contextlib.suppress(KernelError):  # it ended just now, and its record does not know yet
+                usage = self.watch.usage(record)
         return m.InspectReply(env=replace(info, services=services, usage=usage))
 
     async def status(self, call: Call) -> m.StatusReply:
@@ -173,7 +177,11 @@ class Queries:
                 self.watch.begin(alive)
                 await asyncio.sleep(min(0.1, params.interval))  # a rate needs two looks
                 first = False
-            reply = m.StatsReply(stats=[self.watch.row(record) for record in alive])
+            rows = []
+            for record in alive:
+                with contextlib.suppress(KernelError):
+                    rows.append(self.watch.row(record))
+            reply = m.StatsReply(stats=rows)
             if not (params.follow and call.more):
                 return reply
             await call.reply(reply, continues=True)

@@ -6,13 +6,14 @@ written to disk is walked by `disk`, in a thread. The verdict is `limits.verdict
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
 
 from sandboxd.daemon import limiting
 from sandboxd.daemon.disk import DiskWatch
-from sandboxd.errors import SandboxdError
+from sandboxd.errors import KernelError, SandboxdError
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
 from sandboxd.limits.sampler import Sample, Sampler
@@ -107,7 +108,8 @@ class Watch:
         for record in records:
             last = self._last.get(record.id)
             if last is None or time.monotonic() - last.now > 10.0:
-                self.look(record)
+                with contextlib.suppress(KernelError):  # it ended just now
+                    self.look(record)
 
     def cpu_percent(self, record: EnvRecord) -> float:
         """Percent of one CPU between the last two looks."""
