@@ -27,6 +27,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     directories: (path, where it really lies). links: (path, text) of symbolic links at the root. system: parts of /sys.
     nodes: harmless devices. resolv_conf, hosts: where these files end inside, once links are followed ("": the host has none).
     home: of the daemon's user, made ahead because most envs will want it. memory: bytes of RAM.
+    sealed: what of /proc is the whole kernel's to set; hidden: what tells of it, as (path, is it a file).
     """
 
     directories: list[tuple[str, str]]
@@ -37,6 +38,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     hosts: str = ""
     home: str = ""
     memory: int = 1 << 30
+    sealed: list[str] = []
+    hidden: list[tuple[str, bool]] = []
 
 
 class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):

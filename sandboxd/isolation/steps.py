@@ -173,6 +173,19 @@ class Sysctl(Step, frozen=True):
     value: str
 
 
+class Mask(Step, frozen=True):
+    """What of /proc is the kernel's, not the env's: `sealed` is read-only but for `kept`; `hidden`: (ours, what it hides).
+
+    Modes keep an ordinary user from most of it, but not who is root outside (core_pattern is then a program run as root).
+    """
+
+    phase: ClassVar[Phase] = Phase.SYSCTL
+    words: ClassVar[str] = "make {sealed} read-only and hide {hidden}"
+    sealed: list[Path]
+    kept: list[Path]
+    hidden: list[tuple[Path, Path]]
+
+
 class Bounding(Step, frozen=True):
     """Empty the bounding and ambient sets, and set no_new_privs: nothing executed from here on gains privileges."""
 
@@ -249,7 +262,7 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Rlimits | Affinity | Seal | Leave | Sysctl | Bounding | Ruleset | Rules | Capabilities | Landlock
+    | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Bounding | Ruleset | Rules | Capabilities | Landlock
     | Seccomp | Prove
 )  # fmt: skip
 

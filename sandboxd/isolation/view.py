@@ -23,6 +23,7 @@ from sandboxd.isolation.steps import (
     Files,
     Links,
     Loopback,
+    Mask,
     Pivot,
     Proc,
     Sysctl,
@@ -91,6 +92,11 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0) -> lis
         steps.append(Sysctl("net/ipv4/ip_unprivileged_port_start", "0"))
     # Counted for the user as well, who has 128 by default: without it one env takes them all, from editors outside too.
     steps.append(Sysctl("user/max_inotify_instances", str(INOTIFY)))
+    if proc == "full":  # of a subset nothing is there to be masked
+        # A namespace's own: they need capabilities in it, which are there until the last step and then nowhere.
+        kept = ["/proc/sys/user", *(["/proc/sys/net"] if network else [])]
+        hidden = [(BLANK if is_file else EMPTY, path) for path, is_file in layout.hidden]
+        steps.append(Mask(layout.sealed, kept if layout.sealed else [], hidden))
     steps.append(Bounding())
     return steps
 

@@ -267,6 +267,34 @@ def sysctl(_: Stage, name: str, value: str) -> None:
             raise
 
 
+def mask(stage: Stage, sealed: list[str], kept: list[str], hidden: list[tuple[str, str]]) -> None:
+    """Read-only, hidden, or left as it is within what is read-only. /proc is ours yet: nobody else has been here."""
+    left = [(path, copy_of(stage, path)) for path in kept]
+    for source, path in [*((path, path) for path in sealed), *hidden]:
+        tree = copy_of(stage, source)
+        mounts.mount_setattr(tree, mounts.ATTR_RDONLY, recursive=False, propagation=mounts.MS_PRIVATE, subject=path)
+        attach(stage, tree, path)
+    for path, tree in left:
+        attach(stage, tree, path)
+
+
+def copy_of(stage: Stage, path: str) -> int:
+    """A detached copy of one mount of the new root."""
+    place = mounts.openat2(stage.root, inside(path), os.O_PATH, STRICT)
+    try:
+        return mounts.open_tree(place, recursive=False, subject=path)
+    finally:
+        os.close(place)
+
+
+def attach(stage: Stage, tree: int, path: str) -> None:
+    """Attach a detached mount, whose descriptor is closed."""
+    place = mounts.openat2(stage.root, inside(path), os.O_PATH, STRICT)
+    mounts.move_mount(tree, place, subject=path)
+    os.close(place)
+    os.close(tree)
+
+
 def bounding(_: Stage) -> None:
     """Nothing to gain any more."""
     capabilities.drop_bounding()
@@ -307,6 +335,7 @@ APPLY = {
     "seal": seal,
     "leave": leave,
     "sysctl": sysctl,
+    "mask": mask,
     "bounding": bounding,
     "capabilities": empty,
     "rlimits": rlimits,

@@ -28,6 +28,10 @@ TIMEOUT = 30.0  # seconds
 FEATURES = ("overlay", "nft")
 # What a program may need of the host, and nothing that tells of its users: no /var, /run, /srv, /root, /home, /mnt, /boot.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")
+# Of what docker masks (oci/defaults.go) that which tells of other users or which root outside could write, capabilities or not;
+# each is a mount more for every env.
+SEALED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+HIDDEN = tuple(f"/proc/{name}" for name in ("kcore", "keys", "timer_list", "sched_debug", "latency_stats", "acpi", "scsi"))
 SYSFS = ("/sys/devices/system", "/sys/kernel/mm")  # how many processors and nodes there are, and how pages behave
 NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 LINKS = ("/run/current-system",)  # NixOS finds its programs through it
@@ -130,6 +134,8 @@ def look_at_layout() -> Layout:
         hosts=where_it_ends("/etc/hosts"),
         home=places.home_of({}, os.geteuid()),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        sealed=[path for path in SEALED if os.path.exists(path)],
+        hidden=[(path, not os.path.isdir(path)) for path in HIDDEN if os.path.exists(path)],
     )
 
 

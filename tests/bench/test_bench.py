@@ -18,6 +18,7 @@ SMALL = {
     "idle": ["--count", "3", "--seconds", "0.5"],
     "suspend": ["--count", "3"],
     "wake": ["--count", "2"],
+    "bombs": ["--count", "2", "--seconds", "0.2"],
     "cli": ["--count", "2"],
 }
 

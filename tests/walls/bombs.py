@@ -6,6 +6,16 @@ and the daemon notice of it; test_bombs.py holds that each is stopped by the nam
 
 from typing import NamedTuple
 
+# The neighbour.
+SERVE = """
+import http.server
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers(); self.wfile.write(b"ok")
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Answer).serve_forever()
+"""
 HEAD = """
 import ctypes, errno, os, resource, select, socket, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)

@@ -12,18 +12,8 @@ import pytest
 from sandboxd.kernel.fds import raise_limit
 from sandboxd.protocol.messages import Status
 from tests.daemons import Daemon
-from tests.walls.bombs import BOMBS, program
+from tests.walls.bombs import BOMBS, SERVE, program
 from tests.walls.envs import PYTHON
-
-SERVE = """
-import http.server
-class Answer(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers(); self.wfile.write(b"ok")
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Answer).serve_forever()
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -76,6 +76,33 @@ def test_root_is_root_only_by_name(rootly: Walls) -> None:
     assert found == [0, "ok", "EINVAL", "EROFS"]  # EINVAL: no other id is mapped
 
 
+SETTINGS = [
+    "/proc/sys/kernel/core_pattern", "/proc/sys/vm/drop_caches", "/proc/sys/kernel/hostname", "/proc/irq/default_smp_affinity",
+    "/proc/sysrq-trigger", "/proc/sys/kernel/modprobe", "/proc/sys/fs/binfmt_misc/register",
+]  # fmt: skip
+
+
+def test_who_is_root_outside_sets_nothing_of_the_kernels(rootly: Walls) -> None:
+    """Modes let kuid 0 write these, capabilities or not; a program in core_pattern is run as root by the kernel, outside."""
+    code = """
+def for_writing(path):
+    os.close(os.open(path, os.O_WRONLY))
+def show(path):
+    with open(path, "rb") as file:
+        return len(file.read(64))
+found = [[tried(for_writing, path) for path in given["settings"]], [show(path) for path in given["hidden"]]]
+found += [tried(for_writing, "/proc/self/oom_score_adj"), tried(read, "/proc/sys/kernel/hostname")]
+"""
+    there = [path for path in SETTINGS if os.path.exists(path)]
+    hidden = [path for path in ("/proc/keys", "/proc/timer_list") if os.path.exists(path)]
+    given = {"settings": there, "hidden": hidden}
+    found = rootly.inside(code, parts={"isolation": Isolation(user="root")}, **given)
+    assert found == [["EROFS"] * len(there), [0] * len(hidden), "ok", "ok"]
+    control = outside(code, **given)
+    assert control[0] == ["ok"] * len(there)
+    assert any(control[1])
+
+
 def test_the_launcher_refuses_uid_0_unasked() -> None:
     for root, *ids in ((False, 0, 0, 0, 0), (False, 5, 5, 0, 0), (False, NOBODY, NOBODY, 0, 0)):
         with pytest.raises(PermissionDenied):

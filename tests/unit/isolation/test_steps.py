@@ -8,6 +8,7 @@ SAMPLES = {
     "size": 1 << 20, "mode": 0o755, "paths": ["/x"], "files": [("/x", "/y")], "links": [("/x", "y")], "trees": [("/x", "/y")],
     "nodes": ["/dev/null"], "limits": [("CORE", 0, 0)], "cpus": [0], "walls": ["net"], "listener": True,
     "rules": [("/x", 1)], "ports": [(80, 1)],
+    "sealed": ["/x"], "kept": ["/x"], "hidden": [("/x", "/y")],
     **dict.fromkeys(["fs", "net", "scoped", "flags"], 1),
 }  # fmt: skip
 
