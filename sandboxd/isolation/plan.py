@@ -115,7 +115,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
         id=id,
         name=name,
         profile=profile,
-        base=base_steps(host.layout, host.proc, network=profile.network, abi=host.landlock),
+        base=base_steps(host.layout, host.proc, network=profile.network, abi=host.landlock, nested=spec.isolation.nested),
         steps=steps_of(spec, name, host, place, handed=handed, confined=confined),
         init=InitConfig(
             id=id,

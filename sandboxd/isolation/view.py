@@ -60,8 +60,12 @@ def tmp_size(memory: int, limit: int | None) -> int:
     return size if limit is None else max(1 << 20, min(size, limit))
 
 
-def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0) -> list[AnyStep]:
-    """What every env of this host shares; applied to a parked child before any plan is there. abi: of Landlock."""
+def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested: bool = False) -> list[AnyStep]:
+    """What every env of this host shares; applied to a parked child before any plan is there. abi: of Landlock.
+
+    nested: a procfs is to be mounted inside, which the kernel refuses where parts of this one are covered
+    (mount_too_revealing, fs/namespace.c).
+    """
     size = tmp_size(layout.memory, None)
     own = [(HOSTS, layout.hosts), (RESOLV_CONF, layout.resolv_conf)]
     trees = [(source, path) for path, source in layout.directories]
@@ -92,7 +96,7 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0) -> lis
         steps.append(Sysctl("net/ipv4/ip_unprivileged_port_start", "0"))
     # Counted for the user as well, who has 128 by default: without it one env takes them all, from editors outside too.
     steps.append(Sysctl("user/max_inotify_instances", str(INOTIFY)))
-    if proc == "full":  # of a subset nothing is there to be masked
+    if proc == "full" and not nested:  # of a subset nothing is there to be masked
         # A namespace's own: they need capabilities in it, which are there until the last step and then nowhere.
         kept = ["/proc/sys/user", *(["/proc/sys/net"] if network else [])]
         hidden = [(BLANK if is_file else EMPTY, path) for path, is_file in layout.hidden]

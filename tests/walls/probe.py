@@ -234,6 +234,17 @@ def own_namespaces(flags):
             file.write(line)
 
 
+def inner_proc():
+    """A procfs of a pid namespace of our own, as bwrap, podman and Chromium mount it."""
+    own_namespaces(NEWNS | 0x20000000)  # PID
+    pid = os.fork()
+    if pid == 0:
+        os._exit(ctypes.get_errno() if libc.mount(b"proc", b"/proc", b"proc", 0, None) else 0)
+    refused = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if refused:
+        raise OSError(refused, "mount")
+
+
 def on_child(action, *arguments):
     """Another action on a process of our own, whose pid stands where None does."""
     child = os.fork()
@@ -274,8 +285,8 @@ def mkfifo(path):
 
 DO: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (
-        below, connect, descriptor_call, descriptors, exchange, ioctl, limit, link_and_read, listen, make, make_socket, mkfifo,
-        netlink_change, on_child, overlay, own_namespaces, pidfd_call, read, remote, replace, seize, setns, syscall,
+        below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read, listen, make, make_socket,
+        mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, read, remote, replace, seize, setns, syscall,
         there_and_back, via_descriptor, write, os.chmod, os.chown, os.chroot, os.kill, os.link, os.setuid, os.truncate,
         os.utime,
     )

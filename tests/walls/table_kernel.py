@@ -5,7 +5,7 @@ descriptor as the control's answer (EFAULT, EBADF, EINVAL) proves that the call 
 """
 # ruff: noqa: E501 - a row is read across, as a table's
 
-from tests.walls.attempts import CAPABLE, OUTSIDE, Attempt
+from tests.walls.attempts import CAPABLE, NESTED, OUTSIDE, Attempt
 
 TIOCSTI, TIOCLINUX, TIOCGWINSZ = 0x5412, 0x541C, 0x5413
 HIGH = 1 << 32
@@ -15,11 +15,12 @@ OWN_TERMINAL = ["ioctl", TIOCGWINSZ, "12345678"]
 SELF = ["read", "/proc/self/status"]
 
 NAMESPACES = [
-    Attempt("a user namespace", ["own_namespaces", 0], "EPERM|ENOSPC", OUTSIDE, "ok", SELF, "seccomp"),
-    Attempt("user and mount namespaces", ["own_namespaces", NEWNS], "EPERM|ENOSPC", OUTSIDE, "ok", SELF, "seccomp"),
-    Attempt("clone into one", ["syscall", "clone", NEWUSER | 17, 0, 0, 0, 0], "EPERM|ENOSPC", OUTSIDE, "ok", SELF, "seccomp"),
-    Attempt("clone3 into one", ["syscall", "clone3", ["8Q", NEWUSER, 0, 0, 0, 17, 0, 0, 0], 64], "EPERM|ENOSPC|ENOSYS", OUTSIDE, "ok",
+    Attempt("a user namespace", ["own_namespaces", 0], "EPERM|ENOSPC", NESTED, "ok", SELF, "seccomp"),
+    Attempt("user and mount namespaces", ["own_namespaces", NEWNS], "EPERM|ENOSPC", NESTED, "ok", SELF, "seccomp"),
+    Attempt("clone into one", ["syscall", "clone", NEWUSER | 17, 0, 0, 0, 0], "EPERM|ENOSPC", NESTED, "ok", SELF, "seccomp"),
+    Attempt("clone3 into one", ["syscall", "clone3", ["8Q", NEWUSER, 0, 0, 0, 17, 0, 0, 0], 64], "EPERM|ENOSPC|ENOSYS", NESTED, "ok",
             ["on_child", "kill", None, 0], "seccomp"),
+    Attempt("a procfs of its own", ["inner_proc"], "EPERM|ENOSPC", NESTED, "ok", ["list", "/proc"], "seccomp"),
     Attempt("a mount namespace", ["syscall", "unshare", NEWNS], "EPERM", CAPABLE, "ok", SELF),
     Attempt("a network namespace", ["syscall", "unshare", NEWNET], "EPERM", CAPABLE, "ok", SELF),
     Attempt("setns", ["descriptor_call", "setns", "/proc/self/ns/net", NEWNET], "EPERM", CAPABLE, "ok", SELF),
