@@ -71,6 +71,7 @@ def show_status(cli: Cli, flags: FormatFlags) -> None:
     for header, cell in COLUMNS.items():
         out(f"{header.lower():<8} {cell(status)}")
     out(f"socket   {status.socket}")
+    out(f"cgroups  {', '.join(status.controllers) or f'none: {status.uncontrolled}'}")
     out(f"parts    launcher {status.launcher_pid or '-'}, router {status.router_pid or '-'}, {status.pool} parked children")
 
 

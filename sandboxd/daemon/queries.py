@@ -82,6 +82,9 @@ class Queries:
             launcher_pid=supervisor.launcher.pid,
             router_pid=supervisor.router.pid,
             pool=supervisor.launcher.pool,
+            controllers=supervisor.host.limits.controllers,
+            uncontrolled=supervisor.host.limits.reason,
+            control=supervisor.host.limits.fix,
         )
 
     async def metrics(self, call: Call) -> m.MetricsReply:

@@ -42,6 +42,9 @@ class DaemonFacts(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     listen: list[str] = []
     envs: dict[str, int] = {}
+    controllers: list[str] = []
+    uncontrolled: str = ""
+    control: str = ""
     others: list[str] = []  # other daemons of ours, as "pid 123 in /dir"
     strays: list[str] = []  # env directories without a record
     orphans: list[str] = []  # envs that live without a daemon

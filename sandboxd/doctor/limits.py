@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from sandboxd.doctor.facts import Facts
+from msgspec.structs import replace
+
+from sandboxd.doctor.facts import DaemonFacts, Facts
 from sandboxd.doctor.report import Check
 from sandboxd.errors import LimitUnenforceable
 from sandboxd.isolation.enforcement import enforcement
@@ -34,6 +36,8 @@ def limits(facts: Facts) -> list[Check]:
     """Whether control groups are delegated to us, and a check for each limit."""
     if facts.limits is None:
         return []
+    facts = replace(facts, limits=known(facts.limits, facts.daemon))
+    assert facts.limits is not None
     pinned = facts.host is not None and facts.host.walls["seccomp"].offered  # only its filter keeps an env on its CPUs
     found = []
     for id, (name, asked) in ASKED.items():
@@ -41,6 +45,13 @@ def limits(facts: Facts) -> list[Check]:
     if facts.limits.reason == LimitFacts().reason:  # where nobody looked for control groups nothing is said of them
         return [check for check in found if check.offered]
     return [delegation(facts.limits), *found]
+
+
+def known(looked: LimitFacts, daemon: DaemonFacts) -> LimitFacts:
+    """What a daemon that runs says of its control groups counts: they are its launcher's, not ours."""
+    if daemon.state != "alive" or not (daemon.controllers or daemon.uncontrolled):
+        return looked
+    return replace(looked, controllers=daemon.controllers, reason=daemon.uncontrolled, fix=daemon.control)
 
 
 def delegation(seen: LimitFacts) -> Check:

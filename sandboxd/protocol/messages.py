@@ -480,7 +480,11 @@ class Status(Params, frozen=True, kw_only=True):
 
 
 class StatusReply(Reply, frozen=True, kw_only=True):
-    """pid, version, paths, addresses; uptime in seconds; envs by state."""
+    """pid, version, paths, addresses; uptime in seconds; envs by state.
+
+    controllers: those by which the kernel holds whole envs to their limits; without any, `uncontrolled` says why, and
+    `control` what to do about it.
+    """
 
     pid: int
     version: str
@@ -492,6 +496,9 @@ class StatusReply(Reply, frozen=True, kw_only=True):
     launcher_pid: int | None = None
     router_pid: int | None = None
     pool: int = 0
+    controllers: list[str] = []
+    uncontrolled: str = ""
+    control: str = ""
 
 
 class Metrics(Params, frozen=True, kw_only=True):

@@ -128,6 +128,15 @@ def test_with_control_groups_the_kernel_holds_the_whole_env() -> None:
     assert check(report, "limit.nofile").reason.startswith("rlimit")
 
 
+def test_a_daemon_that_runs_knows_its_own_control_groups_better() -> None:
+    alive = DaemonFacts(state="alive", version="1.2.3", controllers=["memory", "pids"])
+    report = diagnose(facts(limits=NO_GROUPS, daemon=alive))
+    assert (report.tier, check(report, "limit.cgroup").reason) == ("T0", "memory, pids")
+    alive = DaemonFacts(state="alive", version="1.2.3", uncontrolled="it was started by hand", control="install it")
+    report = diagnose(facts(daemon=alive))
+    assert (report.tier, check(report, "limit.cgroup").fix) == ("T2", "install it")
+
+
 def test_both_tiers_are_shown_where_both_are_missing() -> None:
     report = diagnose(facts(limits=NO_GROUPS, host=host(user=explain("user", errno.EPERM, {}))))
     assert report.tier == "T1"
