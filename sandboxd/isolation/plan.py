@@ -107,7 +107,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     limits = rlimits(spec.limits, ways, host.limits.hard)
     own_cpus = sorted(cpus[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
     shared = environment(spec, name, place, environ, url)
-    demand = Demand(nested=spec.isolation.nested, fixed_affinity=bool(own_cpus))
+    demand = Demand(nested=spec.isolation.nested, fixed_affinity=ways.get("cpus") == "affinity")
     confined = [*confinement(limits, own_cpus), *raised(host, walls, demand)]
     # A daemon's directories are not its envs' to walk where they run as someone else.
     handed = place.real_home is None and profile.uid[1] != uid
