@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench.peers import ENVIRON, bwrap, has_bwrap
+from tests.bench.peers import ENVIRON, bwrap, filtered, has_bwrap
 from tests.bench.results import Row, row
 from tests.daemons import Daemon
 
@@ -75,7 +75,7 @@ def theirs(workspace: Path, *, walls: bool) -> float:
     if walls:
         argv = bwrap(workspace, argv, share_net=True)
     begun = time.perf_counter()
-    pid = os.posix_spawnp(argv[0], argv, {**ENVIRON})
+    pid = os.posix_spawnp(argv[0], argv, {**ENVIRON}, file_actions=filtered())
     try:
         while True:
             with contextlib.suppress(ConnectionError):

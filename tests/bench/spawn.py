@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.bench.peers import ENVIRON, bwrap, has_bwrap, has_sandlock, sandlock
+from tests.bench.peers import ENVIRON, bwrap, filtered, has_bwrap, has_sandlock, sandlock
 from tests.bench.results import Row, row
 from tests.daemons import Daemon
 
@@ -71,7 +71,7 @@ def create(client: Any, workspace: Path, pool: int) -> tuple[float, float]:
 def output_of(argv: list[str]) -> bytes:
     """What a command prints. posix_spawn from a small helper would flatter nobody: all peers start from this process."""
     read, write = os.pipe()
-    pid = os.posix_spawnp(argv[0], argv, {**ENVIRON}, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)])
+    pid = os.posix_spawnp(argv[0], argv, {**ENVIRON}, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), *filtered()])
     os.close(write)
     with os.fdopen(read, "rb") as file:
         text = file.read()
