@@ -24,7 +24,7 @@ WALLS = {
     "pid": "it sees and signals its own processes only",
     "mount": "the system is read-only, home and /tmp are its own; `-v SRC:DST[:ro]` shows more of this machine",
     "landlock": "Landlock, a second wall, opens no other files, and binds and connects no other ports",
-    "seccomp": "a filter refuses system calls that programs do not need (mount, bpf, ptrace of others, …)",
+    "seccomp": "a filter refuses system calls that programs do not need (mount, bpf, keyrings, packet sockets, …)",
     "capabilities": "it has no capabilities, and no set-user-id program gives it any",
     "cgroup": "it sees its own control group only",
 }

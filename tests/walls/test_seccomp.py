@@ -331,6 +331,18 @@ def test_bwrap_inside_mounts_a_procfs(walls: Walls) -> None:
     assert (status, said.split()) == (0, ["inner", str(os.getuid())]), said
 
 
+CHROMIUM = "chromium --headless=new --disable-gpu --no-first-run --user-data-dir=/tmp/c --dump-dom 'data:text/html,<script>document.write(6*7)</script>'"
+
+
+def test_chromium_has_its_own_sandbox_with_nested_only(walls: Walls) -> None:
+    require("chromium")
+    _, said = run_inside(walls, CHROMIUM)
+    assert "No usable sandbox" in said
+    status, said = run_inside(walls, CHROMIUM, **NESTED)
+    assert status == 0, said
+    assert "<body>42" in said or "42</body>" in said, said
+
+
 def test_what_nested_gives_up_is_said(walls: Walls) -> None:
     made = walls.planned(["true"], **NESTED)
     assert not made.walls["landlock"].demanded
