@@ -10,6 +10,10 @@ from sandboxd.protocol.messages import EnvInfo, PortInfo
 
 SHORT_ID = 12
 COMMAND_WIDTH = 20
+LEVELS = {
+    "landlock": "own files and ports only; the host's processes and network are in sight, and sandbox.toml can be rewritten",
+    "none": "nothing is walled off; limits hold, and it ends whole",
+}
 CAUSES = frozenset(("memory", "oom", "pids", "disk", "ttl", "idle", "killed", "lost"))
 MEASURED = frozenset(("memory", "pids", "disk"))
 """Causes whose reason says limit and peak first."""
@@ -110,3 +114,8 @@ def ports(info: EnvInfo) -> str:
 def short_id(text: str, *, whole: bool = False) -> str:
     """An id's first 12 characters, as docker shows ids."""
     return text if whole else text[:SHORT_ID]
+
+
+def weaker(level: str) -> str:
+    """One line where less than full isolation was asked for: nobody is to run behind less without seeing it; else ""."""
+    return f"sandbox: isolation {level}: {LEVELS[level]}" if level in LEVELS else ""

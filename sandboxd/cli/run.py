@@ -15,7 +15,7 @@ from sandboxd.cli.command_line import WithCommand, whole_command
 from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.exec import connect
 from sandboxd.cli.linger import warn_once
-from sandboxd.cli.phrases import cause
+from sandboxd.cli.phrases import cause, weaker
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.relay import Ended, Plug
 from sandboxd.cli.render import env_columns, items, note, out
@@ -106,6 +106,8 @@ def run(cli: Cli, flags: AllFlags) -> int:
         check_input(interactive=flags.interactive, terminal=flags.tty)
     if flags.workdir is None and is_too_wide(here.directory, here.home):
         note(f"sandbox: {here.directory} is not shared with the env, its workspace is empty; -w DIR names one")
+    if weaker(spec.isolation.level):
+        note(weaker(spec.isolation.level))
     params = request(spec, here, ready=flags.ready, timeout=flags.timeout)
     if not detached:
         return attached(cli, params, keys.DetachKeys(sequence))

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from sandboxd.cli import options, targets
 from sandboxd.cli.context import Chosen, Cli, Flags
 from sandboxd.cli.linger import warn_once
+from sandboxd.cli.phrases import weaker
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.translate import as_label, checked_name, default_name, handed_on, placed
@@ -140,6 +141,8 @@ def up(cli: Cli, flags: UpFlags) -> None:
     began = time.monotonic()
     project = read_project(cli, spec_path(cli, flags.directory, flags.file), flags.name)
     name = project.spec.name or ""
+    if weaker(project.spec.isolation.level):
+        note(weaker(project.spec.isolation.level))
     with Progress(f"starting {name}") as progress:
         before = standing(cli, project)
         until: Literal["ready", "started"] = "ready" if flags.ready else "started"

@@ -16,8 +16,9 @@ from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import NotFound, SandboxdError
-from sandboxd.kernel import pidfd
+from sandboxd.kernel import fds, pidfd, titles
 from sandboxd.launch.exits import read_exits
+from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.launch.initlink import InitLink
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import EnvRecord, Identity, exit_code_of
@@ -75,7 +76,8 @@ async def living_init(actor: Actor, known: Identity | None) -> tuple[int, Identi
     """The env's init as a pidfd and its identity, if that very process lives."""
     if known is not None:
         try:
-            return pidfd.adopt(known.pid, known.start_time, known.boot_id), known
+            fd = pidfd.adopt(known.pid, known.start_time, known.boot_id)
+            return (fd if actor.record.spec.isolation.level == "full" else guard_of(known.pid, fd)), known
         except NotFound:
             return None, None
     # the daemon died between the launch and its record: init's socket tells who listens on it
@@ -84,6 +86,20 @@ async def living_init(actor: Actor, known: Identity | None) -> tuple[int, Identi
         return None, None
     found = Identity(pid=pid, start_time=pidfd.start_time(pid) or 0, boot_id=pidfd.boot_id())
     return await living_init(actor, found)
+
+
+def guard_of(pid: int, fd: int) -> int:
+    """A pidfd of the guard of an init without a pid namespace, for the init's own; raises NotFound. The init lives, so what
+    is its parent before and after is its parent."""
+    try:
+        parent = pidfd.parent_of(pid)
+        found = os.pidfd_open(parent) if parent > 1 and titles.name_of(parent) == GUARD else -1
+        if found < 0 or pidfd.parent_of(pid) != parent or not pidfd.is_alive(fd):
+            fds.close_all([found] if found >= 0 else [])
+            raise NotFound(f"the guard of init {pid} is gone", hint="then the init ends by itself")
+    finally:
+        os.close(fd)
+    return found
 
 
 async def listener_of(env_dir: Path) -> int | None:

@@ -59,6 +59,11 @@ class Body:
         self.not_suspended: SandboxdError | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
+    @property
+    def last_signal(self) -> signal.Signals:
+        """What ends the whole env: without a pid namespace its guard does the killing (launch.guard)."""
+        return signal.SIGKILL if self.actor.record.spec.isolation.level == "full" else signal.SIGTERM
+
     async def perform(self, effect: ev.Effect) -> None:
         """Carry out one effect."""
         await PERFORM[type(effect)](self, effect)
@@ -104,7 +109,7 @@ class Body:
             error = Internal(f"building the env failed: {error}", hint="the daemon's log tells more")
         if self.pidfd >= 0:
             # init is there but does not answer: it must not stay
-            pidfd.send_signal(self.pidfd, signal.SIGKILL)
+            pidfd.send_signal(self.pidfd, self.last_signal)
         await self._end_launch()
         self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
 
@@ -280,13 +285,13 @@ class Body:
             freezing.resume_tree(init.pid)
 
     async def kill_init(self, effect: ev.KillInit) -> None:
-        """With pid 1 the kernel kills the whole pid namespace (pid_namespaces(7))."""
+        """With pid 1 the kernel kills the whole pid namespace (pid_namespaces(7)); without one the guard does as much."""
         if self.pidfd < 0:
             self.actor.post(ev.InitGone())
             return
         for path in self.look_at_guards():
             self.actor.supervisor.announce(self.actor.record, "unguarded", {"path": path})
-        pidfd.send_signal(self.pidfd, signal.SIGKILL)
+        pidfd.send_signal(self.pidfd, self.last_signal)
 
     def look_at_guards(self) -> list[str]:
         """Files that somebody outside obeys and the env can write; of an env that has ended, as they were at its end."""

@@ -48,6 +48,8 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     opened: list[int] = []
     try:
         first = first_fds(supervisor, record.id, env_dir, opened)
+        if record.spec.isolation.level != "full":
+            make_scratch(env_dir)
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
         await publish(supervisor.router, record)
         given = replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach)
@@ -64,6 +66,17 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         walls=launched.walls,
         plan=made,
     )
+
+
+def make_scratch(env_dir: Path) -> None:
+    """Where temporary files go below level full. What the env left there stays as it is: no link is followed."""
+    home = os.open(env_dir / "home", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.mkdir("tmp", 0o700, dir_fd=home)
+    except FileExistsError:
+        return
+    finally:
+        os.close(home)
 
 
 async def publish(router: "RouterHandle", record: EnvRecord) -> None:

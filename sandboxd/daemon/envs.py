@@ -72,7 +72,7 @@ class EnvRequests:
 
     def new_record(self, params: m.Run) -> EnvRecord:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
-        spec = params.spec
+        spec = on_the_hosts_network(params.spec)
         check(spec)
         if (spec.name or "").rpartition(".")[2] in RESERVED:
             raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
@@ -279,6 +279,13 @@ class EnvRequests:
         if only_alive and not goal(record):
             raise not_ready(record)
         return m.WaitReply(env=self.info(record), exit_code=record.exit_code)
+
+
+def on_the_hosts_network(spec: EnvSpec) -> EnvSpec:
+    """The spec; below level full there is no network of its own to be had, and nobody asked for one by name."""
+    if spec.isolation.level == "full" or spec.network.mode != "private":
+        return spec
+    return replace(spec, network=replace(spec.network, mode="host"))
 
 
 def plain_name(spec: EnvSpec, asked: EnvSpec) -> EnvSpec:

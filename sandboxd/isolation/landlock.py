@@ -36,16 +36,6 @@ def handled(abi: int) -> int:
     return (MAKE_SYM << 1) - 1 | sum(right for right, since in SINCE.items() if abi >= since)
 
 
-def sockets(abi: int) -> int:
-    """Abstract sockets, which only a network namespace keeps apart otherwise.
-
-    Not signals: pid 1 and the first program are in domains of their own, and pid 1 has to end it; to enter one domain of
-    scopes together before there are mounts forbids every rename to another directory (REFER is denied by each domain that has
-    no rule for it, and one that has rules forbids mounts). The pid namespace is the wall for those.
-    """
-    return ABSTRACT_UNIX_SOCKET if abi >= SCOPES else 0
-
-
 def scopes(abi: int) -> int:
     """Signals and abstract sockets reach only what is behind the same wall."""
     return ABSTRACT_UNIX_SOCKET | SIGNAL if abi >= SCOPES else 0
@@ -57,11 +47,11 @@ def log_flags(abi: int) -> int:
 
 
 def lacking(abi: int, *, on_host: bool) -> str:
-    """What this kernel's Landlock cannot do of what we would have it do, in words; on_host: on the host's network."""
+    """What this kernel's Landlock cannot do of what we would have it do, in words. on_host: on the host's network."""
     found = ["truncating files"] if abi < SINCE[TRUNCATE] else []
     found += ["TCP ports"] if on_host and abi < NET else []
     found += ["ioctl on devices"] if abi < IOCTL else []
-    found += ["abstract sockets"] if on_host and abi < SCOPES else []
+    found += ["signals", "abstract sockets"] if abi < SCOPES else []
     return f"ABI {abi} of this kernel says nothing of {', '.join(found)}" if found else ""
 
 
@@ -70,7 +60,7 @@ def base(abi: int, layout: Layout, *, network: bool) -> Ruleset:
     return Ruleset(
         fs=handled(abi),
         net=0 if network else ports_handled(abi),
-        scoped=0 if network else sockets(abi),
+        scoped=scopes(abi),
         rules=cut(abi, shared(layout)),
     )
 
@@ -120,3 +110,12 @@ def cut(abi: int, granted: dict[str, int]) -> list[tuple[str, int]]:
     """The rules, each cut down to what the ABI has: more is EINVAL."""
     known = handled(abi)
     return [(path, access & known) for path, access in granted.items()]
+
+
+def outside(abi: int, granted: dict[str, int], ports: Iterable[int]) -> tuple[Ruleset, Rules]:
+    """The wall of a program that shares everything with the host: files, the ports to bind, scopes."""
+    known = {path: access for path, access in granted.items() if access & handled(abi)}
+    return (
+        Ruleset(fs=handled(abi), net=ports_handled(abi), scoped=scopes(abi), rules=cut(abi, known)),
+        rules(abi, {}, ports),
+    )

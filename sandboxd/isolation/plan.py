@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
-from sandboxd.isolation import landlock
+from sandboxd.isolation import landlock, levels
 from sandboxd.isolation.enforcement import enforcement, rlimits
 from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Offer, PlaceFacts
 from sandboxd.isolation.seccomp.policy import Demand, filter_text, refusals_text
@@ -43,12 +43,16 @@ ONLY_HOST = "only --network host reaches out in this version"
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """Who an env runs as, (inside, outside), and whether it has a network of its own. root: outside uid 0 was asked for."""
+    """Who an env runs as, (inside, outside), and whether it has a network of its own. root: outside uid 0 was asked for.
+
+    namespaces: whether it has any namespace at all.
+    """
 
     uid: tuple[int, int]
     gid: tuple[int, int]
     network: bool = True
     root: bool = False
+    namespaces: bool = True
 
 
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,28 +105,37 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     cpus: those to run on, best first, where the number of CPUs is limited that way.
     """
     refuse(spec)
-    walls = walls_of(spec, host)
+    is_full = spec.isolation.level == "full"
+    if not is_full:
+        levels.check(spec, place, uid)
+        place = msgspec.structs.replace(place, home=place.env_home)
+    walls = walls_of(spec, host) if is_full else levels.walls_of(spec, host, (*WALLS, *LATER))
     profile = profile_of(spec, uid, gid)
-    ways = enforcement(spec.limits, host.limits, kuid=profile.uid[1], pinned=is_pinned(walls))
+    # RLIMIT_NPROC counts per user namespace: in the host's own it would count all that this user runs, as it counts root's not.
+    ways = enforcement(spec.limits, host.limits, kuid=profile.uid[1] if is_full else 0, pinned=is_pinned(walls))
     limits = rlimits(spec.limits, ways, host.limits.hard)
     own_cpus = sorted(cpus[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
     shared = environment(spec, name, place, environ, url)
-    demand = Demand(nested=spec.isolation.nested, fixed_affinity=ways.get("cpus") == "affinity")
+    demand = demand_of(spec, host, fixed_affinity=ways.get("cpus") == "affinity")
     confined = [*confinement(limits, own_cpus), *raised(host, walls, demand)]
+    if not is_full:
+        shared = {"TMPDIR": levels.scratch(place), **shared}
+        confined = [*levels.steps(walls, host, place, ports_of(spec) or set()), *confined]
+    each = [] if is_full else [step for step in confined if isinstance(step, levels.OF_A_PROGRAM)]
     # A daemon's directories are not its envs' to walk where they run as someone else.
-    handed = place.real_home is None and profile.uid[1] != uid
+    handed = is_full and place.real_home is None and profile.uid[1] != uid
     made = LaunchPlan(
         id=id,
         name=name,
         profile=profile,
-        base=base_steps(host.layout, host.proc, network=profile.network, abi=host.landlock, nested=spec.isolation.nested),
-        steps=steps_of(spec, name, host, place, handed=handed, confined=confined),
+        base=base_of(spec, host) if is_full else [],
+        steps=steps_of(spec, name, host, place, handed=handed, confined=confined) if is_full else confined,
         init=InitConfig(
             id=id,
             name=name,
-            services=service_plans(spec, shared, limits, place),
+            services=service_plans(spec, shared, limits, place, each),
             start=roots(spec),
-            refusals=refusals_text(host.machine, demand) if host.listener else "",
+            refusals=refusals_text(host.machine, demand) if is_full and host.listener else "",
         ),
         network=spec.network.mode,
         walls=walls,
@@ -131,6 +144,12 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     )
     made.to_json()
     return made
+
+
+def base_of(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
+    """What a parked child has done before."""
+    network, nested = spec.network.mode != "host", spec.isolation.nested
+    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested)
 
 
 def steps_of(
@@ -169,11 +188,20 @@ def is_pinned(walls: Mapping[str, WallInfo]) -> bool:
     return walls["seccomp"].demanded
 
 
+def demand_of(spec: EnvSpec, host: HostFacts, *, fixed_affinity: bool) -> Demand:
+    """What the filter of system calls depends on."""
+    if spec.isolation.level == "full":
+        return Demand(nested=spec.isolation.nested, fixed_affinity=fixed_affinity)
+    return Demand(own_pids=False, unix=host.landlock >= levels.UNIX_ABI, fixed_affinity=fixed_affinity)
+
+
 def raised(host: HostFacts, walls: Mapping[str, WallInfo], demand: Demand) -> list[AnyStep]:
     """The walls that a process lays upon itself, and the proof of all that are demanded."""
-    steps: list[AnyStep] = [Capabilities()]
+    steps: list[AnyStep] = [Capabilities()] if walls["capabilities"].demanded else []
     if walls["seccomp"].demanded:  # which leaves Landlock's own calls open
-        steps.append(Seccomp(filter_text(host.machine, demand, notify=host.listener), host.listener))
+        # Without a pid namespace each program is behind a filter of its own, and nobody listens to that.
+        listener = host.listener and demand.own_pids
+        steps.append(Seccomp(filter_text(host.machine, demand, notify=listener), listener))
     if walls["landlock"].demanded:
         steps.append(Landlock(landlock.log_flags(host.landlock)))
     return [*steps, Prove([wall for wall, info in walls.items() if info.demanded])]
@@ -191,11 +219,11 @@ def ports_of(spec: EnvSpec) -> set[int] | None:
 def profile_of(spec: EnvSpec, uid: int, gid: int) -> Profile:
     """Who the env runs as. Root's envs are nobody's unless root is asked for; anybody else's are their own."""
     as_root = spec.isolation.user == "root"
-    network = spec.network.mode != "host"
+    network, namespaces = spec.network.mode != "host", spec.isolation.level == "full"
     if uid == 0 and not as_root:
-        return Profile(uid=(NOBODY, NOBODY), gid=(NOBODY, NOBODY), network=network)
+        return Profile(uid=(NOBODY, NOBODY), gid=(NOBODY, NOBODY), network=network, namespaces=namespaces)
     inside = (0, 0) if as_root else (uid, gid)
-    return Profile(uid=(inside[0], uid), gid=(inside[1], gid), network=network, root=uid == 0)
+    return Profile(uid=(inside[0], uid), gid=(inside[1], gid), network=network, root=uid == 0, namespaces=namespaces)
 
 
 def default_profile(uid: int, gid: int) -> Profile:
@@ -205,8 +233,6 @@ def default_profile(uid: int, gid: int) -> Profile:
 
 def refuse(spec: EnvSpec) -> None:
     """What this version does not have."""
-    if spec.isolation.level != "full":
-        raise NotOffered(f"isolation level {spec.isolation.level!r} is not in this version", hint='only "full" is')
     if spec.network.forward:
         raise NotOffered("`forward` is not in this version", hint=ONLY_HOST)
     if spec.network.mode == "host" and isinstance(spec.network.egress, list):
@@ -232,8 +258,9 @@ def walls_of(spec: EnvSpec, host: HostFacts) -> dict[str, WallInfo]:
         given_up = waived(wall, spec)
         demanded = not given_up
         if demanded and not offer.offered:
+            hint = "; or ".join(filter(None, [offer.fix, levels.instead(wall, host)]))
             raise WallUnavailable(
-                f"this host does not offer the {wall} wall: {offer.reason}", hint=offer.fix, wall=wall, reason=offer.reason
+                f"this host does not offer the {wall} wall: {offer.reason}", hint=hint, wall=wall, reason=offer.reason
             )
         reason = given_up or offer.reason
         if wall == "landlock" and demanded:

@@ -6,12 +6,13 @@ those that `enforcement` says.
 """
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from sandboxd.errors import SpecInvalid
 from sandboxd.isolation.facts import PlaceFacts
+from sandboxd.isolation.steps import AnyStep
 from sandboxd.spec import EnvSpec, Service
 
 DEFAULT_PORT = 8080
@@ -20,7 +21,7 @@ LOG_LIMIT = 5 << 20
 
 
 class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One service as init starts it. rlimits: name without RLIMIT_ -> (soft, hard)."""
+    """One service as init starts it. rlimits: name without RLIMIT_ -> (soft, hard). confine: steps of its own process."""
 
     name: str
     argv: list[str]
@@ -32,6 +33,7 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
     umask: int = 0o022
     rows: int = 24
     cols: int = 80
+    confine: list[AnyStep] = []
 
 
 class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,10 +53,15 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def service_plans(
-    spec: EnvSpec, shared: dict[str, str], limits: dict[str, tuple[int, int]], place: PlaceFacts
+    spec: EnvSpec,
+    shared: dict[str, str],
+    limits: dict[str, tuple[int, int]],
+    place: PlaceFacts,
+    confine: Sequence[AnyStep] = (),
 ) -> dict[str, ServicePlan]:
     """Every service of the spec; raises SpecInvalid for what no exec can carry. shared: variables that all of them have."""
-    return {label: service_plan(label, service, shared, limits, place) for label, service in spec.services.items()}
+    plans = {label: service_plan(label, service, shared, limits, place) for label, service in spec.services.items()}
+    return {label: msgspec.structs.replace(made, confine=[*confine]) for label, made in plans.items()} if confine else plans
 
 
 def service_plan(

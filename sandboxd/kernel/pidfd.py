@@ -30,6 +30,15 @@ def start_time(pid: int) -> int | None:
     return int(fields[19])
 
 
+def parent_of(pid: int) -> int:
+    """The parent's pid; 0 when the process is gone, or its parent is not in sight."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def adopt(pid: int, started: int, boot: str) -> int:
     """A pidfd of exactly that process; raises NotFound when it is gone or the pid is someone else's now."""
     gone = NotFound(f"process {pid} is gone", pid=pid)

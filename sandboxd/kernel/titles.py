@@ -35,6 +35,15 @@ def set_title(title: str) -> None:
     set_name(title.partition(":")[0])
 
 
+def name_of(pid: int) -> str:
+    """The thread name of another process; "" when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
 def set_name(name: str) -> None:
     """The thread's name, at most 15 bytes."""
     buffer = ctypes.create_string_buffer(name.encode("utf-8", "replace")[:COMM])

@@ -59,7 +59,7 @@ def confine() -> None:
 
 
 def landlock_abi() -> tuple[int, int]:
-    """Its newest ABI or 0, and the errno of what failed: tried in a plain child, for it needs no namespace."""
+    """Its newest ABI or 0, and the errno of what failed."""
     try:
         abi = landlock.abi()
     except OSError as error:
@@ -87,12 +87,15 @@ TRIALS = {
     "proc": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("")),
     "subset": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("subset=pid")),
     "capabilities": (0, give_up),
-    "no_new_privs": (0, capabilities.no_new_privs),
 }
 
 
 # What needs no namespace is tried without one: it may be had where those are not.
-PLAIN = {"seccomp": lambda: sift(listener=False), "listener": lambda: sift(listener=True)}
+PLAIN = {
+    "no_new_privs": capabilities.no_new_privs,
+    "seccomp": lambda: sift(listener=False),
+    "listener": lambda: sift(listener=True),
+}
 
 
 def overlay() -> None:

@@ -15,7 +15,7 @@ import select
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch import stager, talk, walls, warm
+from sandboxd.launch import guard, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 TYPE_CHECKING = False
@@ -33,6 +33,10 @@ def main(socks: list[int], order: Order, run_init) -> None:  # type: ignore[no-u
         os.dup2(socks[0], INIT, inheritable=False)
         os.dup2(socks[1], STAGER, inheritable=False)
         fds.close_range(STAGER + 1)
+        if not order.namespaces:
+            for fd in (INIT, STAGER):
+                talk.hear(_socket.socket(fileno=os.dup(fd)), 1)
+            os._exit(guard.main(INIT, STAGER, run_init))
         signals.block_child()
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         pid, process = namespaces.clone3(0)

@@ -294,7 +294,7 @@ class Launcher:
             return
         self.asked.append((shape, take))
         who, base = shape
-        self.line.send(ORDER.pack(who.network, who.root, *who.uid, *who.gid) + base)
+        self.line.send(ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid) + base)
 
     def heard(self, message: Message) -> None:
         """A frame of the launcher's: it is up, the host's mounts changed, or the answer to the oldest request."""

@@ -21,6 +21,7 @@ from sandboxd.launch.denials import Denials
 from sandboxd.launch.dialer import Dialer, open_diag
 from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
+from sandboxd.launch.guard import end_all, signal_all
 from sandboxd.launch.loop import READ, Loop, complain
 from sandboxd.launch.program import mapped
 from sandboxd.launch.services import Services, start_all
@@ -71,7 +72,12 @@ def reset_signals() -> None:
     """
     default_all()
     _signal.set_wakeup_fd(-1)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, (_signal.SIGCHLD,))
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, awaited())
+
+
+def awaited() -> tuple[int, ...]:
+    """The signals that are read from a descriptor: without a pid namespace SIGTERM is how we hear that our guard is gone."""
+    return (_signal.SIGCHLD,) if os.getpid() == 1 else (_signal.SIGCHLD, _signal.SIGTERM)
 
 
 class Init:
@@ -91,7 +97,7 @@ class Init:
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))
         # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
-        self.children = signalfd({_signal.SIGCHLD})
+        self.children = signalfd(set(awaited()))
         self.loop.watch(self.children, READ, self.woken)
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
@@ -112,7 +118,9 @@ class Init:
 
     def woken(self, _events: int) -> None:
         """Some child ended, ours or one that was orphaned inside."""
-        read_signals(self.children)
+        if _signal.SIGTERM in read_signals(self.children):
+            end_all()
+            os._exit(0)
         self.denials.report()  # who hears of an end has heard of what came before
         self.reap()
 
@@ -206,7 +214,10 @@ class Init:
         kind, _, name = target.partition(":")
         if target == "all":
             try:
-                os.kill(-1, signum)  # all of this pid namespace but pid 1 (kill(2))
+                if os.getpid() == 1:
+                    os.kill(-1, signum)  # all of this pid namespace but pid 1 (kill(2))
+                else:
+                    signal_all(signum)  # kill(-1) would be all that this user runs
             except ProcessLookupError:
                 pass
         elif kind == "service":

@@ -36,10 +36,10 @@ class Order:
     Only our own ids may be asked for, or as root any but 0; 0 only by name. drop: there are privileges to be given up.
     """
 
-    __slots__ = ("base", "drop", "gid", "network", "uid")
+    __slots__ = ("base", "drop", "gid", "namespaces", "network", "uid")
 
     def __init__(self, body: bytes) -> None:
-        self.network, root, *ids = talk.ORDER.unpack_from(body)
+        self.namespaces, self.network, root, *ids = talk.ORDER.unpack_from(body)
         self.uid, self.gid = (ids[0], ids[1]), (ids[2], ids[3])
         self.base = body[talk.ORDER.size :]
         own = os.geteuid()
@@ -120,10 +120,12 @@ class Launcher:
         outer, inner = [init[0].detach(), stager[0].detach()], [init[1].detach(), stager[1].detach()]
         process = -1
         try:
-            pid, process = namespaces.clone3(ALWAYS | (namespaces.NEWNET if order.network else 0))
+            flags = ALWAYS | (namespaces.NEWNET if order.network else 0)
+            pid, process = namespaces.clone3(flags if order.namespaces else 0)
             if pid == 0:
                 child.main(inner, order, self.run_init)
-            namespaces.write_maps(pid, uid=order.uid, gid=order.gid)
+            if order.namespaces:
+                namespaces.write_maps(pid, uid=order.uid, gid=order.gid)
             for fd in outer:
                 os.write(fd, child.GO)
         except BaseException:

@@ -42,6 +42,7 @@ class Parked:
         """A frame of the child's."""
         if message.get("parked") is True:
             self.netns_cookie = int(message["netns_cookie"])
+            self.pid = int(message.get("pid", self.pid))  # without a pid namespace: below a guard, whose end is the env's
             self.is_ready = True
         elif not self.answer.done():
             self.answer.set_result(message)
@@ -71,7 +72,7 @@ class Parked:
     def kill(self) -> None:
         """End it, unless it was released."""
         if self.process >= 0:
-            pidfd.send_signal(self.process, signal.SIGKILL)
+            pidfd.send_signal(self.process, signal.SIGKILL if self.shape[0].namespaces else signal.SIGTERM)
             os.close(self.process)
             self.process = -1
         self.close()

@@ -1,6 +1,6 @@
 """Start one program: check what is asked, fork, give it its stdio, exec, and say in words why that failed.
 
-Runs inside pid 1 of an env; The parent half never waits: a
+Runs inside pid 1 of an env. The parent half never waits: a
 close-on-exec pipe ends when exec is done, or carries one JSON report of the step that failed. The child half runs between fork
 and exec in a copy of pid 1, which is not dumpable, so siblings of the same uid cannot trace it or take its descriptors
 (ptrace(2), "Ptrace access mode checking").
@@ -19,6 +19,8 @@ import termios
 
 from sandboxd.errors import CommandNotExecutable, CommandNotFound, LaunchFailed, SandboxdError, SpecInvalid
 from sandboxd.launch import plain
+from sandboxd.launch.apply import APPLY, Stage
+from sandboxd.launch.walls import allow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ NOT_EXECUTABLE = (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR, errno.
 class Program:
     """What to execute, checked; raises SpecInvalid."""
 
-    __slots__ = ("argv", "cols", "env", "rlimits", "rows", "stdin", "tty", "umask", "workdir")
+    __slots__ = ("argv", "cols", "confine", "env", "rlimits", "rows", "stdin", "tty", "umask", "workdir")
 
     def __init__(self, given: object) -> None:
         asked = mapped(given, "a command to start")
@@ -47,6 +49,7 @@ class Program:
         self.rlimits = {text(key): limits(key, value) for key, value in mapped(asked.get("rlimits"), "rlimits").items()}
         umask = asked.get("umask")
         self.umask = 0o022 if umask is None else number(umask, "umask", 0o777)
+        self.confine = listed(asked.get("confine") or [], "confine")
         self.tty = bool(asked.get("tty"))
         self.stdin = bool(asked.get("stdin"))
         self.rows = number(asked.get("rows") or 24, "rows", 0xFFFF)
@@ -178,7 +181,11 @@ def spawned(program: Program, stdio: Stdio) -> int:
     posix_spawn(3) sets neither rlimits nor umask nor directory, so those are pid 1's own; its descriptors are close-on-exec.
     """
     limits = program.rlimits.items()
-    if program.tty or any(resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) != pair for name, pair in limits):
+    if (
+        program.tty
+        or program.confine
+        or any(resource.getrlimit(getattr(resource, f"RLIMIT_{name}")) != pair for name, pair in limits)
+    ):
         return 0
     path = program.argv[0]
     if "/" not in path:
@@ -218,6 +225,8 @@ def become(program: Program, stdio: tuple[int, int, int], report: int) -> NoRetu
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), pair)
         step = "workdir"
         os.chdir(os.fsencode(program.workdir))
+        step = "walls"
+        confine(program)
         step = "exec"
         execute(program, found)
     except OSError as error:
@@ -231,6 +240,15 @@ def become(program: Program, stdio: tuple[int, int, int], report: int) -> NoRetu
             os.write(report, plain.encode(found)[:REPORT_LIMIT])
         finally:
             os._exit(127)
+
+
+def confine(program: Program) -> None:
+    """Walls that each program takes upon itself, where init stands outside of them: then its own terminal is its to reopen."""
+    stage = Stage()
+    for tag, *arguments in program.confine:
+        APPLY[tag](stage, *arguments)  # type: ignore[operator]
+        if tag == "ruleset" and program.tty:
+            allow(stage.ruleset, [(os.ttyname(0), access) for path, access in arguments[-1] if path == "/dev/tty"])
 
 
 def execute(program: Program, found: dict[str, Any]) -> NoReturn:

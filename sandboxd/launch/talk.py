@@ -17,7 +17,8 @@ FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
 PARKED = "sandboxd-parked"
-ORDER = struct.Struct("<??4I")  # network, root by name, uid inside and outside, gid inside and outside; then the base's JSON
+# Namespaces, network, root by name, uid inside and outside, gid inside and outside; then the base's JSON.
+ORDER = struct.Struct("<???4I")
 
 
 def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]

@@ -191,8 +191,10 @@ def no_gain(_: "Stage", status: "Status") -> str:
 
 
 def landlocked(_: "Stage", __: "Status") -> str:
-    """A file that is ours to read, and that no rule allows."""
+    """A file that is ours to read, and that no rule allows; without a view of our own, the root."""
     seen = tried(os.open, PROBE, os.O_RDONLY | os.O_CLOEXEC)
+    if seen == "ENOENT":
+        seen = tried(os.open, "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     return "" if seen == "EACCES" else f"what no rule allows could be read ({seen})"
 
 

@@ -66,17 +66,17 @@ def test_this_host_offers_what_the_other_tests_use() -> None:
 def test_without_user_namespaces_the_refusal_has_reason_and_fix() -> None:
     host, refused = lacking('namespaces.write_proc("/proc/sys/user/max_user_namespaces", b"0")')
     offered = {wall for wall, offer in host.walls.items() if offer.offered}
-    assert offered == {"landlock", "seccomp"}, "which need no namespace"
+    assert offered == {"no_new_privs", "landlock", "seccomp"}, "which need no namespace"
     message, hint, details = refused
     assert message == "this host does not offer the user wall: user.max_user_namespaces is 0"
-    assert hint == "sudo sysctl -w user.max_user_namespaces=10000"
+    assert hint.startswith("sudo sysctl -w user.max_user_namespaces=10000; or --isolation landlock")
     assert details == {"wall": "user", "reason": "user.max_user_namespaces is 0"}
 
 
 def test_a_single_quota_of_0_is_found() -> None:
     host, refused = lacking('namespaces.write_proc("/proc/sys/user/max_net_namespaces", b"0")')
     assert [wall for wall, offer in host.walls.items() if not offer.offered] == ["net"]
-    assert refused[1] == "sudo sysctl -w user.max_net_namespaces=10000"
+    assert refused[1].startswith("sudo sysctl -w user.max_net_namespaces=10000")
 
 
 def test_a_masked_procfs_is_refused_naming_the_cause() -> None:

@@ -92,8 +92,9 @@ def wait_dead(pidfd: int) -> None:
 class Inside:
     """A launched env: its pid 1, and what its first service says."""
 
-    def __init__(self, launched: Launched, ends: dict[str, int], sockets: list[socket.socket]) -> None:
+    def __init__(self, launched: Launched, ends: dict[str, int], sockets: list[socket.socket], last: int) -> None:
         self.launched = launched
+        self.last = last
         self.ends = ends
         self.sockets = sockets
 
@@ -121,8 +122,12 @@ class Inside:
 
     def close(self) -> None:
         """Kill it whole."""
-        signal.pidfd_send_signal(self.launched.pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(self.launched.pidfd, self.last)
         wait_dead(self.launched.pidfd)
+        self.release()
+
+    def release(self) -> None:
+        """Close what we hold of it."""
         os.close(self.launched.pidfd)
         for fd in self.ends.values():
             os.close(fd)
@@ -156,7 +161,7 @@ class Walls:
         """A directory for one more env."""
         self.count += 1
         directory = self.state / "envs" / f"{self.count:032x}"
-        (directory / "home").mkdir(parents=True)
+        (directory / "home" / "tmp").mkdir(parents=True)
         return directory
 
     def planned(
@@ -203,7 +208,8 @@ class Walls:
         finally:
             for fd in [write_out, write_err, *files]:
                 os.close(fd)
-        return Inside(launched, {"stdout": read_out, "stderr": read_err}, [control, dial])
+        last = signal.SIGKILL if made.profile.namespaces else signal.SIGTERM
+        return Inside(launched, {"stdout": read_out, "stderr": read_err}, [control, dial], last)
 
     def inside(self, code: str, *, parts: dict[str, Any] | None = None, lacking: str = "", **given: Any) -> Any:
         """What the code finds in an env of its own. lacking: the wall that it is to be without."""

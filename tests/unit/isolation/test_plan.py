@@ -95,7 +95,7 @@ def test_a_wall_that_is_missing_is_refused_by_name_with_the_fix(wall: str) -> No
     with pytest.raises(WallUnavailable) as refused:
         planned(host=lacking)
     assert refused.value.details == {"wall": wall, "reason": "user.max_user_namespaces is 0"}
-    assert refused.value.hint == "sudo sysctl -w x=1"
+    assert refused.value.hint.startswith("sudo sysctl -w x=1")
 
 
 def test_without_network_namespaces_the_hosts_network_will_do() -> None:
@@ -113,8 +113,6 @@ def test_a_limit_that_cannot_be_enforced_is_refused(limits: Limits) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"isolation": Isolation(level="landlock")},
-        {"isolation": Isolation(level="none")},
         {"network": Network(egress="open")},
         {"network": Network(egress=["pypi.org"])},
         {"network": Network(forward=[11434])},
