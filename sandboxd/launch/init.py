@@ -99,6 +99,7 @@ class Init:
         # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
         self.children = signalfd(set(awaited()))
         self.loop.watch(self.children, READ, self.woken)
+        self.loop.after(0, self.reap)  # who ended before
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
         self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None

@@ -1,15 +1,17 @@
-"""libc, titles, signals, pidfd, capabilities: one process's own attributes."""
+"""libc, titles, signals, pidfd, capabilities, spawn: one process's own attributes."""
 
 import errno
 import os
+import resource
 import select
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from sandboxd.errors import NotFound
-from sandboxd.kernel import capabilities, libc, pidfd, signals, titles
+from sandboxd.kernel import capabilities, libc, pidfd, signals, spawn, titles
 from tests.kernel.inside import run
 
 
@@ -128,3 +130,51 @@ found = [capabilities.is_dumpable()]
 capabilities.set_dumpable(False)
 found += [capabilities.is_dumpable(), errno_of(os.readlink, "/proc/self/exe")]
 """)[:2] == [True, False]
+
+
+def run_program(argv: list[str], limits: list[tuple[int, int, int]]) -> tuple[int, bytes]:
+    """Spawn, with stdout on a pipe; wait status and output."""
+    read, write = os.pipe()
+    null = os.open("/dev/null", os.O_RDWR)
+    words = [word.encode() for word in argv]
+    with open(read, "rb") as output:
+        try:
+            pid = spawn.spawn(words[0] + b"\0", words, [b"A=1"], stdio=(null, write, null), limits=limits)
+        finally:
+            os.close(write)
+            os.close(null)
+        text = output.read()
+    return (os.waitpid(pid, 0)[1] if pid else -1), text
+
+
+pytestmark_spawn = pytest.mark.skipif(not spawn.is_possible(), reason="this C library or machine lacks makecontext")
+
+
+@pytestmark_spawn
+def test_a_spawned_program_has_its_limits() -> None:
+    code = """if True:
+        import os, resource
+        print([resource.getrlimit(limit) for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)], os.environ["A"],
+              os.getsid(0) == os.getpid())
+    """
+    limits = [(resource.RLIMIT_NOFILE, 20, 30), (resource.RLIMIT_CORE, 0, 0)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    status, text = run_program([sys.executable, "-I", "-S", "-c", code], limits)
+    assert status == 0
+    assert text.decode().strip() == "[(20, 30), (0, 0)] 1 True"
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+@pytestmark_spawn
+@pytest.mark.parametrize("path", ["/nowhere", "/etc", "/etc/passwd"])
+def test_a_program_that_cannot_be_executed_leaves_no_child(path: str) -> None:
+    assert run_program([path], []) == (-1, b"")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytestmark_spawn
+def test_many_and_long_arguments_arrive() -> None:
+    words = [f"{number}" * 300 for number in range(300)]
+    status, text = run_program(["/bin/echo", *words], [])
+    assert (status, text.decode().split()) == (0, words)
