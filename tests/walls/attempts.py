@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 OUTSIDE = ("outside",)
 CAPABLE = ("capable",)
 OTHER = ("other",)
+NO_WALLS = ("--isolation", "none")
 NESTED = ("--nested",)
 HOST_NETWORK = ("--network", "host")
 SHOWN = ("-v", "{home}:{home}", "-v", "{sockets}:{sockets}")

@@ -1,7 +1,7 @@
 """Attempts on files: what is not shown, what is shown read-only, what guards the env itself, and mounts."""
 # ruff: noqa: E501 - a row is read across, as a table's
 
-from tests.walls.attempts import CAPABLE, OUTSIDE, SHOWN, Attempt
+from tests.walls.attempts import CAPABLE, NO_WALLS, OUTSIDE, SHOWN, Attempt
 
 READ = ["read", "{workspace}/main.py"]
 OBJECT = ["make", "{workspace}/.git/objects/x"]
@@ -12,21 +12,21 @@ SECRETS = [
     Attempt("cloud credentials", ["read", "{home}/.aws/credentials"], "ENOENT", SHOWN, "ok", READ),
     Attempt("keyring", ["list", "{home}/.gnupg"], "ENOENT", SHOWN, "ok", ["list", "{workspace}"]),
     Attempt("another project", ["read", "{home}/src/else/notes"], "ENOENT", SHOWN, "ok", READ),
-    Attempt("write to the home", ["write", "{home}/src/else/new"], "ENOENT", OUTSIDE, "ok", ["make", "{home}/mine"]),
+    Attempt("write to the home", ["write", "{home}/src/else/new"], "ENOENT", NO_WALLS, "ok", ["make", "{home}/mine"]),
     Attempt("another env's workspace", ["read", "{other_workspace}/data"], "ENOENT", SHOWN, "ok", READ),
     Attempt("write to another env's workspace", ["write", "{other_workspace}/x"], "ENOENT", OUTSIDE, "ok", ["make", "{workspace}/x"]),
     Attempt("another env's private home", ["read", "{other_home}/kept"], "ENOENT", OUTSIDE, "ok", ["list", "{home}"]),
-    Attempt("the daemon's journal", ["read", "{state}/state.db"], "ENOENT", OUTSIDE, "ok", READ),
+    Attempt("the daemon's journal", ["read", "{state}/state.db"], "ENOENT", NO_WALLS, "ok", READ),
     Attempt("write the daemon's journal", ["access", "{state}/state.db"], "ENOENT", OUTSIDE, "ok", ["make", "{workspace}/state.db"]),
     Attempt("the daemon's log", ["read", "{state}/daemon.log"], "ENOENT", OUTSIDE, "ok", READ),
-    Attempt("own logs", ["list", "{env_dir}/logs"], "ENOENT", OUTSIDE, "ok", ["list", "/tmp"]),
+    Attempt("own logs", ["list", "{env_dir}/logs"], "ENOENT", NO_WALLS, "ok", ["list", "/tmp"]),
     Attempt("own exits", ["read", "{env_dir}/exits"], "ENOENT", OUTSIDE, "ok", READ),
-    Attempt("the host's /tmp", ["read", "{host_tmp}"], "ENOENT", OUTSIDE, "ok", ["make", "/tmp/mine"]),
+    Attempt("the host's /tmp", ["read", "{host_tmp}"], "ENOENT", NO_WALLS, "ok", ["make", "/tmp/mine"]),
     Attempt("the host's /dev/shm", ["read", "{host_shm}"], "ENOENT", OUTSIDE, "ok", ["make", "/dev/shm/mine"]),
     Attempt("the host's logs", ["list", "/var/log"], "ENOENT", OUTSIDE, "ok", ["list", "/var/tmp"]),
     Attempt("root's files", ["access", "/root"], "ENOENT", OUTSIDE, "ok", ["access", "/usr"]),
     Attempt("disks", ["access", "/dev/{disk}"], "ENOENT", OUTSIDE, "ok", ["read", "/dev/urandom"]),
-    Attempt("kernel log", ["access", "/dev/kmsg"], "ENOENT", OUTSIDE, "ok", ["read", "/dev/zero"]),
+    Attempt("kernel log", ["access", "/dev/kmsg"], "ENOENT", NO_WALLS, "ok", ["read", "/dev/zero"]),
 ]  # fmt: skip
 
 WAYS = [
@@ -75,7 +75,7 @@ GUARDS = [
             ["exchange", "{workspace}/second.py", "{workspace}/main.py"]),
     Attempt("the workspace away", ["there_and_back", "{workspace}", "{workspace}-old"], "EBUSY", OUTSIDE, "ok",
             ["there_and_back", "{workspace}/src", "{workspace}/old"]),
-    Attempt("a program on PATH", ["write", "{tools}/bin/tool"], "EROFS", OUTSIDE, "ok", ["execute", "{tools}/bin/tool"]),
+    Attempt("a program on PATH", ["write", "{tools}/bin/tool"], "EROFS", NO_WALLS, "ok", ["execute", "{tools}/bin/tool"]),
     Attempt("a new program on PATH", ["make", "{tools}/bin/ls"], "EROFS", OUTSIDE, "ok", ["make", "{home}/ls"]),
     Attempt("the system", ["make", "/usr/bin/mine"], "EROFS", OUTSIDE, "EACCES", ["make", "/var/tmp/mine"]),
     Attempt("/etc", ["make", "/etc/ld.so.preload"], "EROFS", OUTSIDE, "EACCES", ["read", "/etc/passwd"]),

@@ -3,7 +3,7 @@
 
 import socket
 
-from tests.walls.attempts import CAPABLE, HOST_NETWORK, OTHER, OUTSIDE, SHOWN, Attempt
+from tests.walls.attempts import CAPABLE, HOST_NETWORK, NO_WALLS, OTHER, OUTSIDE, SHOWN, Attempt
 
 DGRAM, RAW, SEQPACKET = int(socket.SOCK_DGRAM), int(socket.SOCK_RAW), int(socket.SOCK_SEQPACKET)
 OWN = ["listen", "AF_INET", ["127.0.0.1", 0]]
@@ -40,7 +40,7 @@ KINDS = [
 ]  # fmt: skip
 
 UNIX = [
-    Attempt("abstract socket", ["connect", "AF_UNIX", "{abstract}"], "ECONNREFUSED|EPERM", OUTSIDE, "ok", OWN_ABSTRACT),
+    Attempt("abstract socket", ["connect", "AF_UNIX", "{abstract}"], "ECONNREFUSED|EPERM", NO_WALLS, "ok", OWN_ABSTRACT),
     Attempt("docker.sock", ["connect", "AF_UNIX", "{sockets}/docker.sock"], "ENOENT", SHOWN, "ok", OWN_PATH),
     Attempt("session bus", ["connect", "AF_UNIX", "{sockets}/bus"], "ENOENT", SHOWN, "ok", OWN_PATH),
     Attempt("X11", ["connect", "AF_UNIX", "{sockets}/X0"], "ENOENT", SHOWN, "ok", OWN_PATH),
@@ -49,11 +49,11 @@ UNIX = [
 ]  # fmt: skip
 
 CONTROL = [
-    Attempt("control socket", ["connect", "AF_UNIX", "{state}/control.sock"], "ENOENT", OUTSIDE, "ok", OWN_PATH),
+    Attempt("control socket", ["connect", "AF_UNIX", "{state}/control.sock"], "ENOENT", NO_WALLS, "ok", OWN_PATH),
     Attempt("own init's control", ["connect", "AF_UNIX", "{env_dir}/init.sock"], "ENOENT", OUTSIDE, "ok", OWN_PATH),
     Attempt("own init's dial", ["connect", "AF_UNIX", "{env_dir}/dial.sock", SEQPACKET], "ENOENT", OUTSIDE, "ok", OWN_PATH),
     Attempt("another's init", ["connect", "AF_UNIX", "{other_dir}/init.sock"], "ENOENT", OUTSIDE, "ok", OWN_PATH),
-    Attempt("the state directory", ["list", "{state}"], "ENOENT", OUTSIDE, "ok", ["list", "/tmp"]),
+    Attempt("the state directory", ["list", "{state}"], "ENOENT", NO_WALLS, "ok", ["list", "/tmp"]),
     Attempt("the router's socket", ["access", "{state}/router.sock"], "ENOENT", OUTSIDE, "ok", OWN_PATH),
 ]
 
