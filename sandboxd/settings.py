@@ -50,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold: float = 30.0
     log_limit: int = 5 << 20
     base_domain: str = BASE_DOMAIN
+    cgroup: str = ""
     metrics: bool = True
 
     @classmethod
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             runtime_home = environ.get("XDG_RUNTIME_DIR")
             state = absolute(f"{state_home}/sandboxd", "XDG_STATE_HOME")
             runtime = absolute(f"{runtime_home}/sandboxd", "XDG_RUNTIME_DIR") if runtime_home else f"/tmp/sandboxd-{uid}"
+        cgroup = environ.get("SANDBOXD_CGROUP", "")
         socket = environ.get("SANDBOXD_SOCKET")
         return cls(
             control=absolute(socket, "SANDBOXD_SOCKET") if socket else f"{runtime}/control.sock",
@@ -81,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             memory_reserve=size(environ, "SANDBOXD_MEMORY_RESERVE"),
             memory_critical=size(environ, "SANDBOXD_MEMORY_CRITICAL"),
             log_limit=whole(environ, "SANDBOXD_LOG_LIMIT", 5 << 20, low=4096, high=1 << 40),
+            cgroup=str(absolute(cgroup, "SANDBOXD_CGROUP")) if cgroup else "",
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
             metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
         )

@@ -47,12 +47,14 @@ async def adopt_all(supervisor: Supervisor) -> None:
             supervisor.journal.remove(record.id)
             continue
         await adopt_one(supervisor.adopt(record))
+    supervisor.control.sweep()
 
 
 async def adopt_one(actor: Actor) -> None:
     """Tell one actor what became of its env."""
     record = actor.record
     if record.state not in ALIVE:
+        actor.body.leave_group()
         actor.post(ev.Adopted())
         return
     fd, identity = await living_init(actor, record.init)

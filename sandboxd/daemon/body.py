@@ -53,6 +53,7 @@ class Body:
         self.prepared_window = (24, 80)
         self.config: dict[str, dict[str, object]] = {}
         self.unapplied = ""
+        self.group = ""
         self._sessions: dict[str, asyncio.Future[int]] = {}
         self.attached: set[str] = set()
         self._greeting: InitStatus | None = None
@@ -84,6 +85,7 @@ class Body:
             self.config = building.service_plans(launched.plan)
             for name in self.prepared_attach:
                 self.open_session(f"attach:{name}", attached=True)
+            self.group = launched.group
             await self.adopt(launched.pidfd, launched.netns_cookie)
             identity = Identity(
                 pid=launched.pid,
@@ -91,8 +93,7 @@ class Body:
                 boot_id=launched.boot_id,
                 netns_cookie=launched.netns_cookie,
             )
-            walls, cpus = building.walls_of(launched), building.cpus_of(launched.plan)
-            self.actor.post(ev.Launched(init=identity, walls=walls, enforced=launched.plan.limits, cpus=cpus))
+            self.actor.post(building.told(launched, identity))
             self.report_status()
         except (SandboxdError, OSError) as error:
             if has_no_namespace(error):
@@ -115,11 +116,14 @@ class Body:
 
     async def _end_launch(self) -> None:
         await self.let_go()
+        self.leave_group()
         await self.actor.supervisor.router.unpublish(self.actor.record.id)
 
     async def adopt(self, fd: int, cookie: int) -> None:
         """Watch an init by its pidfd (owned from here on) and speak with it; raises what is wrong with its greeting."""
         self.pidfd = fd
+        self.group = self.group or self.actor.record.cgroup
+        self.actor.supervisor.control.watch(self.actor, self.group)
         # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
         asyncio.get_running_loop().add_reader(fd, self._init_gone)
         env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
@@ -130,6 +134,7 @@ class Body:
 
     def _init_gone(self) -> None:
         self._drop_pidfd()
+        self.actor.supervisor.control.check(self.actor)
         self.actor.post(ev.InitGone())
 
     def _drop_pidfd(self) -> None:
@@ -145,6 +150,8 @@ class Body:
             case ExecFailed(service=service, error=error):
                 self.actor.post(ev.ServiceRefused(service=service, error=(error.code, error.message, error.hint)))
             case ServiceExited(service=service, pid=pid, wait_status=status):
+                if status & 0x7F == signal.SIGKILL:
+                    self.actor.supervisor.control.check(self.actor)  # before its end is taken for its own doing
                 self.actor.post(ev.ServiceExited(service=service, pid=pid, exit_code=exit_code_of(status)))
             case SessionExited(session=session, wait_status=status):
                 self._end_session(session, 137 if status is None else exit_code_of(status))
@@ -203,6 +210,7 @@ class Body:
     async def settle(self, effect: ev.Settle) -> None:
         """The env has ended: nobody may reach for it any more."""
         await self.let_go()
+        self.leave_group()
         env_id = self.actor.record.id
         router = self.actor.supervisor.router
         await router.unpublish(env_id)
@@ -210,6 +218,11 @@ class Body:
             log.warning("env %s: the router did not confirm in time that it let go", self.actor.record.name)
         for session in list(self._sessions):
             self._end_session(session, 137)
+
+    def leave_group(self) -> None:
+        """Its control group goes; what it said last was read before."""
+        group, self.group = self.group or self.actor.record.cgroup, ""
+        self.actor.supervisor.control.release(self.actor.record.id, group)
 
     async def let_go(self) -> None:
         """Close what the daemon holds; the env itself is not touched."""
@@ -327,12 +340,7 @@ class Body:
     async def apply_limits(self, effect: ev.ApplyLimits) -> None:
         """The record's limits, on what runs; `unapplied` says what the kernel refused."""
         self.config = {}  # services that are started from here on are planned anew
-        self.unapplied = ""
-        try:
-            limiting.apply(self.actor)
-        except OSError as error:
-            self.unapplied = str(error)
-            log.warning("env %s: its new limits are not all in force: %s", self.actor.record.name, error)
+        self.unapplied = limiting.apply(self.actor)
 
     # -- timers and news -----------------------------------------------------------------------------------------------
 

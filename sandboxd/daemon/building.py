@@ -12,14 +12,16 @@ import msgspec
 from msgspec.structs import replace
 
 from sandboxd.daemon.berths import APPEND, Berth
+from sandboxd.isolation.facts import LimitFacts
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Affinity
-from sandboxd.launch.client import InitFds
 from sandboxd.launch.guards import unguarded
 from sandboxd.launch.initlink import InitLink, bind_sockets
+from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at
 from sandboxd.launch.repository import repository_of
-from sandboxd.lifecycle.records import EnvRecord, Wall
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.records import EnvRecord, Identity, Wall
 from sandboxd.lifecycle.view import main_service
 from sandboxd.spec import EnvSpec
 
@@ -38,6 +40,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     netns_cookie: int
     walls: frozenset[str]
+    group: str
     plan: LaunchPlan
 
 
@@ -53,7 +56,9 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
         await publish(supervisor.router, record)
         given = replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach)
-        launched = await supervisor.launcher.launch(made, given)
+        launched = await supervisor.launcher.launch(
+            made, given, lambda group: supervisor.control.limit(record.limits, group, made.limits)
+        )
     finally:
         for fd in opened:
             os.close(fd)
@@ -64,6 +69,7 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         boot_id=launched.boot_id,
         netns_cookie=launched.netns_cookie,
         walls=launched.walls,
+        group=launched.group,
         plan=made,
     )
 
@@ -91,15 +97,17 @@ async def publish(router: "RouterHandle", record: EnvRecord) -> None:
         )
 
 
-def make_plan(supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start: list[str]) -> LaunchPlan:
-    """Look at the host and the spec's paths, and decide every step."""
+def make_plan(
+    supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start: list[str], facts: LimitFacts | None = None
+) -> LaunchPlan:
+    """Look at the host and the spec's paths, and decide every step. facts: of limits, where they are not the host's."""
     spec = replace(with_given_port(record), limits=record.limits)
     place = look_at(spec, environ=record.environ, env_dir=env_dir, uid=record.owner)
     made = plan(
         spec,
         id=record.id,
         name=record.name,
-        host=supervisor.host,
+        host=supervisor.host if facts is None else replace(supervisor.host, limits=facts),
         place=place,
         environ=record.environ,
         uid=record.owner,
@@ -109,6 +117,17 @@ def make_plan(supervisor: "Supervisor", record: EnvRecord, env_dir: Path, start:
     )
     init = replace(made.init, start=start, log_limit=log_limit(supervisor, record))
     return replace(made, init=init)
+
+
+def told(launched: Built, identity: Identity) -> ev.Launched:
+    """What the env's record is to know of a launch."""
+    return ev.Launched(
+        init=identity,
+        walls=walls_of(launched),
+        enforced=launched.plan.limits,
+        cpus=cpus_of(launched.plan),
+        cgroup=launched.group,
+    )
 
 
 def log_limit(supervisor: "Supervisor", record: EnvRecord) -> int:

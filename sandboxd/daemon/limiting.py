@@ -5,6 +5,7 @@ inherits from a parent that may not have had its turn yet, so the walk is repeat
 refuses is raised; a process that ends meanwhile is none.
 """
 
+import logging
 import os
 import resource
 import time
@@ -22,6 +23,7 @@ from sandboxd.protocol.messages import LimitHit
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
 
+log = logging.getLogger(__name__)
 QUIET = 60.0  # seconds between two words of the same limit
 ROUNDS = 10  # a fork bomb must not keep the daemon here; what it starts inherits from what was reached
 
@@ -54,11 +56,23 @@ def parsed(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-def apply(actor: "Actor") -> None:
-    """The limits of an env's record, on all of its processes; raises OSError."""
+def apply(actor: "Actor") -> str:
+    """The limits of an env's record, on all of its processes; what the kernel refused, or "" ."""
+    try:
+        bring_to_bear(actor)
+    except OSError as error:
+        log.warning("env %s: its new limits are not all in force: %s", actor.record.name, error)
+        return str(error)
+    return ""
+
+
+def bring_to_bear(actor: "Actor") -> None:
+    """The same, or OSError."""
     record, facts = actor.record, actor.supervisor.host.limits
     if record.init is None:
         return
+    if record.cgroup:
+        actor.supervisor.control.limit(record.limits, record.cgroup, record.enforced)
     wanted = rlimits(record.limits, record.enforced, facts.hard)
     for name in ("DATA", "FSIZE"):  # a limit that was taken away
         wanted.setdefault(name, (-1, -1))

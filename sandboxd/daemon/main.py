@@ -213,4 +213,5 @@ async def leave(supervisor: Supervisor) -> None:
     else:
         supervisor.router.close()
     supervisor.launcher.close()
+    await supervisor.control.leaving.settled()
     supervisor.journal.close()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from sandboxd.kernel import cgroups
 from sandboxd.protocol.messages import Receipt
 
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ RECOUNT_PAUSE = 0.05  # teardown of a namespace is asynchronous in the kernel: l
 async def receipt(supervisor: "Supervisor", actor: "Actor", removal: Awaitable[None]) -> Receipt:
     """Count, remove, count again until nothing is left or the bound is reached."""
     env_id = actor.record.id
-    init = actor.record.init
+    init, group = actor.record.init, actor.record.cgroup
     family = members(init.pid) if init else []
-    before = await asyncio.to_thread(count, supervisor, env_id, family)
+    before = await asyncio.to_thread(count, supervisor, env_id, family, group)
     await removal
-    after = await asyncio.to_thread(count, supervisor, env_id, family)
+    after = await asyncio.to_thread(count, supervisor, env_id, family, group)
     for _ in range(RECOUNTS):
         if not any(after.values()):
             break
         await asyncio.sleep(RECOUNT_PAUSE)
-        after = await asyncio.to_thread(count, supervisor, env_id, family)
+        after = await asyncio.to_thread(count, supervisor, env_id, family, group)
     return Receipt(before=before, after=after, leaked={what: number for what, number in after.items() if number})
 
 
@@ -42,8 +43,8 @@ def members(pid: int) -> list[psutil.Process]:
         return []
 
 
-def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process]) -> dict[str, int]:
-    """Tasks, files, sockets and routes of an env, as they are now."""
+def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process], group: str) -> dict[str, int]:
+    """Tasks, files, sockets, routes and control groups of an env, as they are now."""
     files = sockets = 0
     for where, _, names in os.walk(supervisor.rundir.env_dir(env_id)):
         top = where.endswith(env_id)
@@ -54,6 +55,7 @@ def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process]) -
         "files": files,
         "sockets": sockets,
         "routes": supervisor.routes_of(env_id),
+        "cgroups": cgroups.count(group),
     }
 
 

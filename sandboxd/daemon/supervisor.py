@@ -16,6 +16,7 @@ from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
+from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.routes import is_asleep, route_table
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
@@ -80,6 +81,7 @@ class Supervisor:
         self.load = Load()
         self.idling = Idling(self)
         self.admission = Admission(self)
+        self.control = Control(self)
         self.subscriptions: set[Subscription] = set()
         self.tally = Tally()
         self.web: Endpoint | None = None
@@ -117,8 +119,12 @@ class Supervisor:
         self.launcher = await scopes.outliving(
             "envs",
             scopes.ENVS,
-            lambda prefix: Launcher.start(pool=self.settings.pool, log=log_file, host=self.host, prefix=prefix),
+            lambda prefix: Launcher.start(pool=0, log=log_file, host=self.host, prefix=prefix),
         )
+        limits = self.control.begin(self.launcher.pid, self.settings.cgroup)
+        layout = replace(self.host.layout, groups=self.control.groups is not None)
+        self.host = replace(self.host, limits=limits, layout=layout)
+        self.launcher.begin(self.control.groups, self.host, pool=self.settings.pool)
         self.launcher.on_death = lambda: self._again("launcher", self.start_launcher)
 
     async def start_router(self) -> None:
@@ -317,5 +323,6 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         self.berths.close()
+        self.control.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()

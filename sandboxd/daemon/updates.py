@@ -38,8 +38,10 @@ class UpdateRequests:
         check(replace(record.spec, limits=wanted))
         new = replace(record, overrides=overrides(record.spec.limits, wanted))
         env_dir = self.supervisor.rundir.env_dir(record.id)
-        planned = make_plan(self.supervisor, new, env_dir, []).limits
-        if record.init is not None and record.state in ALIVE:
+        is_alive = record.init is not None and record.state in ALIVE
+        facts = self.supervisor.control.facts_of(record) if is_alive else None
+        planned = make_plan(self.supervisor, new, env_dir, [], facts).limits
+        if is_alive:
             refuse(record.limits, wanted, record.enforced, planned)
             refuse_below_use(record.limits, wanted, await self.used(record, wanted))
         await self.change(actor, new.overrides, planned)
@@ -49,7 +51,8 @@ class UpdateRequests:
         """What is in use of those limits that are to shrink."""
         found: dict[str, int] = {}
         if wanted.memory is not None:
-            found["memory"] = self.watch.look(record).memory
+            counted = self.supervisor.control.used(record)
+            found["memory"] = self.watch.look(record).memory if counted is None else counted
         if wanted.disk is not None:
             found["disk"] = (await self.watch.disk.look(record)).bytes
         return found

@@ -11,6 +11,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from sandboxd.daemon import limiting
 from sandboxd.daemon.disk import DiskWatch
 from sandboxd.errors import KernelError, SandboxdError
@@ -71,6 +73,7 @@ class Watch:
 
     def _check(self, actor: "Actor") -> None:
         record = actor.record
+        self.supervisor.control.check(actor)
         try:
             sample = self.look(record, gate=record.limits.memory, traffic=False)
         except (SandboxdError, OSError) as error:
@@ -89,13 +92,21 @@ class Watch:
     def look(self, record: EnvRecord, *, gate: int | None = 0, traffic: bool = True) -> Sample:
         """Sample an env now. gate: bytes of RSS from which on PSS is read too; traffic: count what was read and written."""
         assert record.init is not None
-        sample = self._sampler.sample(record.init.pid, gate=gate, traffic=traffic)
+        sample = self._counted(record, traffic) or self._sampler.sample(record.init.pid, gate=gate, traffic=traffic)
         if record.id in self._last:
             self._before[record.id] = self._last[record.id]
         self._last[record.id] = sample
         if sample.pss is not None:  # RSS counts what processes share once for each: no peak of anything
             self._peak[record.id] = max(self._peak.get(record.id, 0), sample.memory)
         return sample
+
+    def _counted(self, record: EnvRecord, traffic: bool) -> Sample | None:
+        """What the kernel counted for the env's control group."""
+        sample = self.supervisor.control.sample(record)
+        if sample is None or sample.io_read >= 0:
+            return sample
+        read, written = self._sampler.traffic(record.init.pid) if traffic and record.init is not None else (0, 0)
+        return replace(sample, io_read=read, io_write=written)
 
     def _forget(self) -> None:
         """Drop what is known of envs that are gone."""
@@ -139,7 +150,7 @@ class Watch:
         return Usage(
             cpu_percent=self.cpu_percent(record),
             memory_bytes=sample.memory,
-            memory_peak_bytes=self._peak.get(record.id, sample.memory),
+            memory_peak_bytes=self.supervisor.control.peak(record) or self._peak.get(record.id, sample.memory),
             pids=sample.pids,
         )
 

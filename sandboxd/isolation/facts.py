@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 
 # The walls of this version, in the order in which people meet them, and those that have their place kept.
-WALLS = ("user", "mount", "pid", "net", "ipc", "uts", "proc", "capabilities", "no_new_privs", "landlock", "seccomp")
-LATER = ("cgroup",)
+WALLS = ("user", "mount", "pid", "net", "ipc", "uts", "cgroup", "proc", "capabilities", "no_new_privs", "landlock", "seccomp")
+LATER: tuple[str, ...] = ()
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,8 +26,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     directories: (path, where it really lies). links: (path, text) of symbolic links at the root. system: parts of /sys.
     nodes: harmless devices. resolv_conf, hosts: where these files end inside, once links are followed ("": the host has none).
-    home: of the daemon's user, made ahead because most envs will want it. memory: bytes of RAM.
-    sealed: what of /proc is the whole kernel's to set; hidden: what tells of it, as (path, is it a file).
+    home: of the daemon's user, made ahead because most envs will want it. memory: bytes of RAM. groups: an env has control
+    groups of its own, which it may look at. sealed: what of /proc is the whole kernel's to set; hidden: what tells of it, as
+    (path, is it a file).
     """
 
     directories: list[tuple[str, str]]
@@ -38,6 +39,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     hosts: str = ""
     home: str = ""
     memory: int = 1 << 30
+    groups: bool = False
     sealed: list[str] = []
     hidden: list[tuple[str, bool]] = []
 

@@ -18,6 +18,7 @@ QUOTAS = {
     "net": "user.max_net_namespaces",
     "ipc": "user.max_ipc_namespaces",
     "uts": "user.max_uts_namespaces",
+    "cgroup": "user.max_cgroup_namespaces",
 }
 CLONE_SWITCH = "kernel.unprivileged_userns_clone"
 APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"

@@ -136,6 +136,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
             services=service_plans(spec, shared, limits, place, each),
             start=roots(spec),
             refusals=refusals_text(host.machine, demand) if is_full and host.listener else "",
+            sift=demand.clone3 and walls["seccomp"].demanded,
         ),
         network=spec.network.mode,
         walls=walls,
@@ -191,7 +192,8 @@ def is_pinned(walls: Mapping[str, WallInfo]) -> bool:
 def demand_of(spec: EnvSpec, host: HostFacts, *, fixed_affinity: bool) -> Demand:
     """What the filter of system calls depends on."""
     if spec.isolation.level == "full":
-        return Demand(nested=spec.isolation.nested, fixed_affinity=fixed_affinity)
+        grouped = host.layout.groups and not spec.isolation.nested
+        return Demand(nested=spec.isolation.nested, fixed_affinity=fixed_affinity, clone3=grouped)
     return Demand(own_pids=False, unix=host.landlock >= levels.UNIX_ABI, fixed_affinity=fixed_affinity)
 
 

@@ -39,7 +39,8 @@ class ServicePlan(msgspec.Struct, frozen=True, kw_only=True):
 class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What init starts with. start: services executed at once; slow: what happens to a lagging reader, by service.
 
-    refusals: the rules by which it answers refused system calls, as JSON that it reads only when there is one.
+    refusals: the rules by which it answers refused system calls, as JSON that it reads only when there is one. sift: programs
+    get a second filter, against the call by which pid 1 makes them in their control group.
     """
 
     id: str
@@ -49,6 +50,7 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     log_limit: int = LOG_LIMIT
     slow: dict[str, str] = {}
     refusals: str = ""
+    sift: bool = False
     version: int = 1
 
 

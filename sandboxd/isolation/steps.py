@@ -3,7 +3,7 @@
 Pure. A step travels as a JSON array, its tag first, to the child that applies it (`launch.apply` has one function for each
 tag). Every step has a phase, and a list of steps is only ever applied in the order of phases: mounts need the capabilities
 that a later phase gives up, and each phase takes away what the ones before it used. Walls to come take the places numbered
-here: cgroup namespace, nft rules.
+here: nft rules.
 """
 
 import enum
@@ -101,6 +101,13 @@ class Proc(Step, frozen=True):
     words: ClassVar[str] = "mount procfs on {target}"
     target: Path
     options: str = ""
+
+
+class Groups(Step, frozen=True):
+    """The env's control groups, read-only: where programs look for their limits."""
+
+    words: ClassVar[str] = "show the env's control groups at {target}"
+    target: Path
 
 
 class Devpts(Step, frozen=True):
@@ -262,7 +269,7 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Bounding | Ruleset | Rules | Capabilities | Landlock
+    | Groups | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Bounding | Ruleset | Rules | Capabilities | Landlock
     | Seccomp | Prove
 )  # fmt: skip
 

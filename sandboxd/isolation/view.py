@@ -21,6 +21,7 @@ from sandboxd.isolation.steps import (
     Directories,
     Enter,
     Files,
+    Groups,
     Links,
     Loopback,
     Mask,
@@ -32,6 +33,7 @@ from sandboxd.isolation.steps import (
 )
 
 OWN = "/.sandboxd"
+GROUPS = "/sys/fs/cgroup"
 EMPTY, BLANK = f"{OWN}/empty", f"{OWN}/blank"
 HOSTS, RESOLV_CONF = f"{OWN}/hosts", f"{OWN}/resolv.conf"
 ROOT_SIZE, RUN_SIZE = 16 << 20, 64 << 20
@@ -82,6 +84,7 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested
         Devices(layout.nodes),
         Devpts("/dev/pts"),
         Proc("/proc", "subset=pid" if proc == "subset" else ""),
+        *([Groups(GROUPS)] if layout.groups else []),
         *[Tmpfs(scratch, size, 0o1777) for scratch in SCRATCH],
         Tmpfs("/run", RUN_SIZE, 0o755),
         Pivot(),
@@ -108,7 +111,7 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested
 def directories(layout: Layout) -> list[str]:
     """Every directory of the new root, parents first: of the home only what lies in nothing that is mounted later."""
     shown = [path for path, _ in layout.directories]
-    wanted = [OWN, *TOP, *shown, *layout.system]
+    wanted = [OWN, *TOP, *shown, *layout.system, *([GROUPS] if layout.groups else [])]
     if not any(f"{layout.home}/".startswith(f"{path}/") for path in [*shown, *TOP, *[path for path, _ in layout.links], "/."]):
         wanted.append(layout.home)
     made: dict[str, None] = {}

@@ -16,7 +16,7 @@ from sandboxd.kernel.libc import check, function, syscall
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
-CLONE_PIDFD = 0x1000
+CLONE_PIDFD, PARENT, INTO_CGROUP = 0x1000, 0x8000, 0x200000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 SO_NETNS_COOKIE = 71
 KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -40,10 +40,19 @@ _sethostname = function("sethostname", ctypes.c_char_p, ctypes.c_size_t)
 _unshare = function("unshare", ctypes.c_int)
 
 
-def clone3(flags: int) -> tuple[int, int]:
-    """Fork into the new namespaces of `flags`: (pid, pidfd) in the parent, (0, -1) in the child; the pidfd is close-on-exec."""
+def clone3(flags: int, group: int = -1) -> tuple[int, int]:
+    """Fork into the new namespaces of `flags`: (pid, pidfd) in the parent, (0, -1) in the child; the pidfd is close-on-exec.
+
+    group: the descriptor of a control group that the child is born in. With PARENT it is its parent's sibling, and tells of its
+    end as its parent does.
+    """
     pidfd = ctypes.c_int(-1)
-    arguments = CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=_signal.SIGCHLD)
+    arguments = CloneArgs(
+        flags=flags | CLONE_PIDFD | (INTO_CGROUP if group >= 0 else 0),
+        pidfd=ctypes.addressof(pidfd),
+        exit_signal=0 if flags & PARENT else _signal.SIGCHLD,
+        cgroup=max(group, 0),
+    )
     pid = check(_clone3(ctypes.byref(arguments), ctypes.sizeof(arguments)), "clone3")
     return (pid, pidfd.value) if pid else (0, -1)
 

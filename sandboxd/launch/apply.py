@@ -148,6 +148,11 @@ def proc(_: Stage, target: str, how: str) -> None:
     mounts.mount("proc", inside(target), QUIET | mounts.MS_NOEXEC, how)
 
 
+def groups(_: Stage, target: str) -> None:
+    """The groups below the root of this cgroup namespace; nobody inside can make the mount writable."""
+    mounts.mount("cgroup2", inside(target), QUIET | mounts.MS_NOEXEC | mounts.MS_RDONLY)
+
+
 def devpts(_: Stage, target: str) -> None:
     """Own terminals, so many: all envs together may have 3072 (kernel.pty.max less its reserve). No gid=5: that group is not
     mapped here, and the option is then refused (devpts.rst)."""
@@ -326,6 +331,7 @@ APPLY = {
     "devices": devices,
     "tmpfs": tmpfs,
     "proc": proc,
+    "groups": groups,
     "devpts": devpts,
     "pivot": pivot,
     "resize": resize,

@@ -26,6 +26,7 @@ FLAGS = {
     "net": namespaces.NEWNET,
     "ipc": namespaces.NEWIPC,
     "uts": namespaces.NEWUTS,
+    "cgroup": namespaces.NEWCGROUP,
 }
 ALLOW_ALL = "BgAAAAAA/38="  # one instruction in base64: return SECCOMP_RET_ALLOW
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC

@@ -22,34 +22,41 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sandboxd.launch.launcher import Order
 
-INIT, STAGER = 3, 4  # the descriptors of the sockets of each
+INIT, STAGER, GROUP = 3, 4, 5  # descriptors: the sockets of each; the control group of services, where there is one
 GO = b"g"
 
 
-def main(socks: list[int], order: Order, run_init) -> None:  # type: ignore[no-untyped-def]
-    """Everything from the first instruction after clone3 on; never returns. socks: pid 1's, the stager's; above 4."""
+def main(given: list[int], order: Order, run_init) -> None:  # type: ignore[no-untyped-def]
+    """Everything from the first instruction after clone3 on; never returns.
+
+    given: the sockets of pid 1 and the stager, and the control group of services if there is one; above 5.
+    """
     status = 1
     try:
-        os.dup2(socks[0], INIT, inheritable=False)
-        os.dup2(socks[1], STAGER, inheritable=False)
-        fds.close_range(STAGER + 1)
+        for fd, place in zip(given, (INIT, STAGER, GROUP), strict=False):
+            os.dup2(fd, place, inheritable=False)
+        group = GROUP if len(given) > 2 else -1
+        fds.close_range(INIT + len(given))
         if not order.namespaces:
             for fd in (INIT, STAGER):
                 talk.hear(_socket.socket(fileno=os.dup(fd)), 1)
-            os._exit(guard.main(INIT, STAGER, run_init))
+            os._exit(guard.main(INIT, STAGER, lambda config, found: run_init(config, found | {"group": group})))
         signals.block_child()
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         pid, process = namespaces.clone3(0)
         if pid == 0:
             os.close(INIT)
             ours.close()
+            if group >= 0:
+                os.close(group)
             line = _socket.socket(fileno=STAGER)
             status = stager.live(line, theirs, order.base) if drop(line, order) else 0
         else:
             os.close(process)
             os.close(STAGER)
             theirs.close()
-            status = be_init(_socket.socket(fileno=INIT), ours, order, run_init)
+            line = _socket.socket(fileno=INIT)
+            status = be_init(line, ours, order, lambda config, found: run_init(config, found | {"group": group}))
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,10 +22,12 @@ from sandboxd.isolation.facts import HostFacts
 from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile
 from sandboxd.isolation.steps import Step
 from sandboxd.isolation.view import base_steps
-from sandboxd.kernel import fds, mounts, pidfd
+from sandboxd.kernel import fds, pidfd
+from sandboxd.launch.groups import Groups
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
-from sandboxd.launch.parked import Load, Parked, Shape, demand, failure_of, parts
+from sandboxd.launch.parcel import InitFds, hand_over, messages_of
+from sandboxd.launch.parked import Parked, Shape, demand, failure_of, parts
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -40,27 +42,11 @@ QUIET = 0.1
 SETTLE = 0.5  # seconds; mounts come in bursts, and each change makes every parked child stale
 
 
-class InitFds(msgspec.Struct, frozen=True, kw_only=True):
-    """Descriptors that an env's init gets; they stay the caller's own, who may close them once `launch` is through."""
-
-    control: int
-    dial: int
-    exits: int
-    logs: Mapping[str, tuple[int, int]] = {}
-    attach: Mapping[str, Mapping[str, int]] = {}
-
-    def listed(self) -> list[tuple[list[str], int]]:
-        """Each with the name under which the child knows it."""
-        found = [(["control"], self.control), (["dial"], self.dial), (["exits"], self.exits)]
-        found += [(["log", service], fd) for service, pair in self.logs.items() for fd in pair]
-        found += [(["attach", service, stream], fd) for service, ends in self.attach.items() for stream, fd in ends.items()]
-        return found
-
-
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
     """An env's pid 1. pidfd: the receiver's to close. start_time: clock ticks. netns_cookie: read before its plan came.
 
-    walls: those that were proven from inside, after they were raised.
+    walls: those that were proven from inside, after they were raised. group: the path of its control group, "" where there are
+    none; the receiver's to remove.
     """
 
     pid: int
@@ -69,6 +55,7 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     netns_cookie: int
     walls: frozenset[str]
+    group: str = ""
 
 
 class Launcher:
@@ -80,8 +67,9 @@ class Launcher:
         self.wanted = pool
         self.boot_id = pidfd.boot_id()
         self.parked: list[Parked] = []
-        self.asked: list[tuple[Shape, Take]] = []
+        self.asked: list[tuple[Shape, Take, str]] = []  # with the path of its control group
         self.shape: Shape | None = None
+        self.groups: Groups | None = None
         self.failure: SandboxdError | None = None
         self.settling: asyncio.TimerHandle | None = None
         self.filling: asyncio.TimerHandle | None = None
@@ -122,11 +110,14 @@ class Launcher:
         except BaseException:
             launcher.close()
             raise
-        layout, proc, abi = (host.layout, host.proc, host.landlock) if host else (look_at_layout(), "full", 0)
-        base = base_steps(layout, proc, network=True, abi=abi)
-        launcher.shape = shape_of(default_profile(os.geteuid(), os.getegid()), base)
+        launcher.shape = usual(host)
         launcher.fill()
         return launcher
+
+    def begin(self, groups: Groups | None, host: HostFacts, *, pool: int) -> None:
+        """Have that many children parked, each in a control group of its own where there are some."""
+        self.groups, self.wanted, self.shape = groups, pool, usual(host)
+        self.fill()
 
     @property
     def pid(self) -> int:
@@ -138,8 +129,11 @@ class Launcher:
         """How many parked children are ready now."""
         return sum(child.is_ready for child in self.parked)
 
-    async def launch(self, plan: LaunchPlan, given: InitFds) -> Launched:
-        """Make that env: a parked child applies the plan and becomes its init. Raises LaunchFailed; nothing half-made stays."""
+    async def launch(self, plan: LaunchPlan, given: InitFds, limit: Callable[[str], None] | None = None) -> Launched:
+        """Make that env: a parked child applies the plan and becomes its init. Raises LaunchFailed; nothing half-made stays.
+
+        limit: is given the path of its control group, to limit it before anything of the env runs; what it raises ends it all.
+        """
         self.notice_mounts()
         shape = shape_of(plan.profile, plan.base)
         child: Parked | None = None
@@ -148,6 +142,8 @@ class Launcher:
             trees += hand_over(plan)
             async with asyncio.timeout(LAUNCH_TIMEOUT):
                 child = self.take(shape) or await self.park(shape)
+                if limit is not None and child.group:
+                    limit(child.group)
                 answer = await child.launch(*messages_of(plan, given, trees))
             if answer.get("launched") is not True:
                 view, own, confined = parts(plan)
@@ -163,6 +159,7 @@ class Launcher:
                 boot_id=self.boot_id,
                 netns_cookie=child.netns_cookie,
                 walls=proven,
+                group=child.group,
             )
         except TimeoutError as error:
             raise LaunchFailed(
@@ -198,7 +195,7 @@ class Launcher:
         for child in [*self.parked]:
             self.drop(child)
         asked, self.asked = self.asked, []
-        for _, take in asked:
+        for _, take, _ in asked:
             take(gone())
         if not self.ready.done():
             self.ready.cancel()
@@ -217,7 +214,7 @@ class Launcher:
             self.drop(child)
         if self.shape is None or self.failure is not None:
             return
-        is_coming = any(take == self.adopt for _, take in self.asked) or not all(child.is_ready for child in self.parked)
+        is_coming = any(take == self.adopt for _, take, _ in self.asked) or not all(child.is_ready for child in self.parked)
         if len(self.parked) < self.wanted and not is_coming:
             self.ask(self.shape, self.adopt)
 
@@ -265,9 +262,9 @@ class Launcher:
             else:
                 waiting.set_result(made)
 
-        coming = (shape, self.adopt)
-        if coming in self.asked:
-            self.asked[self.asked.index(coming)] = (shape, take)
+        coming = next((n for n, asked in enumerate(self.asked) if asked[:2] == (shape, self.adopt)), None)
+        if coming is not None:
+            self.asked[coming] = (shape, take, self.asked[coming][2])
         else:
             self.ask(shape, take)
         try:
@@ -292,9 +289,11 @@ class Launcher:
         if not self.line.is_open:
             take(gone())
             return
-        self.asked.append((shape, take))
+        group = self.groups.new() if self.groups is not None else ""
+        self.asked.append((shape, take, group))
         who, base = shape
-        self.line.send(ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid) + base)
+        path = group.encode()
+        self.line.send(ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid, len(path)) + path + base)
 
     def heard(self, message: Message) -> None:
         """A frame of the launcher's: it is up, the host's mounts changed, or the answer to the oldest request."""
@@ -305,13 +304,16 @@ class Launcher:
             if self.settling is None:
                 self.settling = self.loop.call_later(SETTLE, self.settle)
         elif self.asked:
-            shape, take = self.asked.pop(0)
+            shape, take, group = self.asked.pop(0)
             if "failed" in message:
                 take(failure_of("an env", [], message))
                 return
             process, *socks = self.line.received[:3]
             del self.line.received[:3]
-            take(Parked(socks=socks, process=process, pid=int(message["pid"]), shape=shape))
+            made = Parked(socks=socks, process=process, pid=int(message["pid"]), shape=shape)
+            if self.groups is not None and group:
+                made.group, made.leave_group = group, self.groups.release
+            take(made)
 
     def settle(self) -> None:
         """The host's mounts changed a moment ago."""
@@ -346,46 +348,15 @@ def spawn(control: int, log: Path, arguments: list[str], prefix: Sequence[str]) 
         )
 
 
+def usual(host: HostFacts | None) -> Shape:
+    """What the pool is made for at first."""
+    layout, proc, abi = (host.layout, host.proc, host.landlock) if host else (look_at_layout(), "full", 0)
+    return shape_of(default_profile(os.geteuid(), os.getegid()), base_steps(layout, proc, network=True, abi=abi))
+
+
 def shape_of(profile: Profile, base: Sequence[Step]) -> Shape:
     """What a parked child is good for."""
     return profile, msgspec.json.encode(base)
-
-
-def messages_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[Load, Load]:
-    """What the stager and what pid 1 gets of the plan's own half, each with its descriptors under their names."""
-    view, own, confined = parts(plan)
-    staged = {"steps": view, "fds": [["handed"]] * len(trees)}
-    listed = given.listed()
-    init = {
-        "title": f"sandboxd-init: {plan.name}",
-        "steps": own,
-        "walls": confined,
-        "config": plan.init,
-        "fds": [name for name, _ in listed],
-    }
-    return (msgspec.json.encode(staged), trees), (msgspec.json.encode(init), [fd for _, fd in listed])
-
-
-def hand_over(plan: LaunchPlan) -> list[int]:
-    """Detached mounts of the daemon's own directories, for an env that runs as someone else: their owner it becomes.
-
-    Only a daemon that is root comes here. The path is the daemon's own, not the spec's; its last name must be no link.
-    """
-    trees: list[int] = []
-    try:
-        for path in plan.handed:
-            place = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.fchown(place, plan.profile.uid[1], plan.profile.gid[1])
-                trees.append(mounts.open_tree(place, recursive=False, subject=path))
-            finally:
-                os.close(place)
-    except OSError as error:
-        fds.close_all(trees)
-        raise LaunchFailed(
-            f"cannot hand over the home of env {plan.name}: {error}", step="hand over", errno=error.errno or 0
-        ) from error
-    return trees
 
 
 def gone() -> LaunchFailed:

@@ -23,7 +23,7 @@ from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
 from sandboxd.launch.guard import end_all, signal_all
 from sandboxd.launch.loop import READ, Loop, complain
-from sandboxd.launch.program import mapped
+from sandboxd.launch.program import Birth, mapped
 from sandboxd.launch.services import Services, start_all
 from sandboxd.launch.sessions import Attachment, Execution, Sessions, send_signal
 
@@ -92,6 +92,7 @@ class Init:
         self.denials = Denials(self.loop, config.get("refusals", ""), fds.get("refused", -1), self.tell)
         exits = ExitFile(fds.get("exits", -1))
         self.services = Services(self.loop, exits, int(config.get("log_limit") or LOG_LIMIT), self.tell)
+        self.services.birth = Birth(fds.get("group", -1), sift=bool(config.get("sift")))
         self.sessions = Sessions(self.loop, self.services, self.tell)
         start_all(self.services, config, fds)
         for name, given in fds.get("attach", {}).items():

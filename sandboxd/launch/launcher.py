@@ -24,24 +24,29 @@ if not __package__:
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
 from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
-from sandboxd.launch import child, plain, talk, walls, warm
+from sandboxd.launch import child, grouping, plain, talk, walls, warm
 
-ALWAYS = namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS
+ALWAYS = (
+    namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS | namespaces.NEWCGROUP
+)
 TITLE = "sandboxd-launcher"
 
 
 class Order:
     """What is asked for (`talk.ORDER`): who an env runs as, (inside, outside), whether with a network; the base as it came.
 
-    Only our own ids may be asked for, or as root any but 0; 0 only by name. drop: there are privileges to be given up.
+    Only our own ids may be asked for, or as root any but 0; 0 only by name. drop: there are privileges to be given up. group:
+    the path of the control group to make for it, "" for none.
     """
 
-    __slots__ = ("base", "drop", "gid", "namespaces", "network", "uid")
+    __slots__ = ("base", "drop", "gid", "group", "namespaces", "network", "uid")
 
     def __init__(self, body: bytes) -> None:
-        self.namespaces, self.network, root, *ids = talk.ORDER.unpack_from(body)
+        self.namespaces, self.network, root, *ids, length = talk.ORDER.unpack_from(body)
         self.uid, self.gid = (ids[0], ids[1]), (ids[2], ids[3])
-        self.base = body[talk.ORDER.size :]
+        start = talk.ORDER.size + length
+        self.group = body[talk.ORDER.size : start].decode()
+        self.base = body[start:]
         own = os.geteuid()
         self.drop = own == 0
         if own != 0 and (ids[1], ids[3]) != (own, os.getegid()):
@@ -108,7 +113,7 @@ class Launcher:
             pid, given = self.park(order)
         except (OSError, SandboxdError) as error:
             self.refuse("namespaces", error)
-        except struct.error as error:
+        except (struct.error, UnicodeDecodeError) as error:
             self.refuse("request", error)
         else:
             self.reply(b'{"pid":%d}' % pid, given)
@@ -118,24 +123,32 @@ class Launcher:
         """A child in new namespaces with its ids mapped: pid; pidfd, our ends of its sockets: pid 1's, the stager's."""
         init, stager = _socket.socketpair(), _socket.socketpair()
         outer, inner = [init[0].detach(), stager[0].detach()], [init[1].detach(), stager[1].detach()]
-        process = -1
+        process, group = -1, None
+        flags = (ALWAYS | (namespaces.NEWNET if order.network else 0)) if order.namespaces else 0
         try:
-            flags = ALWAYS | (namespaces.NEWNET if order.network else 0)
-            pid, process = namespaces.clone3(flags if order.namespaces else 0)
+            if order.group:
+                group = grouping.Group(order.group, order.uid[1])
+            pid, process = namespaces.clone3(flags) if group is None else group.clone(flags)
             if pid == 0:
-                child.main(inner, order, self.run_init)
+                child.main(inner if group is None else [*inner, group.services], order, self.run_init)
+            if group is not None:
+                group.divide()
             if order.namespaces:
                 namespaces.write_maps(pid, uid=order.uid, gid=order.gid)
             for fd in outer:
                 os.write(fd, child.GO)
         except BaseException:
             fds.close_all(outer)
+            if group is not None:
+                group.remove()
             if process >= 0:
                 pidfd.send_signal(process, _signal.SIGKILL)
                 os.close(process)
             raise
         finally:
             fds.close_all(inner)
+            if group is not None:
+                group.close()
         return pid, [process, *outer]
 
     def refuse(self, what: str, error: Exception) -> None:

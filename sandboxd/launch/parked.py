@@ -33,6 +33,8 @@ class Parked:
         self.is_ready = False
         self.failed: Message | None = None
         self.on_change: Callable[[Parked], None] | None = None
+        self.group = ""  # the path of its control group
+        self.leave_group: Callable[[str], None] = lambda _: None
         loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Message] = loop.create_future()
         self.init = Line(loop, socket.socket(fileno=socks[0]), self.heard, self.ended)
@@ -75,6 +77,7 @@ class Parked:
             pidfd.send_signal(self.process, signal.SIGKILL if self.shape[0].namespaces else signal.SIGTERM)
             os.close(self.process)
             self.process = -1
+            self.leave_group(self.group)
         self.close()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
 from sandboxd.launch.logfile import LogFiles
 from sandboxd.launch.loop import READ, Loop, complain
-from sandboxd.launch.program import REPORT_LIMIT, Program, Stdio, error_of, fork, set_window
+from sandboxd.launch.program import PLAIN, REPORT_LIMIT, Program, Stdio, error_of, fork, set_window
 from sandboxd.launch.pump import Input, Output
 
 TYPE_CHECKING = False
@@ -72,12 +72,13 @@ class Service:
 class Services:
     """All services of the env by name, and by the pid of their main process."""
 
-    __slots__ = ("by_name", "by_pid", "enter", "exits", "log_limit", "loop", "on_end", "retrying", "tell")
+    __slots__ = ("birth", "by_name", "by_pid", "enter", "exits", "log_limit", "loop", "on_end", "retrying", "tell")
 
     def __init__(self, loop: Loop, exits: ExitFile, log_limit: int, tell: Callable[[Message], None]) -> None:
         self.loop = loop
         self.exits = exits
         self.log_limit = log_limit
+        self.birth = PLAIN
         self.tell = tell
         self.on_end: Callable[[Service, int | None], None] | None = None  # readers of that service end with it
         self.by_name: dict[str, Service] = {}
@@ -134,7 +135,7 @@ class Services:
             program = Program(asked)
             is_first = self.come_in()
             stdio = Stdio(program)
-            pid, report = fork(program, stdio, is_first=is_first)
+            pid, report = fork(program, stdio, self.birth, is_first=is_first)
         except SandboxdError as error:
             self.fail(service, error)
             raise

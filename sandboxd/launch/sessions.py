@@ -14,7 +14,7 @@ import time
 from sandboxd.errors import InvalidState, NotFound, QueueFull, SandboxdError
 from sandboxd.kernel.fds import close_all
 from sandboxd.launch.loop import READ, Loop
-from sandboxd.launch.program import REPORT_LIMIT, Program, Stdio, error_of, fork, set_window
+from sandboxd.launch.program import PLAIN, REPORT_LIMIT, Birth, Program, Stdio, error_of, fork, set_window
 from sandboxd.launch.pump import Sink
 
 TYPE_CHECKING = False
@@ -33,12 +33,14 @@ class Execution:
 
     __slots__ = ("closing", "id", "pid", "program", "report", "stdio", "then")
 
-    def __init__(self, id: str, program: Program, then: Callable[[Execution, SandboxdError | None], None]) -> None:
+    def __init__(
+        self, id: str, program: Program, then: Callable[[Execution, SandboxdError | None], None], birth: Birth = PLAIN
+    ) -> None:
         self.id = id
         self.program = program
         self.then = then
         self.stdio = Stdio(program)
-        self.pid, self.report = fork(program, self.stdio)
+        self.pid, self.report = fork(program, self.stdio, birth)
         self.closing = False
 
     def status(self) -> Message:
@@ -97,7 +99,7 @@ class Sessions:
 
     def execute(self, asked: dict[str, Any], then: Callable[[Execution, SandboxdError | None], None]) -> None:
         """Start a command; `then` hears how exec went and takes the session's `stdio.ours`. Raises SandboxdError."""
-        execution = Execution(self.next_id(), Program(asked), then)
+        execution = Execution(self.next_id(), Program(asked), then, self.services.birth)
         self.executed[execution.id] = self.by_pid[execution.pid] = execution
         self.loop.watch(execution.report, READ, lambda _events: self.hear(execution))
 

@@ -17,8 +17,9 @@ FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
 PARKED = "sandboxd-parked"
-# Namespaces, network, root by name, uid inside and outside, gid inside and outside; then the base's JSON.
-ORDER = struct.Struct("<???4I")
+# Namespaces, network, root by name, uid inside and outside, gid inside and outside, length of the control group's path; then
+# that path, and the base's JSON.
+ORDER = struct.Struct("<???4IH")
 
 
 def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]

@@ -24,6 +24,7 @@ class Launched(Event, frozen=True, kw_only=True):
     walls: dict[str, Wall]
     enforced: dict[str, str] = {}
     cpus: list[int] = []
+    cgroup: str = ""
 
 
 class LaunchFailed(Event, frozen=True, kw_only=True):

@@ -100,14 +100,15 @@ def begin(turn: Turn, state: State) -> None:
 def launched(turn: Turn, event: ev.Event) -> None:
     """Init is there: from here on the env is a process tree with an identity."""
     assert isinstance(event, ev.Launched)
-    turn.set(init=event.init, walls=event.walls, started=turn.now, enforced=event.enforced, cpus=event.cpus)
+    turn.set(init=event.init, walls=event.walls, started=turn.now)
+    turn.set(enforced=event.enforced, cpus=event.cpus, cgroup=event.cgroup)
     arm_ttl(turn)
 
 
 def launched_late(turn: Turn, event: ev.Event) -> None:
     """A stop overtook the launch: init is there now, and must go."""
     assert isinstance(event, ev.Launched)
-    turn.set(init=event.init, walls=event.walls, started=turn.now)
+    turn.set(init=event.init, walls=event.walls, started=turn.now, cgroup=event.cgroup)
     turn.do(ev.KillInit())
 
 

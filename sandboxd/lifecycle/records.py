@@ -52,7 +52,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
     of what was put to sleep for being idle. queued: since when it waits for its turn, or did last.
     what ended it, where sandboxd itself can tell. overrides: limits changed since, by `update`; the spec stays what was asked
-    for. enforced: how each limit is, since the last launch; cpus: those it was given.
+    for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
     """
 
     version: int = RECORD_VERSION
@@ -86,6 +86,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     overrides: dict[str, int | float | None] = {}
     enforced: dict[str, str] = {}
     cpus: list[int] = []
+    cgroup: str = ""
 
     @property
     def limits(self) -> Limits:

@@ -108,6 +108,7 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         labels=record.spec.labels,
         limits={name: getattr(limits, name) for name in limits.__struct_fields__},
         limits_enforced=record.enforced if record.init else {},
+        cgroup=record.cgroup if record.init and record.cgroup else None,
         walls={
             name: WallInfo(offered=w.offered, demanded=w.demanded, enforced=w.enforced, reason=w.reason)
             for name, w in record.walls.items()

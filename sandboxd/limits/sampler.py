@@ -69,6 +69,11 @@ class Sampler:
             mapped=min(mapped, tmpfs),
         )
 
+    def traffic(self, init_pid: int) -> tuple[int, int]:
+        """(bytes read, bytes written) on disks by all below an init."""
+        io = [read_io(pid) for pid in walk(init_pid)]
+        return sum(read for read, _ in io), sum(written for _, written in io)
+
     def _memoryfs(self, init: tuple[int, int], pids: list[int]) -> tuple[list[MemoryMount], int]:
         """The env's own tmpfs mounts and the bytes in them, seen through the first of its processes that lets us."""
         for pid in pids:

@@ -29,11 +29,10 @@ class Verdict(NamedTuple):
 
     def describe(self) -> str:
         """What was found, for `ps`, events and exit messages: up to the semicolon it is what, after it what to do."""
-        return (
-            f"{amount(self.limit, self.ceiling)} limit, peak {amount(self.limit, self.value)}; {self.hint}"
-            if self.limit
-            else ""
-        )
+        if not self.limit:
+            return ""
+        ceiling = f"{amount(self.limit, self.ceiling)} limit, " if self.ceiling else ""
+        return f"{ceiling}peak {amount(self.limit, self.value)}; {self.hint}"
 
 
 def judge(sample: Sample, limits: Limits, ways: Mapping[str, str]) -> Verdict:

@@ -101,6 +101,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     limits: dict[str, int | float | None] = {}
     limits_enforced: dict[str, str] = {}
+    cgroup: str | None = None
     walls: dict[str, WallInfo] = {}
     usage: Usage | None = None
     spec: EnvSpec | None = None

@@ -21,8 +21,9 @@ from sandboxd.isolation.steps import AnyStep, Bind, Hostname, kinds
 from sandboxd.kernel import pidfd
 from sandboxd.launch import line, parked, talk
 from sandboxd.launch.apply import APPLY
-from sandboxd.launch.client import InitFds, Launcher
+from sandboxd.launch.client import Launcher
 from sandboxd.launch.launcher import Order
+from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
 from sandboxd.spec import EnvSpec, Network, Service
 from tests.kernel.inside import ROOT
@@ -417,11 +418,11 @@ walls.close()
 
 def test_only_our_own_ids_may_be_asked_for() -> None:
     uid, gid = os.getuid(), os.getgid()
-    own = Order(talk.ORDER.pack(True, True, False, 0, uid, gid, gid) + b"[]")
+    own = Order(talk.ORDER.pack(True, True, False, 0, uid, gid, gid, 0) + b"[]")
     assert (own.uid, own.gid, own.drop, own.network, own.base) == ((0, uid), (gid, gid), False, True, b"[]")
     for root, *ids in ((False, 0, 0, gid, gid), (False, uid, uid, 0, 0), (True, 0, 0, 0, 0), (False, 1, 65534, gid, gid)):
         with pytest.raises(PermissionDenied):
-            Order(talk.ORDER.pack(True, True, root, *ids))
+            Order(talk.ORDER.pack(True, True, root, *ids, 0))
 
 
 def test_a_request_that_makes_no_sense_is_answered(tmp_path: Path) -> None:
@@ -429,9 +430,9 @@ def test_a_request_that_makes_no_sense_is_answered(tmp_path: Path) -> None:
         launcher = await Launcher.start(pool=0, log=tmp_path / "log", init="stand_in", path=STAND_IN)
         try:
             said: list[str] = []
-            for body in (b"", b"[]", b"{}", b"\xff" * 18, b"\0" * 18):
+            for body in (b"", b"[]", b"{}", b"\xff" * 21, b"\0" * 21):
                 heard = asyncio.get_running_loop().create_future()
-                launcher.asked.append((None, heard.set_result))  # type: ignore[arg-type]
+                launcher.asked.append((None, heard.set_result, ""))  # type: ignore[arg-type]
                 launcher.line.send(body)
                 said.append(type(await asyncio.wait_for(heard, 30)).__name__)
             return said

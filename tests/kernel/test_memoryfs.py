@@ -56,7 +56,7 @@ def test_files_in_tmpfs_are_counted_and_named(tmp_path):
         seen = Sampler().sample(env.pid, gate=0)
         assert 20 * M <= seen.tmpfs < 22 * M
         assert seen.mapped == 0
-        verdict = judge(seen, Limits(memory=16 * M))
+        verdict = judge(seen, Limits(memory=16 * M), {})
         assert "/dev/shm" in verdict.describe()
         assert {mount.path for mount in memoryfs.own_mounts(env.pid)} == {f"{tmp_path}/tm p", f"{tmp_path}/shm"}
 

@@ -12,7 +12,7 @@ import pytest
 
 from sandboxd.errors import LaunchFailed
 from sandboxd.isolation.steps import Bounding, Hostname, Phase, Prove, Rlimits
-from sandboxd.launch.client import InitFds, messages_of
+from sandboxd.launch.parcel import InitFds, messages_of
 from sandboxd.launch.parked import parts
 from tests.walls.envs import TIMEOUT, Walls, program
 

@@ -21,7 +21,8 @@ import msgspec
 
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Prove
-from sandboxd.launch.client import InitFds, Launched, Launcher
+from sandboxd.launch.client import Launched, Launcher
+from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
 from sandboxd.spec import EnvSpec, Service, Workspace
 

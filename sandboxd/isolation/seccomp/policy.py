@@ -56,12 +56,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """What the policy depends on. nested: namespaces may be made inside. own_pids: behind a pid namespace, so that pid 1 is
     the only process to protect. unix: path sockets may be opened (a file wall stands before them). fixed_affinity: CPUs are
-    limited by affinity."""
+    limited by affinity. clone3: pid 1 needs it to make processes in their control group; each program then gets a filter of
+    its own against it (kernel.seccomp.NO_CLONE3)."""
 
     nested: bool = False
     own_pids: bool = True
     unix: bool = True
     fixed_affinity: bool = False
+    clone3: bool = False
 
 
 GROUPS = {
@@ -177,8 +179,6 @@ UNLESS_NESTED = (
     rule("namespaces", "clone", none_of(0, 0, mask=NAMESPACES), shown=FLAGS),
     rule("namespaces", "unshare", none_of(0, 0, mask=NAMESPACES | NEWTIME), shown=UNSHARED),
     rule("namespaces", "setns", shown=((1, NAMESPACES | NEWTIME),)),
-    # Its flags lie in memory, where no filter looks; C libraries then use clone(2) (as docker does it).
-    rule("gone", "clone3", number=errno.ENOSYS, quiet=True),
 )
 
 # A process may do this to any other of its uid, dumpable or not (prlimit(2), sched_setaffinity(2)), and so to pid 1.
@@ -200,6 +200,8 @@ OTHERS = (
     rule("processes", "ioprio_set", none_of(1, 0), shown=BOTH),
 )  # fmt: skip
 
+# Its flags lie in memory, where no filter looks; C libraries then use clone(2) (as docker does it).
+NO_CLONE3 = (rule("gone", "clone3", number=errno.ENOSYS, quiet=True),)
 NO_UNIX = (rule("unix sockets", "socket", one_of(0, AF_UNIX), shown=SOCKET),)
 FIXED_AFFINITY = (rule("affinity", "sched_setaffinity"),)
 
@@ -209,6 +211,7 @@ def rules(demand: Demand) -> tuple[Rule, ...]:
     return (
         *ALWAYS,
         *(() if demand.nested else UNLESS_NESTED),
+        *(() if demand.nested or demand.clone3 else NO_CLONE3),
         *(PID_1 if demand.own_pids else OTHERS),
         *(() if demand.unix else NO_UNIX),
         *(FIXED_AFFINITY if demand.fixed_affinity else ()),

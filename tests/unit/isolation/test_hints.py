@@ -43,4 +43,4 @@ def test_an_apparmor_switch_that_is_off_is_not_blamed() -> None:
 
 
 def test_every_namespace_has_its_quota() -> None:
-    assert set(QUOTAS) == {"user", "mount", "pid", "net", "ipc", "uts"}
+    assert set(QUOTAS) == {"user", "mount", "pid", "net", "ipc", "uts", "cgroup"}
