@@ -32,7 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     (None: a fiftieth).
 
     control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
-    at http://sandboxd.BASE_DOMAIN/metrics.
+    at http://sandboxd.BASE_DOMAIN/metrics. router_workers: processes that route (0: one for each
+    cpu we may use, eight at most).
     """
 
     control: str
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     base_domain: str = BASE_DOMAIN
     cgroup: str = ""
     metrics: bool = True
+    router_workers: int = 0
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], uid: int) -> "Settings":
@@ -85,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             log_limit=whole(environ, "SANDBOXD_LOG_LIMIT", 5 << 20, low=4096, high=1 << 40),
             cgroup=str(absolute(cgroup, "SANDBOXD_CGROUP")) if cgroup else "",
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
+            router_workers=whole(environ, "SANDBOXD_ROUTER_WORKERS", 0, low=0, high=64),
             metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
         )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from collections import deque
@@ -40,6 +41,7 @@ from sandboxd.store.rundir import RunDir
 log = logging.getLogger(__name__)
 SUBSCRIBER_CAP = 1000
 EVENTS_DELAY = 0.05
+MOST_ROUTERS = 8
 
 
 class Subscription:
@@ -134,7 +136,11 @@ class Supervisor:
                 "router",
                 scopes.ROUTER,
                 lambda prefix: RouterHandle.start_or_adopt(
-                    dir=self.settings.state_dir, listen=self.settings.listen, prefix=prefix, handed=self.handed
+                    dir=self.settings.state_dir,
+                    listen=self.settings.listen,
+                    prefix=prefix,
+                    handed=self.handed,
+                    workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
                 ),
             )
         except PortTaken as error:

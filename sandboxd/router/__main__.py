@@ -1,10 +1,12 @@
-"""`python -m sandboxd.router`: takes over the descriptors its daemon bound, then serves until told to stop.
+"""`python -m sandboxd.router`: takes over the descriptors its daemon bound, then serves with as many workers as it is
+told until it is told to stop.
 
 Started by `RouterHandle`, in a session of its own. Arguments: the descriptors of the listening sockets, that of router.sock,
 and the bounds as JSON. Standard error is the log.
 """
 
 import argparse
+import gc
 import logging
 import socket
 import sys
@@ -12,7 +14,7 @@ import sys
 import msgspec
 
 from sandboxd.kernel.titles import set_title
-from sandboxd.router.worker import Router
+from sandboxd.router.master import Master
 from sandboxd.routing.framing import Bounds
 
 
@@ -22,13 +24,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--listen", type=int, nargs="*", default=[], metavar="FD")
     parser.add_argument("--control", type=int, required=True, metavar="FD")
     parser.add_argument("--bounds", default="{}", metavar="JSON")
+    parser.add_argument("--workers", type=int, default=1, metavar="N")
     options = parser.parse_args(arguments)
     set_title("sandboxd-router")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     bounds = msgspec.json.decode(options.bounds, type=Bounds)
-    router = Router(bounds, [inherit(fd) for fd in options.listen], inherit(options.control))
-    logging.getLogger("sandboxd.router").info("serving on %s", ", ".join(router.hello().listen))
-    router.run()
+    master = Master(bounds, [inherit(fd) for fd in options.listen], inherit(options.control), options.workers)
+    logging.getLogger("sandboxd.router").info("serving on %s", ", ".join(master.hello().listen))
+    gc.freeze()  # what was made so far lives for ever, and its pages stay shared with the workers
+    master.run()
     return 0
 
 

@@ -1,38 +1,139 @@
-"""The router's end of router.sock: takes the daemon's orders, reports what changed. One daemon at a time, the newest.
+"""Frames over Unix sockets: router.sock, where one daemon at a time is obeyed, and the pairs between master and workers.
 
-Only processes of our own uid, or root, are listened to (SO_PEERCRED). Output is bounded: a daemon that does not read loses
-its connection, and connects again. Imports routing.orders.
+At router.sock only processes of our own uid, or root, are listened to (SO_PEERCRED), the newest of them. Descriptors go along
+with a frame in the order of frames, so whoever takes frames in turn finds those of each. Output is bounded: a peer that does
+not read loses its connection. Imports routing.orders and kernel.fds.
 """
 
 import logging
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
-from sandboxd.router.loop import READ, WRITE
+from sandboxd.errors import ProtocolViolation
+from sandboxd.kernel import fds
+from sandboxd.router.loop import READ, WRITE, Loop
 from sandboxd.routing import orders
 
-if TYPE_CHECKING:
-    from sandboxd.router.worker import Router
-
-MOST_UNSENT = 16 << 20
+MOST_UNSENT = 64 << 20  # a few of the largest tables
 
 log = logging.getLogger("sandboxd.router")
+
+
+class Wire:
+    """One connection. take: gets each frame. ended: called once. received: descriptors that came and were not yet taken."""
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, take: Callable[[bytes], None], ended: Callable[[], None], *, most_fds: int = 0
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._take = take
+        self._ended = ended
+        self._most_fds = most_fds
+        self._frames = orders.Frames()
+        self._unsent: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._size = 0
+        self.received: deque[int] = deque()
+        self.open = True
+        loop.watch(sock.fileno(), self, READ)
+
+    def on_event(self, mask: int) -> None:
+        """Frames, or room for ours."""
+        if mask & WRITE:
+            self._flush()
+            if not self.open:
+                return
+        try:
+            data, received = fds.recv(self._sock, 1 << 18, max_fds=self._most_fds, flags=socket.MSG_DONTWAIT)
+            if not data:
+                self.close()
+                return
+            self.received += received
+            frames = self._frames.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolViolation, orders.FrameError) as error:
+            log.warning("a connection for orders ended: %s", error)
+            self.close()
+            return
+        for frame in frames:
+            self._take(frame)
+
+    def send(self, frame: bytes, passed: tuple[int, ...] = ()) -> None:
+        """Queue and send. The descriptors stay the caller's: copies of them wait."""
+        if not self.open:
+            return
+        self._unsent.append((memoryview(frame), tuple(os.dup(fd) for fd in passed)))
+        self._size += len(frame)
+        if self._size > MOST_UNSENT:
+            log.warning("a peer does not read what it is told: its connection is closed")
+            self.close()
+        else:
+            self._flush()
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.close()
+
+    def close(self) -> None:
+        """Once."""
+        if not self.open:
+            return
+        self.open = False
+        self._loop.forget(self._sock.fileno())
+        self._sock.close()
+        fds.close_all(list(self.received))
+        for _, passed in self._unsent:
+            fds.close_all(list(passed))
+        self._unsent.clear()
+        self._ended()
+
+    def _flush(self) -> None:
+        while self._unsent:
+            data, passed = self._unsent[0]
+            try:
+                sent = fds.send(self._sock, data, passed, flags=socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break  # the loop tells when there is room
+            except OSError:
+                self.close()
+                return
+            self._size -= sent
+            fds.close_all(list(passed))  # they went with the first byte
+            if sent == len(data):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = (data[sent:], ())
+        self._loop.change(self._sock.fileno(), READ | WRITE if self._unsent else READ)
+
+
+class Owner(Protocol):
+    """Whom the daemon at router.sock speaks to."""
+
+    loop: Loop
+
+    def hello(self) -> orders.Hello:
+        """The first frame."""
+
+    def take(self, frame: bytes) -> None:
+        """An order."""
 
 
 class Control:
     """The listening socket, and the one session that is obeyed."""
 
-    def __init__(self, router: "Router", sock: socket.socket) -> None:
-        self._router = router
+    def __init__(self, owner: Owner, sock: socket.socket) -> None:
+        self._owner = owner
         self._sock = sock
-        self.session: Session | None = None
+        self.session: Wire | None = None
         sock.setblocking(False)
-        sock.listen(
-            16
-        )  # again, by us: SO_PEERCRED tells a client who called listen(2) last (unix(7)), and that is to be our pid
-        router.loop.watch(sock.fileno(), self, READ)
+        # Again, by us: SO_PEERCRED tells a client who called listen(2) last (unix(7)), and that is to be our pid.
+        sock.listen(16)
+        owner.loop.watch(sock.fileno(), self, READ)
 
     def on_event(self, mask: int) -> None:
         """A daemon comes."""
@@ -47,13 +148,13 @@ class Control:
         if self.session is not None:
             self.session.close()
         sock.setblocking(False)
-        self.session = Session(self._router, self, sock)
-        self.session.send(self._router.hello())
+        self.session = Wire(self._owner.loop, sock, self._owner.take, self._session_ended)
+        self.send(self._owner.hello())
 
     def send(self, report: orders.Report) -> None:
         """To the daemon, if there is one."""
         if self.session is not None:
-            self.session.send(report)
+            self.session.send(orders.encode(report))
 
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop, after a failure of ours."""
@@ -62,74 +163,8 @@ class Control:
         """Listen no more."""
         if self.session is not None:
             self.session.close()
-        self._router.loop.forget(self._sock.fileno())
+        self._owner.loop.forget(self._sock.fileno())
         self._sock.close()
 
-
-class Session:
-    """One daemon's connection."""
-
-    def __init__(self, router: "Router", control: Control, sock: socket.socket) -> None:
-        self._router = router
-        self._control = control
-        self._sock = sock
-        self._frames = orders.Frames()
-        self._unsent = bytearray()
-        router.loop.watch(sock.fileno(), self, READ)
-
-    def on_event(self, mask: int) -> None:
-        """Orders, or room for reports."""
-        if mask & WRITE:
-            self._flush()
-        try:
-            data = self._sock.recv(1 << 18, socket.MSG_DONTWAIT)
-            if not data:
-                self.close()
-                return
-            frames = self._frames.feed(data)
-        except BlockingIOError:
-            return
-        except (OSError, orders.FrameError) as error:
-            log.warning("the connection to the daemon ended: %s", error)
-            self.close()
-            return
-        for frame in frames:
-            order = orders.decode(orders.order_decoder, frame)
-            if order is None:
-                log.warning("an order was not understood: %d bytes", len(frame))
-            else:
-                self._router.obey(order)
-
-    def send(self, report: orders.Report) -> None:
-        """Queue and send."""
-        self._unsent += orders.encode(report)
-        if len(self._unsent) > MOST_UNSENT:
-            log.warning("the daemon does not read: its connection is closed")
-            self.close()
-        else:
-            self._flush()
-
-    def abort(self, *, stalled: bool = False) -> None:
-        """From the loop, after a failure of ours."""
-        self.close()
-
-    def close(self) -> None:
-        """Once."""
-        if self._sock.fileno() >= 0:
-            self._router.loop.forget(self._sock.fileno())
-            self._sock.close()
-        if self._control.session is self:
-            self._control.session = None
-
-    def _flush(self) -> None:
-        if self._sock.fileno() < 0:
-            return
-        try:
-            sent = self._sock.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            del self._unsent[:sent]
-        except BlockingIOError:
-            pass  # the loop tells when there is room
-        except OSError:
-            self.close()
-            return
-        self._router.loop.change(self._sock.fileno(), READ | WRITE if self._unsent else READ)
+    def _session_ended(self) -> None:
+        self.session = None

@@ -16,6 +16,7 @@ import struct
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,9 +26,9 @@ from sandboxd.router.starting import (
     LOG,
     SOCKET,
     bind_control,
+    bound_after,
     check_address,
     connect,
-    handed_or_bound,
     matches,
     spawn,
     tail,
@@ -53,6 +54,7 @@ class RouterHandle:
         self.pid = pid
         self.listen: list[str] = []
         self.published: list[orders.Published] = []
+        self.workers: list[int] = []  # their pids, when we came
         self.counts: dict[str, dict[str, int]] = {}
         self.pages: dict[int, int] = {}
         self.on_death: Callable[[], object] | None = None
@@ -86,6 +88,7 @@ class RouterHandle:
         bounds: Bounds | None = None,
         prefix: Sequence[str] = (),
         handed: Sequence[socket.socket] = (),
+        workers: int = 1,
     ) -> "RouterHandle":
         """The router of that directory, listening on these addresses.
 
@@ -103,7 +106,7 @@ class RouterHandle:
                 handle.close()
                 raise
             return handle
-        return await cls._start(dir, listen, bounds or Bounds(), prefix, handed)
+        return await cls._start(dir, listen, handed, partial(spawn, bounds=bounds or Bounds(), workers=workers, prefix=prefix))
 
     @classmethod
     async def _adopt(cls, directory: Path) -> "RouterHandle | None":
@@ -128,15 +131,19 @@ class RouterHandle:
 
     @classmethod
     async def _start(
-        cls, directory: Path, listen: list[str], bounds: Bounds, prefix: Sequence[str], handed: Sequence[socket.socket]
+        cls,
+        directory: Path,
+        listen: list[str],
+        handed: Sequence[socket.socket],
+        spawned: "Callable[[Path, list[socket.socket], socket.socket], subprocess.Popen[bytes]]",
     ) -> "RouterHandle":
         listeners: list[socket.socket] = []
         control: socket.socket | None = None
         try:
             for address in listen:
-                listeners.append(handed_or_bound(address, handed))
+                listeners.append(await bound_after(directory, address, handed))
             control = bind_control(directory)
-            child = spawn(directory, listeners, control, bounds, prefix)
+            child = spawned(directory, listeners, control)
         finally:
             for sock in listeners:
                 sock.close()
@@ -167,6 +174,7 @@ class RouterHandle:
         self.pid = hello.pid
         self.listen = list(hello.listen)
         self.published = list(hello.published)
+        self.workers = list(hello.workers)
         self._loop.add_reader(self._pidfd, self._process_ended)
         self._beat = self._loop.call_later(BEAT, self._on_beat)
 

@@ -15,24 +15,28 @@ BACKLOG = 4096  # cut by net.core.somaxconn
 REST = 0.1  # seconds without accepting once there is no descriptor left; the queue keeps who waits
 
 
+YIELD = 0.003  # seconds for a worker with fewer connections to take what waits
+
+
 Accepted = Callable[[socket.socket, tuple[str, int]], None]
 
 
 class Listener:
-    """Calls `accepted` with each connection, non-blocking, and the address it came from. `full`: take no more just now."""
+    """Calls `accepted` with each connection, and the address it came from. room: how many may be taken now, see `Router`."""
 
     def __init__(
         self,
         loop: Loop,
         sock: socket.socket,
         accepted: Callable[[socket.socket, tuple[str, int]], None],
-        full: Callable[[], bool],
+        room: Callable[[], int],
     ) -> None:
         self.sock = sock
         self._loop = loop
         self._accepted = accepted
-        self._full = full
+        self._room = room
         self._resting = False
+        self._yielded = False
         self._family = int(sock.family)
         sock.setblocking(False)
         # Accepted sockets inherit it (net/ipv4/tcp_minisocks.c), which spares a call for each.
@@ -48,17 +52,23 @@ class Listener:
         """Connections wait."""
         # What socket.accept() calls: it goes on to look the family, type and protocol up in enums, three microseconds a call.
         accept, family = self.sock._accept, self._family  # type: ignore[attr-defined]
-        for _ in range(BATCH):
-            if self._full():
-                self._rest()
+        room = self._room()
+        if room <= 0:
+            # Others may be busy as well: whoever waited a while for them takes one.
+            if not room or not self._yielded:
+                self._yielded = room < 0
+                self._rest(YIELD if room else REST)
                 return
+            room = 1
+        self._yielded = False
+        for _ in range(room):
             try:
                 fd, address = accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._rest()
+                    self._rest(REST)
                     return
                 continue  # accept(2): the connection failed while it waited, the next may be well
             # Left blocking: every call on it says MSG_DONTWAIT, and `relay` sets O_NONBLOCK before it splices.
@@ -73,11 +83,11 @@ class Listener:
             self._loop.forget(self.sock.fileno())
             self.sock.close()
 
-    def _rest(self) -> None:
+    def _rest(self, seconds: float) -> None:
         if not self._resting:
             self._resting = True
             self._loop.change(self.sock.fileno(), 0)
-            self._loop.at(self._loop.now + REST, self._resume)
+            self._loop.at(self._loop.now + seconds, self._resume)
 
     def _resume(self) -> None:
         self._resting = False

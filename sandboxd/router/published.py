@@ -161,7 +161,7 @@ class Port:
         self._router = router
         self.published = published
         self._backend: Backend | None = None
-        self._listener = Listener(router.loop, sock, self._accepted, router.is_full)
+        self._listener = Listener(router.loop, sock, self._accepted, router.room)
 
     def backend(self) -> Backend | None:
         """The backend as the table has it now; None when the env is not in it."""

@@ -3,6 +3,7 @@
 For `handle` only. Blocking calls, all of them short. Nothing half-made stays: what was bound is closed when a later step fails.
 """
 
+import asyncio
 import errno
 import os
 import socket
@@ -20,15 +21,23 @@ from sandboxd.routing.framing import Bounds
 SOCKET = "router.sock"
 LOG = "router.log"
 MOST_LOG = 4 << 20
+LEAVING = 40  # looks at whether the workers of a killed master are gone
+WORKERS = ("sandboxd-router", "sandboxd-router: worker")
 
 
 def spawn(
-    directory: Path, listeners: list[socket.socket], control: socket.socket, bounds: Bounds, prefix: Sequence[str] = ()
+    directory: Path,
+    listeners: list[socket.socket],
+    control: socket.socket,
+    bounds: Bounds,
+    *,
+    workers: int = 1,
+    prefix: Sequence[str] = (),
 ) -> "subprocess.Popen[bytes]":
     """A router in a session of its own, its output in router.log, holding these sockets. prefix: a command that becomes it."""
     fds = [sock.fileno() for sock in listeners]
     command = [*prefix, sys.executable, "-m", "sandboxd.router", "--control", str(control.fileno())]
-    command += ["--bounds", msgspec.json.encode(bounds).decode(), "--listen", *map(str, fds)]
+    command += ["--bounds", msgspec.json.encode(bounds).decode(), "--workers", str(workers), "--listen", *map(str, fds)]
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
     path = directory / LOG
@@ -101,6 +110,21 @@ def handed_or_bound(address: str, handed: Sequence[socket.socket]) -> socket.soc
         return bind(address)
     except OSError as error:
         raise taken(address, error.errno or 0) from error
+
+
+async def bound_after(directory: Path, address: str, handed: Sequence[socket.socket]) -> socket.socket:
+    """A listening socket for the address, also where the workers of a master that was killed are still on their way out.
+
+    The kernel kills them with it (PR_SET_PDEATHSIG), and tells only their parent; a router.sock that nobody serves is the sign.
+    """
+    for _ in range(LEAVING if (directory / SOCKET).exists() else 0):
+        try:
+            return handed_or_bound(address, handed)
+        except PortTaken as error:
+            if error.details.get("process") not in WORKERS:
+                raise
+            await asyncio.sleep(0.05)
+    return handed_or_bound(address, handed)
 
 
 def taken(address: str, number: int) -> PortTaken:

@@ -1,13 +1,11 @@
-"""The router process as a whole: what there is, how orders of the daemon change it, the tick that bounds every wait.
+"""A worker of the router as a whole: what there is, how orders change it, the tick that bounds every wait.
 
 Wiring only. The tick runs while there are connections, so that an idle router sleeps. Invariant: `forget` was called for each
 client that is closed.
 """
 
-import errno
 import gc
 import logging
-import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -17,9 +15,9 @@ from sandboxd.kernel.fds import raise_limit
 from sandboxd.router.access import Access
 from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
-from sandboxd.router.control import Control
+from sandboxd.router.control import Wire
 from sandboxd.router.exchange import BLOCKED
-from sandboxd.router.listener import Listener, bind, split_address
+from sandboxd.router.listener import BATCH, Listener, split_address
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
@@ -28,6 +26,8 @@ from sandboxd.routing.framing import Bounds
 
 TICK = 1.0
 SHRINK = 10  # ticks between two looks at what is kept ready for nobody
+SLACK, SHARE = 4, 8  # with several workers: connections more than the fewest of any, and taken at a time
+MOST_PASSED = 64
 DESCRIPTORS_PER_CLIENT = 3  # its own, its service's, and a share of ready sockets and pipes
 
 log = logging.getLogger("sandboxd.router")
@@ -36,7 +36,8 @@ log = logging.getLogger("sandboxd.router")
 class Router:
     """Everything a worker holds."""
 
-    def __init__(self, bounds: Bounds, listeners: list[socket.socket], control: socket.socket) -> None:
+    def __init__(self, bounds: Bounds, link: socket.socket, loads: memoryview, number: int) -> None:
+        """`link`: to the master. `loads`: how many connections each worker has; ours is that of `number`."""
         self.bounds = bounds
         self.loop = Loop()
         self.pipes = Pipes(bounds.pipes)
@@ -48,13 +49,15 @@ class Router:
         self.raws: set[Raw] = set()
         self.held_raw: set[Raw] = set()
         self._most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
-        self._listeners = [self._listen(sock) for sock in listeners]
+        self._loads = loads
+        self._number = number
+        self._listeners: list[Listener] = []
         self._ports: dict[tuple[str, int], Port] = {}
         self._ticking = False
         self._ticks = 0
         self._pages_told = 0
         self._roused: set[str] = set()
-        self._control = Control(self, control)
+        self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self._signals = Signals(self.loop, self.loop.stop)
 
     def run(self) -> None:
@@ -69,9 +72,16 @@ class Router:
 
     # -- connections -----------------------------------------------------------------------------------------------------
 
-    def is_full(self) -> bool:
-        """Whether no more clients can be taken."""
-        return len(self.clients) + len(self.raws) >= self._most
+    def room(self) -> int:
+        """How many clients can be taken now; 0: none. Negative: others have fewer, and are to take what waits."""
+        held = len(self.clients) + len(self.raws)
+        if len(self._loads) == 1:
+            return min(BATCH, self._most - held)
+        self._loads[self._number] = held
+        fewest = min(self._loads)
+        if held > fewest + SLACK + fewest // 4:
+            return -1
+        return min(SHARE, self._most - held)
 
     def _connections(self) -> "Iterator[Client | Raw]":
         yield from self.clients
@@ -80,6 +90,7 @@ class Router:
     def forget(self, client: Client) -> None:
         """It is closed."""
         self.clients.discard(client)
+        self._loads[self._number] = len(self.clients) + len(self.raws)
         self.held.discard(client)
 
     def wake(self) -> None:
@@ -93,18 +104,18 @@ class Router:
         """Let go of an env whose socket blocked us, leave it alone for a while, and say so."""
         backend.env.blocked_until = self.loop.now + BLOCKED
         backend.env.release()
-        self._control.send(orders.Stuck(env_id=backend.env.env_id))
+        self._tell(orders.Stuck(env_id=backend.env.env_id))
 
     def rouse(self, env_id: str) -> None:
         """Say that a request waits for an env that is asleep; once for each table, as a daemon may have died meanwhile."""
         if env_id not in self._roused:
             self._roused.add(env_id)
-            self._control.send(orders.Wake(env_id=env_id))
+            self._tell(orders.Wake(env_id=env_id))
 
     def _listen(self, sock: socket.socket) -> Listener:
         name = sock.getsockname()
         here = None if name[0] in ("0.0.0.0", "::") else name  # where its connections arrive, if that is one place
-        return Listener(self.loop, sock, lambda accepted, source: self._accepted(accepted, source, here), self.is_full)
+        return Listener(self.loop, sock, lambda accepted, source: self._accepted(accepted, source, here), self.room)
 
     def _accepted(self, sock: socket.socket, source: tuple[str, int], here: tuple[str, int] | None) -> None:
         client = Client(self, sock, source, here or sock.getsockname())
@@ -155,48 +166,45 @@ class Router:
                 changed[env_id] = traffic
         if changed or self.pages.total() != self._pages_told:
             self._pages_told = self.pages.total()
-            self._control.send(orders.Counts(envs=changed, pages=self.pages))
+            self._tell(orders.Counts(envs=changed, pages=self.pages))
 
     # -- orders ----------------------------------------------------------------------------------------------------------
 
-    def hello(self) -> orders.Hello:
-        """What a daemon needs to know that finds us."""
-        return orders.Hello(
-            version=orders.VERSION,
-            pid=os.getpid(),
-            listen=[listener.address for listener in self._listeners],
-            published=[port.published for port in self._ports.values()],
-            table=self.backends.routes.table.version,
-        )
-
-    def obey(self, order: orders.Order) -> None:
-        """Do what the daemon wants, and answer where an answer is due."""
+    def _take(self, frame: bytes) -> None:
+        """Do what the master wants, and answer where an answer is due."""
+        order = orders.decode(orders.order_decoder, frame)
         match order:
+            case None:
+                log.warning("an order was not understood: %d bytes", len(frame))
+                return
             case orders.SetTable():
                 self._set_table(order)
+                return
             case orders.Listen():
-                self._answer(order.order, self._relisten(order.addresses))
+                self._relisten([self._passed() for _ in order.addresses])
             case orders.Publish():
-                self._answer(order.order, self._publish(order))
+                self._publish(order, self._passed())
             case orders.Unpublish():
                 for key in [key for key, port in self._ports.items() if port.published.env_id == order.env_id]:
                     self._ports.pop(key).close()
-                self._answer(order.order, (0, ""))
             case orders.Release():
                 if order.env_id in self.backends.envs:
                     self.backends.envs[order.env_id].release()
-                self._answer(order.order, (0, ""))
             case orders.Count():
                 self._report()
-                self._answer(order.order, (0, ""))
             case orders.Ping():
-                self._answer(order.order, (0, ""))
+                pass
             case orders.Stop():
                 self.loop.stop()
+                return
+        self._tell(orders.Done(order=order.order))
 
-    def _answer(self, order: int, result: tuple[int, str]) -> None:
-        listen = [listener.address for listener in self._listeners]
-        self._control.send(orders.Done(order=order, errno=result[0], address=result[1], listen=listen))
+    def _tell(self, report: orders.Report) -> None:
+        self._wire.send(orders.encode(report))
+
+    def _passed(self) -> socket.socket:
+        """The listening socket that came with the order that is being obeyed."""
+        return socket.socket(fileno=self._wire.received.popleft())
 
     def _set_table(self, order: orders.SetTable) -> None:
         self.backends.replace(order.table)
@@ -216,7 +224,7 @@ class Router:
             else:
                 one.tunnel.rise()
 
-    def _publish(self, order: orders.Publish) -> tuple[int, str]:
+    def _publish(self, order: orders.Publish, sock: socket.socket) -> None:
         address = f"{order.address}:{order.host_port}" if ":" not in order.address else f"[{order.address}]:{order.host_port}"
         key = split_address(address)
         published = orders.Published(
@@ -229,30 +237,15 @@ class Router:
         held = self._ports.get(key)
         if held is not None and held.published.env_id == order.env_id:
             held.published = published
-            return 0, ""
-        try:
-            self._ports[key] = Port(self, published, bind(address))
-        except OSError as error:
-            return error.errno or 1, address
-        return 0, ""
+            sock.close()
+        else:
+            self._ports[key] = Port(self, published, sock)
 
-    def _relisten(self, addresses: list[str]) -> tuple[int, str]:
-        """Listen on exactly these; nothing changes when one of them is not to be had."""
-        kept = {split_address(listener.address): listener for listener in self._listeners}
-        wanted: list[Listener | socket.socket] = []
-        for address in addresses:
-            try:
-                wanted.append(kept.get(split_address(address)) or bind(address))
-            except (OSError, ValueError) as error:
-                for fresh in wanted:
-                    if isinstance(fresh, socket.socket):
-                        fresh.close()
-                return getattr(error, "errno", None) or errno.EINVAL, address
+    def _relisten(self, socks: list[socket.socket]) -> None:
+        """Listen on exactly these."""
         for listener in self._listeners:
-            if listener not in wanted:
-                listener.close()
-        self._listeners = [self._listen(new) if isinstance(new, socket.socket) else new for new in wanted]
-        return 0, ""
+            listener.close()
+        self._listeners = [self._listen(sock) for sock in socks]
 
     def _close(self) -> None:
         for listener in self._listeners:
@@ -267,6 +260,6 @@ class Router:
             env.release()
         self.pipes.close()
         self.access.close()
-        self._control.close()
+        self._wire.close()
         self._signals.close()
         self.loop.close()

@@ -1,4 +1,6 @@
-"""What the daemon and the router say to each other over router.sock: tagged messages, length-prefixed JSON, capped.
+"""What the daemon and the router say to each other over router.sock, and the router's master and its workers between them.
+
+Tagged messages, length-prefixed JSON, capped.
 
 Pure. Frame: 4 bytes little-endian length, then one JSON object. Either side may be of another version (a router outlives its
 daemon), so unknown keys are ignored and an unknown message is skipped by who receives it. The newest daemon to connect is
@@ -78,7 +80,28 @@ class Stop(Message, frozen=True, kw_only=True, tag="stop"):
     """End."""
 
 
+class BriefEndpoint(msgspec.Struct, frozen=True):
+    """Of an endpoint what the master needs."""
+
+    env_id: str
+
+
+class Brief(msgspec.Struct, frozen=True):
+    """Of a table what the master needs."""
+
+    version: int
+    endpoints: list[BriefEndpoint]
+
+
+class BriefTable(Message, frozen=True, kw_only=True, tag="table"):
+    """SetTable, as the master reads it: workers get it in the bytes it came in."""
+
+    table: Brief
+
+
 Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
+BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
+Numbered = Listen | Publish | Unpublish | Release | Count
 
 
 # -- router to daemon ----------------------------------------------------------------------------------------------------
@@ -115,6 +138,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     listen: list[str]
     published: list[Published]
     table: int  # version of the table in force, -1: none yet
+    workers: list[int] = []  # their pids
 
 
 class Done(Message, frozen=True, kw_only=True, tag="done"):
@@ -149,6 +173,7 @@ Report = Hello | Done | Counts | Wake | Stuck
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)
+brief_decoder: "msgspec.json.Decoder[BriefOrder]" = msgspec.json.Decoder(BriefOrder)
 report_decoder: "msgspec.json.Decoder[Report]" = msgspec.json.Decoder(Report)
 
 Kind = TypeVar("Kind")

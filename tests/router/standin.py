@@ -81,12 +81,16 @@ class Standin:
 class Bench:
     """A router, driven from a plain function: its loop runs while something is asked of it."""
 
-    def __init__(self, directory: Path, *, bounds: Bounds | None = None, listen: Sequence[str] = ("127.0.0.1:0",)) -> None:
+    def __init__(
+        self, directory: Path, *, bounds: Bounds | None = None, listen: Sequence[str] = ("127.0.0.1:0",), workers: int = 1
+    ) -> None:
         self.directory = directory
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.version = 0
         try:
-            self.handle = self.run(RouterHandle.start_or_adopt(dir=directory, listen=list(listen), bounds=bounds))
+            self.handle = self.run(
+                RouterHandle.start_or_adopt(dir=directory, listen=list(listen), bounds=bounds, workers=workers)
+            )
         except BaseException:
             self.runner.close()
             raise
@@ -122,14 +126,19 @@ class Bench:
         return socket.create_connection(("127.0.0.1", self.port), 30)
 
     def descriptors(self) -> dict[int, str]:
-        """The router's open descriptors."""
+        """The open descriptors of the router's worker."""
+        (pid,) = self.workers()
         found = {}
-        for number in os.listdir(f"/proc/{self.handle.pid}/fd"):
+        for number in os.listdir(f"/proc/{pid}/fd"):
             try:
-                found[int(number)] = os.readlink(f"/proc/{self.handle.pid}/fd/{number}")
+                found[int(number)] = os.readlink(f"/proc/{pid}/fd/{number}")
             except FileNotFoundError:
                 continue
         return found
+
+    def workers(self) -> list[int]:
+        """The pids of the router's workers as they are now."""
+        return [int(pid) for pid in Path(f"/proc/{self.handle.pid}/task/{self.handle.pid}/children").read_text().split()]
 
     def close(self) -> None:
         """Stop the router."""

@@ -228,12 +228,12 @@ def test_a_client_that_is_gone_is_nobody(bench: Bench, standin: Callable[..., St
     talk.send(HEAD.replace(b"shop.localhost", b"nobody.localhost"))
     assert talk.answer().status == 404  # the router has it, and did not need its uid yet
     bench.push([env.endpoint(owner=os.getuid() + 1)])
-    os.kill(bench.handle.pid, 19)
+    os.kill(bench.workers()[0], 19)
     try:
         talk.send(HEAD)
         talk.close()
     finally:
-        os.kill(bench.handle.pid, 18)
+        os.kill(bench.workers()[0], 18)
     bench.spin(1.2)
     assert bench.handle.counts.get(env.env_id, {}).get("requests", 0) == 0
 

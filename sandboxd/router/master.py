@@ -1,0 +1,315 @@
+"""The router's first process: holds the listening sockets and the newest table, forks the workers, passes orders on to them.
+
+It serves no client, so nothing a client or an env does can hold it up. Workers share its listening sockets, passed by
+descriptor: never SO_REUSEPORT, where closing one of two sockets resets the connections that wait in its queue. A worker that
+ends, or does not answer its heartbeat, is replaced; what waits in the queues is then another's. An order is done once every
+worker has done it; a worker that ended has nothing left to do. Imports control, listener and routing.
+"""
+
+import errno
+import logging
+import mmap
+import os
+import signal
+import socket
+from functools import partial
+
+import msgspec
+
+from sandboxd.kernel import fds
+from sandboxd.kernel.libc import prctl
+from sandboxd.kernel.titles import set_title
+from sandboxd.router.control import Control, Wire
+from sandboxd.router.listener import address_of, bind, split_address
+from sandboxd.router.loop import READ, Loop, Signals
+from sandboxd.router.worker import Router
+from sandboxd.routing import orders
+from sandboxd.routing.framing import Bounds
+from sandboxd.routing.sums import Sums
+
+BEAT = 5.0
+MISSED_BEATS = 4
+PATIENCE = 3.0  # seconds for workers to end when told to
+SOON, LATE, YOUNG = 0.05, 5.0, 10.0  # before a replacement; before one of a worker that ended when it was that young
+PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("sandboxd.router")
+
+
+class Worker:
+    """One worker, seen from here."""
+
+    def __init__(self, master: "Master", number: int, pid: int, sock: socket.socket) -> None:
+        self.number = number
+        self.pid = pid
+        self.born = master.loop.now
+        self.missed = 0
+        self._master = master
+        self._pidfd = os.pidfd_open(pid)
+        self.wire = Wire(master.loop, sock, partial(master.told, self), self.kill)
+        master.loop.watch(self._pidfd, self, READ)
+
+    def on_event(self, mask: int) -> None:
+        """It ended."""
+        self._master.loop.forget(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        self.wire.close()
+        _, status = os.waitpid(self.pid, 0)
+        self._master.worker_ended(self, os.waitstatus_to_exitcode(status))
+
+    def kill(self) -> None:
+        """End it now; a worker without orders is none."""
+        if self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.kill()
+
+
+class Pending:
+    """An order of the daemon's, and who has not done it yet."""
+
+    def __init__(self, order: int, done: orders.Done, workers: set[int]) -> None:
+        self.order = order
+        self.done = done
+        self.workers = workers
+
+
+class Master:
+    """See above. `workers` by number; a number is the place in `loads` too, where each tells its connections to the others."""
+
+    def __init__(self, bounds: Bounds, listeners: list[socket.socket], control: socket.socket, workers: int) -> None:
+        self.bounds = bounds
+        self.loop = Loop()
+        self.workers: dict[int, Worker] = {}
+        self._count = workers
+        self._loads = memoryview(mmap.mmap(-1, 4 * workers)).cast("I")  # shared with what is forked (mmap(2))
+        self._listeners = listeners
+        self._ports: dict[tuple[str, int], tuple[orders.Published, socket.socket]] = {}
+        self._table: bytes | None = None
+        self._version = -1
+        self._sums = Sums()
+        self._numbers = 0
+        self._pending: dict[int, Pending] = {}
+        self._ending = False
+        self._signals = Signals(self.loop, self.end)
+        self._control = Control(self, control)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        for number in range(self._count):
+            self._begin(number)
+        self.loop.at(self.loop.now + BEAT, self._beat)
+        self.loop.run()
+        for sock in (*self._listeners, *(sock for _, sock in self._ports.values())):
+            sock.close()
+        self._control.close()
+        self._signals.close()
+        self.loop.close()
+
+    # -- workers ---------------------------------------------------------------------------------------------------------
+
+    def _begin(self, number: int) -> None:
+        if self._ending:
+            return
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if not pid:
+            self._become(number, theirs)
+        theirs.close()
+        ours.setblocking(False)
+        worker = self.workers[number] = Worker(self, number, pid, ours)
+        if self._table is not None:
+            worker.wire.send(self._table)
+        worker.wire.send(*self._listen_order(0))
+        for published, sock in self._ports.values():
+            worker.wire.send(orders.encode(publish_order(0, published)), (sock.fileno(),))
+
+    def _become(self, number: int, link: socket.socket) -> None:
+        """In the child: be that worker. What the master had stays unfreed, so no number is closed that is another's by then."""
+        status = 1
+        try:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL, name="PR_SET_PDEATHSIG")
+            fds.keep_only([0, 1, 2, link.fileno()])
+            set_title("sandboxd-router: worker")
+            link.setblocking(False)
+            Router(self.bounds, link, self._loads, number).run()
+            status = 0
+        except BaseException:
+            log.exception("a worker failed")
+        finally:
+            os._exit(status)
+
+    def worker_ended(self, worker: Worker, code: int) -> None:
+        """Replace it; what was asked of it is done."""
+        del self.workers[worker.number]
+        self._loads[worker.number] = 0
+        self._control.send(self._sums.end(worker.number))
+        for number in list(self._pending):
+            self._done_by(worker.number, number)
+        if self._ending:
+            if not self.workers:
+                self.loop.stop()
+            return
+        log.error("worker %d (pid %d) ended (%d): another takes its place", worker.number, worker.pid, code)
+        delay = LATE if self.loop.now - worker.born < YOUNG and code >= 0 else SOON
+        self.loop.at(self.loop.now + delay, partial(self._begin, worker.number))
+
+    def told(self, worker: Worker, frame: bytes) -> None:
+        """A worker reports."""
+        report = orders.decode(orders.report_decoder, frame)
+        worker.missed = 0
+        match report:
+            case orders.Counts():
+                self._control.send(self._sums.add(worker.number, report))
+            case orders.Done():
+                self._done_by(worker.number, report.order)
+            case orders.Wake() | orders.Stuck():
+                self._control.send(report)
+
+    def _beat(self) -> None:
+        for worker in list(self.workers.values()):
+            worker.missed += 1
+            if worker.missed > MISSED_BEATS:
+                log.error("worker %d (pid %d) is stuck and is killed", worker.number, worker.pid)
+                worker.kill()
+            else:
+                worker.wire.send(orders.encode(orders.Ping(order=0)))
+        self.loop.at(self.loop.now + BEAT, self._beat)
+
+    # -- orders ----------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> orders.Hello:
+        """What a daemon needs to know that finds us."""
+        return orders.Hello(
+            version=orders.VERSION,
+            pid=os.getpid(),
+            listen=self._addresses(),
+            published=[published for published, _ in self._ports.values()],
+            table=self._version,
+            workers=[worker.pid for worker in self.workers.values()],
+        )
+
+    def take(self, frame: bytes) -> None:
+        """An order of the daemon's."""
+        order = orders.decode(orders.brief_decoder, frame)
+        match order:
+            case None:
+                log.warning("an order was not understood: %d bytes", len(frame))
+            case orders.BriefTable():
+                self._table = orders.LENGTH.pack(len(frame)) + frame
+                self._version = order.table.version
+                self._sums.keep({endpoint.env_id for endpoint in order.table.endpoints})
+                for worker in list(self.workers.values()):
+                    worker.wire.send(self._table)
+            case orders.Listen():
+                self._relisten(order)
+            case orders.Publish():
+                self._publish(order)
+            case orders.Unpublish():
+                for key in [key for key, (held, _) in self._ports.items() if held.env_id == order.env_id]:
+                    self._ports.pop(key)[1].close()
+                self._pass_on(order)
+            case orders.Release() | orders.Count():
+                self._pass_on(order)
+            case orders.Ping():
+                self._control.send(orders.Done(order=order.order, listen=self._addresses()))
+            case orders.Stop():
+                self.end()
+
+    def end(self) -> None:
+        """Have the workers end, then ourselves."""
+        if self._ending:
+            return
+        self._ending = True
+        for worker in list(self.workers.values()):
+            worker.wire.send(orders.encode(orders.Stop()))
+            self.loop.at(self.loop.now + PATIENCE, worker.kill)
+        if not self.workers:
+            self.loop.stop()
+
+    def _pass_on(self, order: orders.Numbered, passed: tuple[int, ...] = ()) -> None:
+        """To every worker; the daemon hears once all have done it."""
+        self._numbers += 1
+        done = orders.Done(order=order.order, listen=self._addresses())
+        frame = orders.encode(msgspec.structs.replace(order, order=self._numbers))
+        self._pending[self._numbers] = Pending(order.order, done, set(self.workers))
+        for worker in list(self.workers.values()):
+            worker.wire.send(frame, passed)
+        self._done_by(-1, self._numbers)
+
+    def _done_by(self, worker: int, number: int) -> None:
+        pending = self._pending.get(number)
+        if pending is None:
+            return
+        pending.workers.discard(worker)
+        if not pending.workers:
+            del self._pending[number]
+            self._control.send(pending.done)
+
+    def _refuse(self, order: int, error: OSError | ValueError, address: str) -> None:
+        number = getattr(error, "errno", None) or errno.EINVAL
+        self._control.send(orders.Done(order=order, errno=number, address=address, listen=self._addresses()))
+
+    def _publish(self, order: orders.Publish) -> None:
+        address = f"{order.address}:{order.host_port}" if ":" not in order.address else f"[{order.address}]:{order.host_port}"
+        key = split_address(address)
+        held = self._ports.get(key)
+        sock = held[1] if held is not None and held[0].env_id == order.env_id else None
+        if sock is None:
+            try:
+                sock = bind(address)
+            except OSError as error:
+                self._refuse(order.order, error, address)
+                return
+        self._ports[key] = (published_of(order), sock)
+        self._pass_on(order, (sock.fileno(),))
+
+    def _relisten(self, order: orders.Listen) -> None:
+        """Listen on exactly these; nothing changes when one of them is not to be had."""
+        kept = {split_address(address_of(sock)): sock for sock in self._listeners}
+        wanted: list[socket.socket] = []
+        for address in order.addresses:
+            try:
+                wanted.append(kept.get(split_address(address)) or bind(address))
+            except (OSError, ValueError) as error:
+                for sock in wanted:
+                    if sock not in self._listeners:
+                        sock.close()
+                self._refuse(order.order, error, address)
+                return
+        for sock in self._listeners:
+            if sock not in wanted:
+                sock.close()
+        self._listeners = wanted
+        self._pass_on(orders.Listen(order=order.order, addresses=self._addresses()), self._passed())
+
+    def _listen_order(self, number: int) -> tuple[bytes, tuple[int, ...]]:
+        return orders.encode(orders.Listen(order=number, addresses=self._addresses())), self._passed()
+
+    def _passed(self) -> tuple[int, ...]:
+        return tuple(sock.fileno() for sock in self._listeners)
+
+    def _addresses(self) -> list[str]:
+        return [address_of(sock) for sock in self._listeners]
+
+
+def published_of(order: orders.Publish) -> orders.Published:
+    """What an order to publish makes."""
+    return orders.Published(
+        address=order.address, host_port=order.host_port, env_id=order.env_id, service=order.service, port=order.port
+    )
+
+
+def publish_order(number: int, held: orders.Published) -> orders.Publish:
+    """The order that made it, for a worker that comes later."""
+    return orders.Publish(
+        order=number,
+        address=held.address,
+        host_port=held.host_port,
+        env_id=held.env_id,
+        service=held.service,
+        port=held.port,
+    )

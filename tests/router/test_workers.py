@@ -1,0 +1,115 @@
+"""Several workers behind one listening socket: sandboxd.router.master and sandboxd.router.control."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.router.standin import Bench, Standin
+from tests.router.talk import Talk
+from tests.router.test_tunnels import free_port
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Bench]:
+    """A router of two workers."""
+    bench = Bench(tmp_path, workers=2)
+    yield bench
+    bench.close()
+
+
+def connections(pid: int) -> int:
+    """How many TCP connections to the router that process holds: its sockets less its listeners."""
+    inodes = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            inodes.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            continue
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(f"socket:[{fields[9]}]" in inodes and fields[3] == "01" for fields in lines)
+
+
+def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[..., Standin]) -> None:
+    env = standin("shop")
+    pair.push([env.endpoint()])
+    talks = [Talk(pair.connect()) for _ in range(40)]
+    for talk in talks:
+        assert talk.get().status == 200
+    shares = [connections(pid) for pid in pair.workers()]
+    assert sum(shares) == 40
+    assert min(shares) >= 10  # neither is left out
+    pair.run(pair.handle.count())
+    assert pair.handle.counts[env.env_id]["requests"] == 40
+    assert pair.handle.counts[env.env_id]["open"] == 40
+    assert pair.run(pair.handle.release(env.env_id)) is True
+    pair.run(pair.handle.count())
+    assert pair.handle.counts[env.env_id]["open"] == 0  # all of both are closed once it is confirmed
+    for talk in talks:
+        talk.close()
+
+
+def test_a_dead_worker_is_replaced_and_nobody_is_refused(pair: Bench, standin: Callable[..., Standin]) -> None:
+    env = standin("shop")
+    pair.push([env.endpoint()])
+    port = free_port()
+    pair.run(pair.handle.publish(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3000))
+    with Talk(pair.connect()) as talk:
+        assert talk.get().status == 200
+    pair.run(pair.handle.count())
+    before = pair.workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    with Talk(pair.connect()) as talk:  # waits in the queue of the one listening socket
+        assert talk.get().status == 200
+    with Talk(socket.create_connection(("127.0.0.1", port), 30)) as talk:
+        assert talk.get(host="anything").status == 200
+    while len(pair.workers()) < 2:
+        pair.spin(0.02)
+    assert not set(before) & set(pair.workers())
+    pair.run(pair.handle.count())
+    assert pair.handle.counts[env.env_id]["requests"] == 2  # what the dead had counted is not lost
+    assert pair.handle.pid not in before
+
+
+def test_a_stuck_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sandboxd.router.master\nsandboxd.router.master.BEAT = 0.1\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    bench = Bench(tmp_path, workers=2)
+    stuck = bench.workers()[0]
+    os.kill(stuck, signal.SIGSTOP)
+    while stuck in bench.workers() or len(bench.workers()) < 2:
+        bench.spin(0.02)
+    bench.close()
+
+
+def test_adoption_finds_all_of_them(tmp_path: Path, standin: Callable[..., Standin]) -> None:
+    first = Bench(tmp_path, workers=2)
+    env = standin("shop")
+    first.push([env.endpoint()])
+    workers = first.workers()
+    first.call(first.handle.close)
+    second = Bench(tmp_path, workers=2)
+    assert second.workers() == workers
+    assert sorted(second.handle.workers) == sorted(workers)
+    with Talk(first.connect()) as talk:
+        assert talk.get().status == 200
+    second.close()
+    first.runner.close()
+    os.waitpid(first.handle.pid, 0)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_killed_master_takes_its_workers_along(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, workers=2)
+    pids = [os.pidfd_open(pid) for pid in bench.workers()]
+    os.kill(bench.handle.pid, signal.SIGKILL)
+    again = Bench(tmp_path, listen=[f"127.0.0.1:{bench.port}"])  # on the same port, whether they are gone yet or not
+    for pidfd in pids:
+        os.close(pidfd)
+    again.close()
+    bench.call(bench.handle.close)
+    bench.runner.close()
