@@ -95,7 +95,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "ctypes": ("kernel",),  # every prototype once, every errno with its hint
     # else a process without an owner
     "subprocess": ("client", "cli", "doctor.asking", "launch.client", "launch.probes", "router.handle", "router.starting"),
-    "os.fork": ("launch", "kernel"),  # a fork of the daemon copies its page tables: 10.5 ms
+    "os.fork": ("launch", "kernel", "router.master"),  # a fork of the daemon copies its page tables: 10.5 ms
     "os.forkpty": (),  # the pty is opened inside, by init
     "os.system": (),
     "time.sleep": ("kernel", "launch"),  # an event can be had nearly everywhere
