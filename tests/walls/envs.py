@@ -6,6 +6,7 @@ or an errno's name.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import select
@@ -123,12 +124,9 @@ class Inside:
 
     def close(self) -> None:
         """Kill it whole."""
-        signal.pidfd_send_signal(self.launched.pidfd, self.last)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.launched.pidfd, self.last)
         wait_dead(self.launched.pidfd)
-        self.release()
-
-    def release(self) -> None:
-        """Close what we hold of it."""
         os.close(self.launched.pidfd)
         for fd in self.ends.values():
             os.close(fd)

@@ -191,22 +191,30 @@ while True:
 def test_nothing_is_left_whoever_ends_first(walls: Walls, level: str, end: str) -> None:
     """Programs that forked twice, each in a session of its own, while another forks all the time."""
     env = walls.launch(walls.planned(program(STRAYS, {}), **parts(level)))
-    assert env.lines(count=1) == ["up"]
-    init = env.launched.pid
-    guard = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
-    tree = [os.pidfd_open(pid) for pid in below(guard)]
-    assert len(tree) >= 1 + 1 + 16
-    if end == "init killed":
-        os.kill(init, signal.SIGKILL)
-    if end == "guard killed":
-        os.kill(guard, signal.SIGKILL)
-    else:
+    tree: list[int] = []
+    try:
+        assert env.lines(count=1) == ["up"]
+        init = env.launched.pid
+        guard = int(Path(f"/proc/{init}/stat").read_text().rpartition(")")[2].split()[1])
+        tree += [process for process in map(opened, below(guard)) if process is not None]
+        assert len(tree) >= 1 + 1 + 16
+        if end != "asked":
+            os.kill(init if end == "init killed" else guard, signal.SIGKILL)
+        for process in tree if end != "asked" else []:
+            wait_dead(process)
+    finally:
         env.close()
-    for process in tree:
-        wait_dead(process)
-        os.close(process)
-    if end == "guard killed":
-        env.release()
+        for process in tree:
+            wait_dead(process)
+            os.close(process)
+
+
+def opened(pid: int) -> int | None:
+    """A pidfd, unless it ended meanwhile: some of them are forked to end at once."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
 
 
 # The same where user namespaces are switched off: in one of the test's own, in which there can be no further one.
