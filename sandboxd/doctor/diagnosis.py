@@ -7,14 +7,14 @@ from sandboxd.doctor.limits import limits
 from sandboxd.doctor.names import names
 from sandboxd.doctor.report import Check, Report, is_well
 from sandboxd.doctor.service import service
-from sandboxd.doctor.walls import apparmor, denials, tiers, walls
+from sandboxd.doctor.walls import apparmor, denials, instead, tiers, walls
 
 
 def diagnose(facts: Facts, level: str = "full") -> Report:
     """The report about one isolation level: full, landlock or none."""
     checks = [
-        *walls(facts, level), *denials(facts), *apparmor(facts), *limits(facts), *host(facts), *service(facts), *names(facts),
-        *programs(facts),
+        *walls(facts, level), *instead(facts), *denials(facts), *apparmor(facts), *limits(facts), *host(facts),
+        *service(facts), *names(facts), *programs(facts),
     ]  # fmt: skip
     tier, all_tiers = tiers(facts, checks)
     return Report(

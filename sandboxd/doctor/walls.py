@@ -1,11 +1,12 @@
 """Which walls this host gives, why not, and what follows: the tier.
 
 Pure. A wall that this version does not have is not spoken of. A wall that is missing is a failure only where the level that
-was asked about demands it (`DEMANDED`).
+was asked about demands it (`levels.DEMANDED`; `full` demands every wall there is).
 """
 
 from sandboxd.doctor.facts import Facts
 from sandboxd.doctor.report import Check, Tier
+from sandboxd.isolation import levels
 from sandboxd.isolation.facts import Offer
 from sandboxd.isolation.hints import APPARMOR, DOCTOR
 from sandboxd.isolation.landlock import lacking
@@ -25,8 +26,6 @@ WORDS = {
     "seccomp": "seccomp: a filter of system calls",
 }
 NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts", "proc")
-# Of the levels that are asked for by name; `full` demands every wall there is.
-DEMANDED = {"landlock": ("landlock", "seccomp", "no_new_privs"), "none": ()}
 TIERS = {
     "T0": "everything",
     "T1": "no user namespaces: Landlock, seccomp and limits on this machine's own network",
@@ -46,7 +45,7 @@ def walls(facts: Facts, level: str) -> list[Check]:
 
 def wall(facts: Facts, name: str, offer: Offer, level: str) -> Check:
     """One wall."""
-    demanded = level == "full" or name in DEMANDED[level]
+    demanded = level == "full" or name in levels.DEMANDED[level]
     fix = repair(facts, offer)
     return Check(
         id=f"wall.{name}",
@@ -85,6 +84,15 @@ def can_mend(facts: Facts, offer: Offer) -> bool:
     if offer.fix == DOCTOR:
         return facts.apparmor.trusted and facts.apparmor.parser
     return offer.fix.startswith("sudo sysctl -w ")
+
+
+def instead(facts: Facts) -> list[Check]:
+    """What can be had by name where namespaces cannot, and what that does not hold."""
+    if facts.host is None:
+        return []
+    missing = next((name for name in NAMESPACES if not facts.host.walls[name].offered), "")
+    words = levels.instead(missing, facts.host) if missing else ""
+    return [Check(id="instead", group="walls", name="less, asked for by name", status="note", reason=words)] if words else []
 
 
 def denials(facts: Facts) -> list[Check]:

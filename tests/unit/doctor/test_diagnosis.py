@@ -42,9 +42,18 @@ def test_what_a_lower_level_does_not_demand_is_a_warning_only() -> None:
         report = diagnose(lacking, level)
         assert report.well
         assert check(report, "wall.user").status == "warn"
-    without = facts(host=host(no_new_privs=explain("no_new_privs", errno.EPERM, {})))
+    without = facts(host=host(landlock=explain("landlock", errno.ENOSYS, {})))
     assert not diagnose(without, "landlock").well
     assert diagnose(without, "none").well
+
+
+def test_what_can_be_had_instead_of_namespaces_is_said_with_what_it_does_not_hold() -> None:
+    lacking = msgspec.structs.replace(host(user=explain("user", errno.EPERM, {})), landlock=7)
+    found = check(diagnose(facts(host=lacking)), "instead")
+    assert (found.status, "--isolation landlock" in found.reason, "stay in sight" in found.reason) == ("note", True, True)
+    assert not [one for one in diagnose(facts()).checks if one.id == "instead"]
+    old = msgspec.structs.replace(lacking, landlock=1)
+    assert not [one for one in diagnose(facts(host=old)).checks if one.id == "instead"]
 
 
 @pytest.mark.parametrize(
