@@ -106,7 +106,7 @@ found += [tried(for_writing, "/proc/self/oom_score_adj"), tried(read, "/proc/sys
 def test_the_launcher_refuses_uid_0_unasked() -> None:
     for root, *ids in ((False, 0, 0, 0, 0), (False, 5, 5, 0, 0), (False, NOBODY, NOBODY, 0, 0)):
         with pytest.raises(PermissionDenied):
-            Order(ORDER.pack(True, root, *ids))
-    assert Order(ORDER.pack(True, True, 0, 0, 0, 0)).drop is True
-    assert Order(ORDER.pack(True, False, NOBODY, NOBODY, NOBODY, NOBODY)).drop is True
+            Order(ORDER.pack(True, True, root, *ids, 0))
+    assert Order(ORDER.pack(True, True, True, 0, 0, 0, 0, 0)).drop is True
+    assert Order(ORDER.pack(True, True, False, NOBODY, NOBODY, NOBODY, NOBODY, 0)).drop is True
     assert Profile(uid=(0, 0), gid=(0, 0)).root is False
