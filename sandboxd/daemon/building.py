@@ -55,9 +55,10 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
             make_scratch(env_dir)
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
         await publish(supervisor.router, record)
-        given = replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach)
         launched = await supervisor.launcher.launch(
-            made, given, lambda group: supervisor.control.limit(record.limits, group, made.limits)
+            made,
+            lambda: replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach),
+            lambda group: supervisor.control.limit(record.limits, group, made.limits),
         )
     finally:
         for fd in opened:

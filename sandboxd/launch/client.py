@@ -26,7 +26,7 @@ from sandboxd.kernel import fds, pidfd
 from sandboxd.launch.groups import Groups
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
-from sandboxd.launch.parcel import InitFds, hand_over, messages_of
+from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
 from sandboxd.launch.parked import Parked, Shape, demand, failure_of, parts
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
@@ -129,9 +129,12 @@ class Launcher:
         """How many parked children are ready now."""
         return sum(child.is_ready for child in self.parked)
 
-    async def launch(self, plan: LaunchPlan, given: InitFds, limit: Callable[[str], None] | None = None) -> Launched:
+    async def launch(
+        self, plan: LaunchPlan, given: Callable[[], InitFds], limit: Callable[[str], None] | None = None
+    ) -> Launched:
         """Make that env: a parked child applies the plan and becomes its init. Raises LaunchFailed; nothing half-made stays.
 
+        given: opens what its init gets, called while the view is already being built.
         limit: is given the path of its control group, to limit it before anything of the env runs; what it raises ends it all.
         """
         self.notice_mounts()
@@ -142,9 +145,10 @@ class Launcher:
             trees += hand_over(plan)
             async with asyncio.timeout(LAUNCH_TIMEOUT):
                 child = self.take(shape) or await self.park(shape)
+                child.begin(stager_half(plan, trees))
                 if limit is not None and child.group:
                     limit(child.group)
-                answer = await child.launch(*messages_of(plan, given, trees))
+                answer = await child.launch(init_half(plan, given()))
             if answer.get("launched") is not True:
                 view, own, confined = parts(plan)
                 lists = {"base": plan.base, "steps": view, "init": own, "walls": confined}

@@ -32,10 +32,14 @@ class InitFds(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def messages_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[Load, Load]:
-    """What the stager and what pid 1 gets of the plan's own half, each with its descriptors under their names."""
-    view, own, confined = parts(plan)
-    staged = {"steps": view, "fds": [["handed"]] * len(trees)}
+def stager_half(plan: LaunchPlan, trees: list[int]) -> Load:
+    """What the stager gets of the plan's own half, and descriptors."""
+    return msgspec.json.encode({"steps": parts(plan)[0], "fds": [["handed"]] * len(trees)}), trees
+
+
+def init_half(plan: LaunchPlan, given: InitFds) -> Load:
+    """What pid 1 gets of it, and descriptors under their names."""
+    _, own, confined = parts(plan)
     listed = given.listed()
     init = {
         "title": f"sandboxd-init: {plan.name}",
@@ -44,7 +48,7 @@ def messages_of(plan: LaunchPlan, given: InitFds, trees: list[int]) -> tuple[Loa
         "config": plan.init,
         "fds": [name for name, _ in listed],
     }
-    return (msgspec.json.encode(staged), trees), (msgspec.json.encode(init), [fd for _, fd in listed])
+    return msgspec.json.encode(init), [fd for _, fd in listed]
 
 
 def hand_over(plan: LaunchPlan) -> list[int]:

@@ -59,9 +59,12 @@ class Parked:
         if not self.answer.done():
             self.heard({"failed": "child", "index": -1, "errno": 0, "message": "the child died", "hint": "see launcher.log"})
 
-    async def launch(self, staged: Load, init: Load) -> Message:
-        """Send the plan, to the stager what it does and to pid 1 what stays; the answer to it."""
+    def begin(self, staged: Load) -> None:
+        """Send the stager its half of the plan."""
         self.stager.send(*staged)
+
+    async def launch(self, init: Load) -> Message:
+        """Send pid 1 the other half; the answer to it. Nothing of the env runs before."""
         self.init.send(*init)
         return await self.answer
 

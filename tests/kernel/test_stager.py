@@ -12,7 +12,7 @@ import pytest
 
 from sandboxd.errors import LaunchFailed
 from sandboxd.isolation.steps import Bounding, Hostname, Phase, Prove, Rlimits
-from sandboxd.launch.parcel import InitFds, messages_of
+from sandboxd.launch.parcel import InitFds, init_half, stager_half
 from sandboxd.launch.parked import parts
 from tests.walls.envs import TIMEOUT, Walls, program
 
@@ -119,9 +119,10 @@ def test_each_gets_its_own_half(walls: Walls) -> None:
     made = walls.planned(["/bin/true"])
     null = os.open("/dev/null", os.O_RDWR)
     try:
-        staged, init = (json.loads(body) for body, _ in messages_of(made, InitFds(control=null, dial=null, exits=null), [null]))
+        halves = stager_half(made, [null]), init_half(made, InitFds(control=null, dial=null, exits=null))
     finally:
         os.close(null)
+    staged, init = (json.loads(body) for body, _ in halves)
     assert staged["fds"] == [["handed"]]
     assert init["fds"] == [["control"], ["dial"], ["exits"]]
     assert len(init["steps"]) + len(init["walls"]) + len(staged["steps"]) == len(made.steps) + 1
