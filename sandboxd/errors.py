@@ -94,6 +94,10 @@ class NotOffered(SandboxdError):
     """Asked for by name, but this version of sandboxd does not have it."""
 
 
+class NotAccepted(SandboxdError):
+    """A project's spec opens more than when it was last seen, and nobody said that this is meant; details: `wider`."""
+
+
 class QueueFull(SandboxdError):
     """Too many envs, or too many waiting; details: `limit`, `retry_after` in seconds."""
 

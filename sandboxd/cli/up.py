@@ -12,14 +12,14 @@ import click
 from msgspec.structs import replace
 
 from sandboxd.cli import options, targets
-from sandboxd.cli.context import Chosen, Cli, Flags
+from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt
 from sandboxd.cli.linger import warn_once
 from sandboxd.cli.phrases import weaker
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.translate import as_label, checked_name, default_name, handed_on, placed
 from sandboxd.cli.worktree import linked
-from sandboxd.errors import NameTaken, NotFound, NotReady, SandboxdError, SpecInvalid, WorkspaceInvalid
+from sandboxd.errors import NameTaken, NotAccepted, NotFound, NotReady, SandboxdError, SpecInvalid, WorkspaceInvalid
 from sandboxd.protocol.messages import EnvInfo, Inspect, Logs, LogsReply, Remove, Run, RunReply, Stop
 from sandboxd.spec import EnvSpec
 from sandboxd.specfile import parse_spec
@@ -113,6 +113,7 @@ class UpFlags(Flags, frozen=True, kw_only=True):
     name: str | None
     detach: bool
     ready: bool
+    accept: bool
     timeout: float | None
     how: str | None
 
@@ -133,6 +134,7 @@ class DownFlags(Flags, frozen=True, kw_only=True):
 @click.option("--name", metavar="NAME", help="Instead of the file's name.")
 @click.option("-d", "--detach", is_flag=True, hidden=True, help="As compose; `up` always returns.")
 @click.option("--wait/--no-wait", "ready", default=True, help="Until it is ready (default), or only started.")
+@click.option("--accept", is_flag=True, help=f"Go on where {FILE} opens more than when it was last started.")
 @options.duration_option("--timeout", text="Give up waiting after that, with exit code 124; the env runs on.")
 @options.format_option
 @options.takes(UpFlags)
@@ -148,10 +150,10 @@ def up(cli: Cli, flags: UpFlags) -> None:
         until: Literal["ready", "started"] = "ready" if flags.ready else "started"
         params = Run(
             spec=project.spec, environ=handed_on(os.environ), directory=project.directory, exists="replace", wait=until,
-            timeout=flags.timeout,
+            timeout=flags.timeout, accept=flags.accept,
         )  # fmt: skip
         try:
-            reply = follow(cli, params, progress)
+            reply = asked(cli, params, progress)
         except NotReady:
             progress.end()
             last_lines(cli, name)
@@ -161,6 +163,20 @@ def up(cli: Cli, flags: UpFlags) -> None:
         items([reply.env], env_columns(whole=True), how=flags.how, hide=["LABELS"])
         return
     say(reply, before, time.monotonic() - began)
+
+
+def asked(cli: Cli, params: Run, progress: Progress) -> RunReply:
+    """`follow`, and where the spec opens more than before, again once the person at the terminal has said that it is meant."""
+    try:
+        return follow(cli, params, progress)
+    except NotAccepted as error:
+        progress.end()
+        if not may_prompt():
+            raise
+        note(f"sandbox: {error.message}")
+        if not click.confirm("Is that meant?", default=False, err=True):
+            raise
+    return follow(cli, replace(params, accept=True), progress)
 
 
 def follow(cli: Cli, params: Run, progress: Progress) -> RunReply:

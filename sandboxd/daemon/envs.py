@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from msgspec.structs import replace
 
+from sandboxd.daemon.accepting import check_reach
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import RETRY
 from sandboxd.daemon.body import signal_number
@@ -51,6 +52,8 @@ class EnvRequests:
         params = call.params
         assert isinstance(params, m.Run)
         record = self.new_record(params)
+        if params.accept is not None:
+            check_reach(self.supervisor.journal, record, accept=params.accept)
         existing = self.supervisor.by_name(record.owner, record.name)
         if existing is not None and params.exists != "error":
             return await self.reuse(call, params, existing, record)

@@ -192,6 +192,8 @@ class Run(Params, frozen=True, kw_only=True):
     wait: "created" answers at once, "started" when every service that can start was executed (its command was found),
     "ready" when the env is ready. timeout: of that wait, seconds. With `more`, a reply comes for each change
     of state, the env's or a service's, until then (the last one has `done`).
+    accept: a workspace's spec that opens more than the one last seen for it (less isolation, more egress, mounts, forwards) is
+    refused with NotAccepted unless true; null: do not look.
     attach: also open a session on the first service's stdio before it starts (the reply has `session`, and the
     descriptors go along when the client asked for them with `fds`).
     """
@@ -200,6 +202,7 @@ class Run(Params, frozen=True, kw_only=True):
     environ: dict[str, str] = {}
     directory: str | None = None
     exists: Literal["error", "reuse", "replace"] = "error"
+    accept: bool | None = None
     wait: Literal["created", "started", "ready"] = "started"
     timeout: float | None = None
     attach: bool = False

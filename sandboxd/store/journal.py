@@ -59,6 +59,14 @@ class Journal:
         """Every env's record, by id."""
         return [(str(env_id), as_bytes(record)) for env_id, record in self._run("SELECT id, record FROM envs ORDER BY id")]
 
+    def fact(self, key: str) -> str:
+        """A fact by its name, or ""."""
+        return next((str(value) for (value,) in self._run("SELECT value FROM meta WHERE key = ?", key)), "")
+
+    def put_fact(self, key: str, value: str) -> None:
+        """Write a fact."""
+        self._run("INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", key, value)
+
     def add_events(self, events: Iterable[tuple[float, bytes]]) -> None:
         """Append events, (seconds since the epoch, body) each, in one transaction. The oldest give way."""
         self._run("BEGIN")
