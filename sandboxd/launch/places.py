@@ -290,7 +290,11 @@ def is_in(path: str, places: list[str]) -> bool:
 
 def secrets_of(home: str) -> list[tuple[str, bool]]:
     """The secrets that are there, as (path, is it a file)."""
-    paths = [os.path.join(home, name) for name in toolchains.SECRETS]
+    try:
+        named = [name for name in os.listdir(home) if toolchains.looks_secret(name) and is_utf8(name)]
+    except OSError:
+        named = []
+    paths = [os.path.join(home, name) for name in dict.fromkeys([*toolchains.SECRETS, *named])]
     return [(path, not os.path.isdir(path)) for path in paths if os.path.exists(path) and resolve(path) == path]
 
 

@@ -1,7 +1,8 @@
 """What a spec lets an env do to the host, and what of it is more than another spec lets it do.
 
-Pure; imports spec and msgspec. `sandbox.toml` may be changed by whoever writes to a project, a pull request for one, and a person who
-types `up` again does not read it again. So what became less isolated, or reaches further, is told before it is done.
+Pure; imports spec and msgspec. `sandbox.toml` may be changed by whoever writes to a project, a pull request for one, and a
+person who types `up` again does not read it again. So what became less isolated, or reaches further, is told before it is
+done.
 """
 
 import msgspec

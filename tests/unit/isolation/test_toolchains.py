@@ -1,6 +1,6 @@
 import pytest
 
-from sandboxd.isolation.toolchains import KNOWN, SECRETS, is_known, is_secret, needed, outermost
+from sandboxd.isolation.toolchains import KNOWN, SECRETS, is_known, is_secret, looks_secret, needed, outermost
 
 HOME = "/home/ada"
 
@@ -30,6 +30,12 @@ def test_a_virtual_environment_is_shown_whole_but_never_the_home() -> None:
     assert needed(f"{HOME}/bin", HOME, is_prefix=True) == [f"{HOME}/bin"]
     assert needed(HOME, HOME, is_prefix=True) == []
     assert needed("/usr/bin", HOME, is_prefix=False) == []
+
+
+def test_names_that_tell_what_they_are() -> None:
+    assert all(looks_secret(name) for name in (".irb_history", "Passwords.kdbx", "id.key", "server.PEM"))
+    assert not any(looks_secret(name) for name in ("src", "history.md", ".bashrc", "key"))
+    assert len(SECRETS) == len(set(SECRETS)) > 150
 
 
 def test_no_toolchain_shows_a_secret() -> None:
