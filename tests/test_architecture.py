@@ -57,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
         "settings", "specfile", *NOUNS,
     },
     "client": {"settings", *NOUNS},
-    "doctor": {"isolation", "launch", "kernel", "network", "client", "settings", *NOUNS},
+    "doctor": {"isolation", "launch", "kernel", "network", "limits", "client", "settings", *NOUNS},
     "cli": {"client", "doctor", "settings", "specfile", *NOUNS},
     "__main__": {"daemon"},
     "__init__": set(),

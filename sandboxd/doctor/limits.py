@@ -42,8 +42,6 @@ def limits(facts: Facts) -> list[Check]:
     found = []
     for id, (name, asked) in ASKED.items():
         found.append(limit(id, name, Limits(**{"pids": None, "nofile": None, **asked}), facts, pinned))
-    if facts.limits.reason == LimitFacts().reason:  # where nobody looked for control groups nothing is said of them
-        return [check for check in found if check.offered]
     return [delegation(facts.limits), *found]
 
 
@@ -68,7 +66,7 @@ def limit(id: str, name: str, asked: Limits, facts: Facts, pinned: bool) -> Chec
     try:
         ways = enforcement(asked, facts.limits, kuid=facts.uid, pinned=pinned)
     except LimitUnenforceable as error:
-        why = str(error.details.get("reason") or error.message)
+        why = str(error.details.get("reason") or error.message).replace(f", and {facts.limits.reason}", "")  # said above
         return Check(
             id=f"limit.{id}", group="limits", name=name, status="warn", offered=False, reason=f"refused: {why}", fix=error.hint
         )

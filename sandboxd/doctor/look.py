@@ -22,8 +22,11 @@ from sandboxd.doctor.asking import look_at_daemon, look_at_names, look_at_ports,
 from sandboxd.doctor.facts import AppArmorFacts, Facts, Place
 from sandboxd.errors import SandboxdError
 from sandboxd.isolation import hints
+from sandboxd.isolation.facts import HostFacts, LimitFacts
 from sandboxd.launch import interpreter, probes
-from sandboxd.settings import Settings
+from sandboxd.limits import hierarchy
+from sandboxd.limits.delegation import root_of
+from sandboxd.settings import Settings, manager_socket
 
 T = TypeVar("T")
 INOTIFY = ("fs.inotify.max_user_watches", "fs.inotify.max_user_instances")
@@ -74,7 +77,6 @@ def look(environ: Mapping[str, str], command: str = "sandbox") -> Facts:
         command=command,
         kernel=os.uname().release,
         host=host,
-        limits=None if host is None else host.limits,
         settings={name: probes.read_setting(name) for name in SETTINGS},
         features=seen.part("features", lambda: probes.probe_features(seen.user), {}),
         pressure=look_at_pressure(),
@@ -90,6 +92,7 @@ def look(environ: Mapping[str, str], command: str = "sandbox") -> Facts:
     if settings is not None:
         found = msgspec.structs.replace(
             found,
+            limits=seen.part("limits", lambda: look_at_groups(seen, settings, host), None),
             state=look_at_place(settings.state_dir),
             runtime_place=look_at_place(settings.socket.parent),
             daemon=seen.part("daemon", lambda: look_at_daemon(settings, seen.uid), found.daemon),
@@ -155,6 +158,24 @@ def container_of() -> str:
 def is_nested() -> bool:
     """Whether this is not the first user namespace: there all uids are mapped to themselves (user_namespaces(7))."""
     return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
+def look_at_groups(seen: Seen, settings: Settings, host: HostFacts | None) -> LimitFacts | None:
+    """With what limits could be enforced: by the control group that a launcher would live in, started as it would be."""
+    if host is None:
+        return None
+    named = settings.cgroup
+    manager = manager_socket(seen.environ, seen.uid)
+    if not named and "SANDBOXD_DIR" not in seen.environ and manager is not None and manager.is_socket():
+        # Its scopes are made by the service manager (client.unit), with what that one has been delegated itself.
+        named = f"/user.slice/user-{seen.uid}.slice/user@{seen.uid}.service" if seen.uid else "/system.slice"
+    root = root_of(hierarchy.look("self", named))
+    there = settings.state_dir
+    while not there.exists():
+        there = there.parent
+    return msgspec.structs.replace(
+        host.limits, controllers=list(root.controllers), reason=root.reason, fix=root.fix, devices=hierarchy.disks(str(there))
+    )
 
 
 def look_at_apparmor() -> AppArmorFacts:

@@ -65,6 +65,9 @@ def check(report: Any, id: str) -> Any:
 def test_an_ordinary_user_is_told_what_this_machine_gives(environ: dict[str, str], tmp_path: Path) -> None:
     report = doctor(environ, code=None)
     assert check(report, "wall.user")["offered"] is True
+    assert report["tier"] in ("T0", "T2")
+    assert check(report, "limit.cgroup")["offered"] is (report["tier"] == "T0")
+    assert check(report, "limit.memory")["offered"] is True
     assert check(report, "feature.overlay")["group"] == "features"
     assert [tier["id"] for tier in report["tiers"]] == ["T0", "T1", "T2", "T3"]
     assert {"id", "group", "name", "status", "offered", "reason", "fix", "fixable"} == set(report["checks"][0])

@@ -1,6 +1,7 @@
 """Control groups on the real kernel: made, entered at birth, frozen, killed, removed. Needs root, and any cgroup2 mount.
 
-So of sandboxd.kernel.cgroups, sandboxd.launch.groups, sandboxd.launch.grouping and sandboxd.daemon.cgroups.
+So of sandboxd.kernel.cgroups, sandboxd.launch.groups, sandboxd.launch.grouping, sandboxd.limits.hierarchy and
+sandboxd.daemon.cgroups.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from sandboxd.daemon.cgroups import disks, look, mounted
 from sandboxd.errors import KernelError
 from sandboxd.kernel import cgroups
 from sandboxd.launch.groups import Groups, Leaving, sweep
+from sandboxd.limits.hierarchy import disks, look, mounted
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0

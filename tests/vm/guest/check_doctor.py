@@ -19,6 +19,8 @@ def test_the_doctor_tells_this_host_as_it_is(host) -> None:
     if closed:
         assert checks["wall.user"]["reason"] == "user.max_user_namespaces is 0"
         assert checks["wall.user"]["fixable"] == "root"
+    assert checks["limit.cgroup"]["offered"] is True, checks["limit.cgroup"]
+    assert checks["limit.memory"]["reason"].startswith("cgroup")
     assert checks["host.psi"]["offered"] is True
     assert checks["wall.landlock"]["offered"] is True
     user = pwd.getpwuid(os.getuid()).pw_name
