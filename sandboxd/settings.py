@@ -33,7 +33,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
     at http://sandboxd.BASE_DOMAIN/metrics. router_workers: processes that route (0: one for each
-    cpu we may use, eight at most).
+    cpu we may use, eight at most). trusted_proxies: networks whose word on where a request came from is passed on.
+    head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
+    without any, for a service to take a connection.
     """
 
     control: str
@@ -54,6 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = ""
     metrics: bool = True
     router_workers: int = 0
+    trusted_proxies: tuple[str, ...] = ()
+    head_timeout: float = 15.0
+    client_timeout: float = 75.0
+    connect_timeout: float = 10.0
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], uid: int) -> "Settings":
@@ -88,6 +94,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             cgroup=str(absolute(cgroup, "SANDBOXD_CGROUP")) if cgroup else "",
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
             router_workers=whole(environ, "SANDBOXD_ROUTER_WORKERS", 0, low=0, high=64),
+            trusted_proxies=networks(environ, "SANDBOXD_TRUSTED_PROXIES"),
+            head_timeout=float(whole(environ, "SANDBOXD_HEAD_TIMEOUT", 15, low=1, high=3600)),
+            client_timeout=float(whole(environ, "SANDBOXD_CLIENT_TIMEOUT", 75, low=1, high=86400)),
+            connect_timeout=float(whole(environ, "SANDBOXD_CONNECT_TIMEOUT", 10, low=1, high=3600)),
             metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
         )
 
@@ -137,6 +147,23 @@ def whole(environ: Mapping[str, str], variable: str, default: int, *, low: int, 
     if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
         raise UsageError(f"{variable}={text!r} is no whole number from {low} to {high}", hint=f"unset it for {default}")
     return int(text)
+
+
+def networks(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    """Addresses and networks from the environment, as "10.0.0.0/8,::1"."""
+    text = environ.get(variable)
+    if not text:
+        return ()
+    import ipaddress  # noqa: PLC0415 - of all settings of all commands only this one needs it
+
+    found = tuple(part.strip() for part in text.split(","))
+    for part in found:
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            hint = f"as {variable}=10.0.0.0/8,::1"
+            raise UsageError(f"{variable}: {part!r} is neither an address nor a network", hint=hint) from None
+    return found
 
 
 def size(environ: Mapping[str, str], variable: str) -> int | None:

@@ -139,6 +139,24 @@ class Mount(Struct, frozen=True, kw_only=True):
     readonly: bool = False
 
 
+class RouteRule(Struct, frozen=True, kw_only=True):
+    """Requests that go to one service by more than the env's name. The longest path wins, then the most conditions; among rules
+    that are alike each gets a share by its weight, the place a name has of itself counting 100.
+
+    host: None is the env's own name; another name than that, or that of another env of the same owner. path: a prefix by whole
+    segments; strip: the service does not see it. header, cookie: values that must be there, "*" is any. service: None is the
+    one that the env's name reaches.
+    """
+
+    host: Annotated[str, Meta(description="a host name")] | None = None
+    path: Annotated[str, Meta(pattern=r"^/", description="a path")] = "/"
+    strip: bool = False
+    header: dict[str, str] = {}
+    cookie: dict[str, str] = {}
+    weight: Annotated[int, Meta(ge=0, le=10000)] = 100
+    service: Name | None = None
+
+
 class EnvSpec(Struct, frozen=True, kw_only=True):
     """One environment as asked for."""
 
@@ -152,3 +170,4 @@ class EnvSpec(Struct, frozen=True, kw_only=True):
     lifecycle: Lifecycle = Lifecycle()
     mounts: list[Mount] = []
     labels: dict[str, str] = {}
+    routes: list[RouteRule] = []

@@ -26,6 +26,7 @@ COLUMNS: Columns = {
     "EXPOSE": lambda port: port.expose,
     "ADDRESS": lambda port: port.address or "",
     "URL": lambda port: port.url or "",
+    "ROUTES": lambda port: ", ".join(port.routes),
 }
 
 
@@ -99,4 +100,6 @@ def ports(cli: Cli, flags: PortsFlags) -> None:
     chosen = targets.chosen(cli, flags)
     found = [cli.client.call(Inspect(target=target.target)).env for target in chosen]
     rows = [EnvPort(name=info.name, **msgspec.structs.asdict(port)) for info in found for port in info.ports]
-    items(rows, COLUMNS, how=flags.how, hide=["NAME"] if len(found) == 1 else [])
+    hidden = ["NAME"] if len(found) == 1 else []
+    hidden += [] if any(row.routes for row in rows) else ["ROUTES"]
+    items(rows, COLUMNS, how=flags.how, hide=hidden)

@@ -3,19 +3,20 @@
 NAME.localhost is the env's main service, SERVICE.NAME.localhost one service, ID.localhost the main one for as long as it lives.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
 from sandboxd.lifecycle.states import OVER, UP, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import main_service
+from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint, Route, RouteTable
 
 Reach = Literal["ready", "starting", "asleep", "stopped", "failed"]
 
 
 def route_table(
-    records: Iterable[EnvRecord], *, version: int, base_domain: str, envs_dir: str, hold: float, own: Sequence[Endpoint] = ()
+    records: Sequence[EnvRecord], *, version: int, base_domain: str, envs_dir: str, hold: float, own: Sequence[Endpoint] = ()
 ) -> RouteTable:
     """The whole table. hold: seconds a request waits for an env that is starting. own: what the daemon serves by itself."""
     endpoints: list[Endpoint] = list(own)
@@ -34,7 +35,37 @@ def route_table(
             if record.spec.services[name].expose == "http":
                 routes += [Route(host=f"{host}.{base_domain}", endpoint=len(endpoints)) for host in hosts]
             endpoints.append(endpoint(record, service, f"{envs_dir}/{record.id}/dial.sock"))
-    return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=hold)
+    rules = rules_of(records, endpoints, routes, base_domain, {f"{one.name}.{base_domain}" for one in own})
+    return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=hold, rules=rules)
+
+
+def rules_of(
+    records: Sequence[EnvRecord], endpoints: Sequence[Endpoint], routes: Sequence[Route], base_domain: str, reserved: set[str]
+) -> list[Rule]:
+    """The rules of all envs. A name belongs to the owner of what has it, or of who claims it first; others cannot route it."""
+    owners = {route.host: endpoints[route.endpoint].owner for route in routes}
+    places = {(one.env_id, one.service): index for index, one in enumerate(endpoints)}
+    found = []
+    for record in records:
+        for rule in record.spec.routes:
+            place = places.get((record.id, rule.service or main_service(record)))
+            if place is None:
+                continue
+            hosts = [rule.host] if rule.host else [f"{record.name}.{base_domain}", f"{record.id}.{base_domain}"]
+            for host in hosts:
+                if host not in reserved and owners.setdefault(host, record.owner) == record.owner:
+                    found.append(
+                        Rule(
+                            host=host,
+                            endpoint=place,
+                            path=rule.path,
+                            strip=rule.strip,
+                            header=rule.header,
+                            cookie=rule.cookie,
+                            weight=rule.weight,
+                        )
+                    )
+    return found
 
 
 def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:

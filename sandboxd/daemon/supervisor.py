@@ -33,6 +33,7 @@ from sandboxd.limits.cpus import Load, rank
 from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
+from sandboxd.routing.framing import Bounds
 from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
 from sandboxd.store.journal import Journal
@@ -140,6 +141,12 @@ class Supervisor:
                     listen=self.settings.listen,
                     prefix=prefix,
                     handed=self.handed,
+                    bounds=Bounds(
+                        trusted=self.settings.trusted_proxies,
+                        head=self.settings.head_timeout,
+                        idle=self.settings.client_timeout,
+                        dial=self.settings.connect_timeout,
+                    ),
                     workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
                 ),
             )

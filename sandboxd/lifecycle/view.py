@@ -6,7 +6,7 @@ from sandboxd.errors import UsageError
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
 from sandboxd.lifecycle.states import UP, ServiceState, State
 from sandboxd.protocol.messages import EnvInfo, PortInfo, ServiceInfo, Usage, WallInfo
-from sandboxd.spec import Service
+from sandboxd.spec import RouteRule, Service
 
 
 def rfc3339(seconds: float | None) -> str | None:
@@ -62,13 +62,23 @@ def ports_of(record: EnvRecord, base: str) -> list[PortInfo]:
         published = [p for p in record.spec.network.publish if p.port == service.port]
         address = f"{published[0].address}:{published[0].host_port}" if published else None
         url = service_info(record, service, base).url
-        found.append(PortInfo(service=name, port=service.port, expose=spec.expose, url=url, address=address))
+        main = main_service(record)
+        routes = [rule_in_words(rule) for rule in record.spec.routes if (rule.service or main) == name]
+        found.append(PortInfo(service=name, port=service.port, expose=spec.expose, url=url, address=address, routes=routes))
     declared = {port.port for port in found}
     for publish in record.spec.network.publish:
         if publish.port not in declared:
             address = f"{publish.address}:{publish.host_port}"
             found.append(PortInfo(service=main_service(record), port=publish.port, expose="tcp", address=address))
     return found
+
+
+def rule_in_words(rule: RouteRule) -> str:
+    """A rule in a line: `shop.example.com/api X-Canary=1 cookie:beta=1 10`."""
+    words = [f"{rule.host or ''}{rule.path}"]
+    words += [f"{name}={value}" for name, value in rule.header.items()]
+    words += [f"cookie:{name}={value}" for name, value in rule.cookie.items()]
+    return " ".join(words) + (f" weight {rule.weight}" if rule.weight != 100 else "")
 
 
 def health_of(record: EnvRecord) -> str | None:

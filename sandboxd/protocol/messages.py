@@ -48,13 +48,15 @@ class ServiceInfo(Reply, frozen=True, kw_only=True):
 
 
 class PortInfo(Reply, frozen=True, kw_only=True):
-    """A port of an env and how it is reached: `url` for HTTP by name, `address` for a published host address."""
+    """A port of an env and how it is reached: `url` for HTTP by name, `address` for a published host address, `routes` for
+    requests that rules of the env send there."""
 
     service: str
     port: int
     expose: str
     url: str | None = None
     address: str | None = None
+    routes: list[str] = []
 
 
 class WallInfo(Reply, frozen=True, kw_only=True):

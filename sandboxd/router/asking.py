@@ -31,7 +31,7 @@ class Asking(Side):
     """
 
     __slots__ = (
-        *("bounds", "pipes", "peer", "carry", "eof"),
+        *("bounds", "pipes", "peer", "trusted", "carry", "eof"),
         *("upstreams", "backend", "request", "upstream", "dial", "tunnel", "sending", "receiving", "interim"),
         *("busy", "plain", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
     )
@@ -41,6 +41,7 @@ class Asking(Side):
         self.bounds = bounds
         self.pipes = pipes
         self.peer = b""
+        self.trusted = False
         self.carry = b""
         self.upstreams: dict[Backend, Upstream] = {}
         self.backend: Backend | None = None
@@ -157,7 +158,7 @@ class Asking(Side):
         self.upstream = upstream
         upstream.awaiting = True
         upstream.bodiless = request.method == b"HEAD"
-        head = serialise_request(request, self.peer)
+        head = serialise_request(request, self.peer, trusted=self.trusted)
         left, chunked = request.length, None
         if left:
             try:

@@ -5,12 +5,15 @@ same place (env, service, socket, namespace, port) and made anew when one of the
 env that was stopped and started again is never used for the new one. Imports routing.table and the dialer's Stock.
 """
 
+import random
 import socket
 from typing import Protocol
 
 from sandboxd.router.dialer import Stock
 from sandboxd.router.loop import Loop
 from sandboxd.routing.orders import Traffic
+from sandboxd.routing.requests import Request
+from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint, Routes, RouteTable
 
 MOST_SPELLINGS = 4096
@@ -131,6 +134,17 @@ class Backends:
         if len(self._known) < MOST_SPELLINGS:
             self._known[host] = self._by_index[index]
         return self._by_index[index]
+
+    def choose(self, request: Request) -> tuple[Backend | None, Rule | None]:
+        """Where a request goes, and by which rule if its host has any; raises FramingError."""
+        host = request.host
+        if host is None:
+            return None, None
+        routes = self.routes
+        if not routes.has_rules or not routes.is_ruled(host):
+            return self.find(host), None
+        rule = routes.choose(host, request.target, request.fields, random.random())
+        return (self._by_index[rule.endpoint], rule) if rule is not None else (None, None)
 
     def find_service(self, env_id: str, service: str) -> Endpoint | None:
         """The endpoint of a service, else any of its env: they share dial.sock and namespace."""

@@ -8,6 +8,8 @@ earlier request is left; every other state ends by itself or by its deadline.
 import socket
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.closing import linger, reset_when_taken
@@ -15,8 +17,10 @@ from sandboxd.router.exchange import Exchange
 from sandboxd.router.loop import READ, WRITE
 from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
 from sandboxd.routing import pages
+from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.requests import Request, parse_request
+from sandboxd.routing.rules import Rule, stripped
 
 if TYPE_CHECKING:
     from sandboxd.router.worker import Router
@@ -52,6 +56,7 @@ class Client(Exchange):
         self.source = source
         self.here = here
         self.peer = source[0].encode()
+        self.trusted = bool(router.bounds.trusted) and is_trusted(source[0], router.bounds.trusted)
         self.local = is_local(source[0], here[0])
         self.uid: int | None = None
         self.state = READING
@@ -187,7 +192,7 @@ class Client(Exchange):
 
     def _route(self, request: Request) -> None:
         try:
-            backend = self.router.backends.find(request.host) if request.host is not None else None
+            backend, rule = self.router.backends.choose(request)
         except FramingError as error:
             self.refuse(error.status, error.reason)
             return
@@ -196,16 +201,21 @@ class Client(Exchange):
         elif not self.router.access.allows(self, backend.endpoint):
             self.answer_page(pages.not_yours())
         else:
-            backend.env.requests += 1
-            self.route(request, backend)
+            backend.env.requests += self.state != HELD
+            self.route(request, backend, rule)
 
-    def route(self, request: Request, backend: Backend) -> None:
+    def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:
         """What the env's state allows; called again for a held request when the table changed."""
         endpoint = backend.endpoint
         if endpoint.state == "ready":
             if self.state == HELD:
                 self.router.held.discard(self)
-            self.admitted, self.host = backend, request.host
+            if rule is None:
+                self.admitted, self.host = backend, request.host
+            else:
+                self.admitted = None  # the next one may go elsewhere
+                if rule.strip:
+                    request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))
             self.state = BUSY
             self.moved = -1  # the first tick sets the deadline
             self.ask(request, backend)
@@ -223,16 +233,8 @@ class Client(Exchange):
 
     def reconsider(self) -> None:
         """The table changed while this request was held."""
-        request = self.request
-        if request is None or request.host is None:
-            return
-        backend = self.router.backends.find(request.host)
-        if backend is None:
-            self.answer_page(pages.unknown_host())
-        elif not self.router.access.allows(self, backend.endpoint):
-            self.answer_page(pages.not_yours())
-        else:
-            self.route(request, backend)
+        if self.request is not None:
+            self._route(self.request)
 
     # -- ends of an exchange ---------------------------------------------------------------------------------------------
 
@@ -366,8 +368,7 @@ class Client(Exchange):
             return
         elif self.state == HELD:
             table = self.router.backends.routes.table
-            host = self.request.host if self.request is not None else None
-            backend = self.router.backends.find(host) if host is not None else None
+            backend = self.router.backends.choose(self.request)[0] if self.request is not None else None
             self.answer_page(pages.still_starting(backend.endpoint.name if backend is not None else "it", table.hold))
         elif self.state == READING and self.carry:
             self.answer_page(pages.too_slow("the head of the request did not come to its end in time"), close=True)

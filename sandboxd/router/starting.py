@@ -22,7 +22,7 @@ SOCKET = "router.sock"
 LOG = "router.log"
 MOST_LOG = 4 << 20
 LEAVING = 40  # looks at whether the workers of a killed master are gone
-WORKERS = ("sandboxd-router", "sandboxd-router: worker")
+WORKERS = (None, "sandboxd-router", "sandboxd-router: worker")
 
 
 def spawn(
@@ -121,7 +121,7 @@ async def bound_after(directory: Path, address: str, handed: Sequence[socket.soc
         try:
             return handed_or_bound(address, handed)
         except PortTaken as error:
-            if error.details.get("process") not in WORKERS:
+            if error.details.get("process") not in WORKERS:  # None: it has let go of its files, and not yet of its sockets
                 raise
             await asyncio.sleep(0.05)
     return handed_or_bound(address, handed)

@@ -37,6 +37,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     dial: float = 10.0
     linger: float = 2.0
     clients: int = 0  # 0: as many as the descriptor limit bears
+    trusted: tuple[str, ...] = ()  # networks of proxies before us, whose word on where a request came from is taken
     pipes: int = 8  # of up to 1 MiB: an eighth of what one uid may have (pipe-user-pages-soft, pipe(7))
 
 

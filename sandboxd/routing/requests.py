@@ -10,6 +10,7 @@ import re
 
 import msgspec
 
+from sandboxd.routing import forwarded
 from sandboxd.routing.framing import (
     CHUNKED,
     FIELDS,
@@ -28,8 +29,8 @@ LINE = re.compile(rb"(" + TOKEN + rb"{1,32}) ([!-~]+) HTTP/([0-9])\.([0-9])")
 # `_` beside `-`: WSGI and CGI servers fold both into CONTENT_LENGTH, which would be a second, unseen framing field.
 # Each line is found from the LF before it, one literal byte (sre's fast search), and the first letters spare most tries.
 NAMES = (
-    rb"\n(?=[CEHKPTUXcehkptux])(?i:(host|connection|content[-_]length|transfer[-_]encoding|upgrade|expect|te|keep-alive"
-    rb"|http2-settings|proxy-[a-z-]+|x-forwarded-for|x-forwarded-proto)):([^\r]*)"
+    rb"\n(?=[CEFHKPTUXcefhkptux])(?i:(host|connection|content[-_]length|transfer[-_]encoding|upgrade|expect|te|keep-alive"
+    rb"|http2-settings|proxy-[a-z-]+|forwarded|x-forwarded-(?:for|proto|host))):([^\r]*)"
 )
 SPECIAL = re.compile(NAMES)
 DROPPED = re.compile(NAMES + rb"\r")
@@ -59,7 +60,8 @@ class Request(msgspec.Struct, gc=False):
 
     close: the client wants no further request on this connection. upgrade: the protocol asked for, or b"". expect: it waits
     for a 100. simple: its field lines can be passed on as they are. Of other heads alone: tokens of Connection in lower case,
-    sized (a length was stated), forwarded and scheme (X-Forwarded-*), settings (HTTP2-Settings), trailers (TE).
+    sized (a length was stated), forwarded, scheme and outer (X-Forwarded-For, -Proto, -Host), elements (Forwarded), settings
+    (HTTP2-Settings), trailers (TE).
     A Struct, since making one costs a third of what a class with slots costs.
     """
 
@@ -78,6 +80,8 @@ class Request(msgspec.Struct, gc=False):
     sized: bool = False
     forwarded: bytes = b""
     scheme: bytes = b"http"
+    outer: bytes = b""
+    elements: bytes = b""
     settings: bytes = b""
     trailers: bool = False
 
@@ -185,6 +189,10 @@ def read_rare(request: Request, name: bytes, value: bytes) -> None:
         request.forwarded += value + b", "
     elif name == b"x-forwarded-proto":
         request.scheme = value
+    elif name == b"x-forwarded-host":
+        request.outer = value
+    elif name == b"forwarded":
+        request.elements += value + b", "
     elif name == b"http2-settings":
         request.settings = value
     elif name == b"te":
@@ -221,20 +229,22 @@ def split_authority(rest: bytes) -> tuple[bytes, bytes]:
     return rest, b"/"
 
 
-def serialise_request(request: Request, peer: bytes) -> bytes:
-    """The head as it goes to the service; `peer`: the client's address, for X-Forwarded-For.
-
-    X-Forwarded-* of an outer proxy are kept and added to, for the service to judge; nothing here trusts them.
-    """
+def serialise_request(request: Request, peer: bytes, *, trusted: bool = False) -> bytes:
+    """The head as it goes to the service; `peer`: the client's address. trusted: what it says of where it has it from holds."""
     if request.simple:
-        return b"%b %b HTTP/1.%b\r\n%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n\r\n" % (
+        return b"%b %b HTTP/1.%b\r\n%b%b" % (
             request.method,
             request.target,
             request.minor,
             request.fields,
-            peer,
+            forwarded.own(peer, request.host),
         )
-    return b"%b %b HTTP/1.%b%b%b%b%bX-Forwarded-For: %b%b\r\nX-Forwarded-Proto: %b\r\n\r\n" % (
+    if trusted:
+        by_peers = request.forwarded, request.elements, request.scheme, request.outer
+        told = forwarded.told(peer, request.host, *by_peers)
+    else:
+        told = forwarded.own(peer, request.host)
+    return b"%b %b HTTP/1.%b%b%b%b%b%b" % (
         request.method,
         request.target,
         request.minor,
@@ -242,9 +252,7 @@ def serialise_request(request: Request, peer: bytes) -> bytes:
         kept_fields(request),
         framing_fields(request),
         hop_fields(request),
-        request.forwarded,
-        peer,
-        request.scheme,
+        told,
     )
 
 

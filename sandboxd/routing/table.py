@@ -1,6 +1,6 @@
 """The table the daemon pushes to the router: which host name leads to which endpoint. Snapshots, never edited.
 
-Pure: imports msgspec and framing errors only. A snapshot replaces the one before it as a whole, so that no request ever sees
+Pure: imports msgspec, framing and rules only. A snapshot replaces the one before it as a whole, so that no request ever sees
 half of a change. Invariant: `Routes.find` answers only for names that are in the table; what is not there is unknown, and
 the caller's page must not list what is.
 """
@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from sandboxd.routing.framing import FramingError
+from sandboxd.routing.rules import Choices, Rule
 
 # RFC 3986 3.2.2 host and port, in the spellings that can be ours; an underscore is no DNS name, yet seen in the wild.
 HOST = re.compile(rb"([0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
@@ -45,12 +46,16 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
-    """One snapshot. hold: seconds a request for a "starting" endpoint waits before it gets a 503."""
+    """One snapshot. hold: seconds a request for a "starting" endpoint waits before it gets a 503.
+
+    rules: of names whose requests are told apart by more than the name.
+    """
 
     version: int
     endpoints: list[Endpoint]
     routes: list[Route]
     hold: float = 30.0
+    rules: list[Rule] = []
 
 
 class Routes:
@@ -64,10 +69,33 @@ class Routes:
             for route in table.routes
             if 0 <= route.endpoint < len(table.endpoints)
         }
+        by_host: dict[bytes, list[Rule]] = {}
+        for rule in table.rules:
+            if 0 <= rule.endpoint < len(table.endpoints):
+                by_host.setdefault(rule.host.lower().encode("ascii", "replace"), []).append(rule)
+        dead = frozenset(index for index, one in enumerate(table.endpoints) if one.state in ("stopped", "failed"))
+        for host, rules in by_host.items():
+            if host in self._names:  # the name's own place, where no condition holds
+                rules.append(Rule(host=host.decode(), endpoint=self._names[host]))
+        self._choices = {host: Choices(rules, dead) for host, rules in by_host.items()}
 
     def find(self, host: bytes) -> int | None:
         """The endpoint's index for a Host field's value, None when unknown; raises FramingError for what is no host at all."""
         return self._names.get(bare(host))
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether `choose` ever chooses."""
+        return bool(self._choices)
+
+    def choose(self, host: bytes, target: bytes, fields: bytes, draw: float) -> Rule | None:
+        """The rule for a request, None where its host has none or none that fits; raises FramingError."""
+        choices = self._choices.get(bare(host))
+        return choices.choose(target, fields, draw) if choices is not None else None
+
+    def is_ruled(self, host: bytes) -> bool:
+        """Whether requests for that host are told apart one by one."""
+        return bare(host) in self._choices
 
 
 def bare(host: bytes) -> bytes:

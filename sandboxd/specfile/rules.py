@@ -19,6 +19,10 @@ from sandboxd.units import shown
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 ENV_NAME = re.compile(rf"(?=.{{1,63}}\Z){NAME.pattern}(\.{NAME.pattern})?")
 RESTART = re.compile(r"no|on-failure(:[0-9]{1,4})?|always|unless-stopped")
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){NAME.pattern}(\.{NAME.pattern})*")
+PATH = re.compile(r"/[!-~]{0,1023}")
+HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+VALUE = re.compile(r"[ -~]{1,256}")
 NAME_HINT = 'a name is a DNS label: 1 to 63 of a-z, 0-9 and inner hyphens, as "shop-2"; an env may have two, as "fix-ui.shop"'
 RESTART_HINT = 'use "no", "on-failure", "on-failure:5", "always" or "unless-stopped"'
 
@@ -61,6 +65,7 @@ def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
     yield from dependencies(spec)
     yield from ports(spec)
     yield from network(spec)
+    yield from routes(spec)
     yield from limits(spec)
     yield from variables(("env",), spec.env)
     if not RESTART.fullmatch(spec.lifecycle.restart):
@@ -84,6 +89,7 @@ def caps(spec: EnvSpec) -> Iterator[Problem]:
         (("network", "publish"), len(spec.network.publish), MAX_ENTRIES),
         (("network", "forward"), len(spec.network.forward), MAX_ENTRIES),
         (("network", "egress"), len(spec.network.egress), MAX_ENTRIES),
+        (("routes",), len(spec.routes), MAX_ENTRIES),
     ]
     for key, service in spec.services.items():
         counted.append((("services", key, "env"), len(service.env), MAX_VARIABLES))
@@ -224,6 +230,28 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
     for index, forward in enumerate(spec.network.forward):
         if isinstance(forward, int) and not 1 <= forward <= 65535:
             yield Problem(("network", "forward", index), f"{forward} is no port", "a port is a number from 1 to 65535")
+
+
+def routes(spec: EnvSpec) -> Iterator[Problem]:
+    """Rules that a request can meet."""
+    for index, rule in enumerate(spec.routes):
+        path: Path = ("routes", index)
+        if rule.host is not None and not HOST_NAME.fullmatch(rule.host):
+            yield Problem(
+                (*path, "host"), f"{shown(rule.host)} is no host name", 'as host = "shop.example.com", without a port'
+            )
+        if not PATH.fullmatch(rule.path):
+            yield Problem((*path, "path"), f"{shown(rule.path)} is no path", 'a path starts with /, as "/api"')
+        for key, allowed in (("header", HEADER), ("cookie", HEADER)):
+            for name_, value in getattr(rule, key).items():
+                if not allowed.fullmatch(name_) or not VALUE.fullmatch(value):
+                    yield Problem((*path, key), f"{shown(name_)} = {shown(value)} is no {key}", 'as { X-Canary = "1" }')
+        service = spec.services.get(rule.service) if rule.service is not None else None
+        if rule.service is not None and service is None:
+            known = ", ".join(spec.services)
+            yield Problem((*path, "service"), f"there is no service {shown(rule.service)}", f"services are: {known}")
+        elif service is not None and service.expose != "http":
+            yield Problem((*path, "service"), f"{shown(rule.service)} does not speak HTTP", 'give it expose = "http"')
 
 
 def limits(spec: EnvSpec) -> Iterator[Problem]:

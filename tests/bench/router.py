@@ -1,4 +1,4 @@
-"""The router against haproxy and nginx as HTTP proxies, one worker each, and against no proxy at all.
+"""The router with one and two workers against haproxy and nginx as HTTP proxies, and Node's http-proxy, and no proxy at all.
 
 Every subject leads to the same nginx: the peers to one on the host, the router to one in a network namespace of its own, over
 sockets born in it. The peers keep their connections to it in a pool, as their users would set them up; the router dials for
@@ -7,6 +7,7 @@ each client connection (see hazards of pools). All run interleaved, so that a no
 
 import argparse
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -73,6 +74,16 @@ backend out
 """
 
 
+NODE = """
+const http = require("http"), proxy = require("{modules}/http-proxy");
+const agent = new http.Agent({{ keepAlive: true, maxSockets: 256 }});
+const out = proxy.createProxyServer({{ target: "http://127.0.0.1:{backend}", agent }});
+out.on("error", (error, request, response) => response.destroy());
+http.createServer((request, response) => out.web(request, response)).listen({port}, "127.0.0.1");
+"""
+MODULES = os.environ.get("NODE_MODULES", "/usr/local/lib/node_modules")  # where npm put http-proxy
+
+
 # The router parses a head that repeats byte for byte on its connection only once; these do not repeat, in either direction.
 UNLIKE = """
 local n = math.random(1000000)
@@ -122,7 +133,7 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
                 for name, port in ports.items():
                     found.setdefault((load, name), []).append(measure(port, load, seconds))
     for (load, name), results in found.items():
-        peer = name in ("nginx", "haproxy")
+        peer = name in ("nginx", "haproxy", "http-proxy")
         if load.bulk:
             yield row(load.metric, name, [result.bytes_rate / 1e6 for result in results], "MB/s", peer=peer)
             continue
@@ -152,26 +163,31 @@ def subjects() -> Iterator[dict[str, int]]:
             config = directory / "haproxy.cfg"
             config.write_text(HAPROXY.format(port=ports["haproxy"], backend=backend))
             stack.enter_context(program(["haproxy", "-db", "-q", "-f", str(config)], ports["haproxy"]))
-        ports["sandboxd"] = stack.enter_context(router(directory))
+        if shutil.which("node") and Path(MODULES, "http-proxy").exists():
+            ports["http-proxy"] = free_port()
+            script = directory / "proxy.js"
+            script.write_text(NODE.format(modules=MODULES, backend=backend, port=ports["http-proxy"]))
+            stack.enter_context(program(["node", str(script)], ports["http-proxy"]))
+        command = nginx(directory, "inside", BACKEND, port=3000, name="inside")
+        env = Standin("127.0.0.1", directory / "env", serve=(), run=command)
+        stack.callback(env.close)
+        ports["sandboxd"] = stack.enter_context(router(directory / "one", env, 1))
+        ports["sandboxd, 2 workers"] = stack.enter_context(router(directory / "two", env, 2))
         yield ports
 
 
 @contextlib.contextmanager
-def router(directory: Path) -> Iterator[int]:
-    """The port of a router with one env, nginx in its namespace."""
-    command = nginx(directory, "inside", BACKEND, port=3000, name="inside")
-    env = Standin("127.0.0.1", directory / "env", serve=(), run=command)
+def router(directory: Path, env: Standin, workers: int) -> Iterator[int]:
+    """The port of a router with that one env."""
+    directory.mkdir()
+    bench = Bench(directory, workers=workers)
     try:
-        bench = Bench(directory)
-        try:
-            # wrk resolves the host it is given, so the env is reached under the name that it then sends.
-            bench.push([env.endpoint()], hosts={"127.0.0.1": 0})
-            wait_for(bench.port)
-            yield bench.port
-        finally:
-            bench.close()
+        # wrk resolves the host it is given, so the env is reached under the name that it then sends.
+        bench.push([env.endpoint()], hosts={"127.0.0.1": 0})
+        wait_for(bench.port)
+        yield bench.port
     finally:
-        env.close()
+        bench.close()
 
 
 def nginx(directory: Path, file: str, template: str, **values: object) -> list[str]:

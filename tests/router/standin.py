@@ -14,6 +14,7 @@ import uvloop
 
 from sandboxd.router.handle import RouterHandle
 from sandboxd.routing.framing import Bounds
+from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint, Route, RouteTable
 from tests.router.talk import Talk
 
@@ -108,12 +109,19 @@ class Bench:
 
         return self.run(body())
 
-    def push(self, endpoints: Sequence[Endpoint], *, hold: float = 30.0, hosts: dict[str, int] | None = None) -> None:
+    def push(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        hold: float = 30.0,
+        hosts: dict[str, int] | None = None,
+        rules: Sequence[Rule] = (),
+    ) -> None:
         """Push a table and wait until the router has it."""
         self.version += 1
         named = hosts or {f"{endpoint.name}.localhost": number for number, endpoint in enumerate(endpoints)}
         routes = [Route(host=host, endpoint=number) for host, number in named.items()]
-        table = RouteTable(version=self.version, endpoints=list(endpoints), routes=routes, hold=hold)
+        table = RouteTable(version=self.version, endpoints=list(endpoints), routes=routes, hold=hold, rules=list(rules))
         self.call(lambda: self.handle.push(table))
         assert self.run(self.handle.release("nobody")) is True  # orders are carried out in turn
 

@@ -35,7 +35,10 @@ def test_the_service_sees_the_host_and_where_it_came_from(bench: Bench, shop: St
     with Talk(bench.connect()) as talk:
         seen = talk.get("/show", "shop.localhost:7070", "X-Forwarded-For: 10.0.0.1", "Connection: X-Secret", "X-Secret: 1").body
     assert b"Host: shop.localhost:7070\r\n" in seen
-    assert b"X-Forwarded-For: 10.0.0.1, 127.0.0.1\r\n" in seen
+    assert b"X-Forwarded-For: 127.0.0.1\r\n" in seen  # what it says itself is not believed
+    assert b"X-Forwarded-Host: shop.localhost:7070\r\n" in seen
+    assert b'Forwarded: for=127.0.0.1;proto=http;host="shop.localhost:7070"\r\n' in seen
+    assert b"10.0.0.1" not in seen
     assert b"X-Secret" not in seen  # named in Connection: for the hop to us alone
 
 

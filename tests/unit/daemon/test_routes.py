@@ -1,10 +1,11 @@
 """Records as the router's table."""
 
 import pytest
+from msgspec import structs
 
 from sandboxd.daemon.routes import route_table
 from sandboxd.lifecycle import events as ev
-from sandboxd.spec import Network, Service
+from sandboxd.spec import Network, RouteRule, Service
 from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
 
 IDLE = ev.SuspendAsked(by="idle", since=90.0)
@@ -69,3 +70,26 @@ def test_a_request_is_served_held_or_told(events, state):
 def test_who_stopped_it_is_told():
     record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"), ev.StopAsked(), exited("web", 143), ev.InitGone())
     assert table(record)[0].endpoints[0].reason == "Its owner stopped it."
+
+
+def test_rules_lead_to_services_and_no_other_owner_routes_a_name():
+    ours = fresh(TWO, routes=[RouteRule(path="/db", service="web", strip=True), RouteRule(host="pub.example", weight=10)])
+    theirs = structs.replace(
+        fresh(
+            WEB,
+            routes=[RouteRule(host=host) for host in ("shop.localhost", "pub.example", "sandboxd.localhost", "own.example")],
+        ),
+        id="1" * 32,
+        name="other",
+        owner=ours.owner + 1,
+    )
+    made, _ = table(ours, theirs)
+    found = [(rule.host, rule.path, made.endpoints[rule.endpoint].name, rule.weight) for rule in made.rules]
+    assert found == [
+        ("shop.localhost", "/db", "shop", 100),
+        (f"{'0' * 32}.localhost", "/db", "shop", 100),
+        ("pub.example", "/", "shop", 10),
+        ("sandboxd.localhost", "/", "other", 100),  # nobody's, unless the daemon serves it
+        ("own.example", "/", "other", 100),
+    ]
+    assert made.rules[0].strip
