@@ -102,7 +102,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 ) -> LaunchPlan:
     """The plan, or WallUnavailable, LimitUnenforceable, NotOffered. environ: the caller's; uid, gid: the daemon's own.
 
-    cpus: those to run on, best first, where the number of CPUs is limited that way.
+    cpus: those to run on, best first, where the number of CPUs is limited that way (none given: the host's first ones).
     """
     refuse(spec)
     is_full = spec.isolation.level == "full"
@@ -114,7 +114,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     # RLIMIT_NPROC counts per user namespace: in the host's own it would count all that this user runs, as it counts root's not.
     ways = enforcement(spec.limits, host.limits, kuid=profile.uid[1] if is_full else 0, pinned=is_pinned(walls))
     limits = rlimits(spec.limits, ways, host.limits.hard)
-    own_cpus = sorted(cpus[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
+    own_cpus = sorted((cpus or host.limits.cpus)[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
     shared = environment(spec, name, place, environ, url)
     demand = demand_of(spec, host, fixed_affinity=ways.get("cpus") == "affinity")
     confined = [*confinement(limits, own_cpus), *raised(host, walls, demand)]

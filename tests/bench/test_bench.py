@@ -19,6 +19,7 @@ SMALL = {
     "suspend": ["--count", "3"],
     "wake": ["--count", "2"],
     "bombs": ["--count", "2", "--seconds", "0.2"],
+    "limits": ["--count", "1"],
     "cli": ["--count", "2"],
 }
 
