@@ -21,8 +21,9 @@ FILES = sorted((ROOT / "sandboxd").rglob("*.py"))
 
 PURE = (
     "spec", "specfile", "units", "settings", "protocol", "lifecycle", "isolation", "routing",
-    "limits.verdict", "limits.change", "client.session", "cli.ceilings", "doctor.facts", "doctor.report", "doctor.walls",
-    "doctor.host", "doctor.service", "doctor.limits", "doctor.names", "doctor.fixes", "doctor.diagnosis",
+    "limits.verdict", "limits.change", "limits.pace", "limits.controls", "limits.delegation", "client.session", "cli.ceilings",
+    "doctor.facts", "doctor.report", "doctor.walls", "doctor.host", "doctor.service", "doctor.limits", "doctor.names",
+    "doctor.fixes", "doctor.diagnosis",
 )  # fmt: skip
 IMPURE = {
     "os", "io", "socket", "select", "selectors", "asyncio", "time", "random", "secrets", "uuid", "ctypes", "subprocess",

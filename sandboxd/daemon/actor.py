@@ -48,6 +48,8 @@ class Actor:
         while self.record.state is not State.REMOVED:
             event = await self._queue.get()
             self.record, effects = step(self.record, event, time.time())
+            if isinstance(event, ev.Launched | ev.LimitsChanged):
+                self.supervisor.changed.set()
             self.supervisor.save(self.record)
             self.supervisor.routes_changed()
             await self._perform(effects)

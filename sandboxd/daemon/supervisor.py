@@ -85,6 +85,7 @@ class Supervisor:
         self.idling = Idling(self)
         self.admission = Admission(self)
         self.control = Control(self)
+        self.changed = asyncio.Event()  # there is something new to watch
         self.subscriptions: set[Subscription] = set()
         self.tally = Tally()
         self.web: Endpoint | None = None

@@ -1,8 +1,8 @@
 """Looking at what envs use: for `stats` and `inspect` when asked, and all the time for what no kernel enforces.
 
 The kernel gives no event for a sum of processes without a cgroup, so this samples: four times a second while an env with such a
-limit works, less often the longer its CPU time stands still; other envs seldom, to notice limits that they met. What was
-written to disk is walked by `disk`, in a thread. The verdict is `limits.verdict`'s; the kill is the actor's.
+limit works, more often while it grows, less the longer its CPU time stands still; other envs seldom, to notice limits that they
+met. What was written to disk is walked by `disk`, in a thread. The verdict is `limits.verdict`'s; the kill is the actor's.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from sandboxd.daemon.disk import DiskWatch
 from sandboxd.errors import KernelError, SandboxdError
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
+from sandboxd.limits.pace import LEAST, pause
 from sandboxd.limits.sampler import Sample, Sampler
 from sandboxd.limits.verdict import SAMPLED, Verdict, judge, over
 from sandboxd.protocol.messages import StatsRow, Usage
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     from sandboxd.daemon.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
-TICK = 0.25
-OFTEN, SELDOM = 1, 16  # ticks between looks at an env with a sampled limit, and at any other
-MOST_TIMES = 8  # as long, while its CPU time stands still
+IDLE = 1.0  # seconds between rounds while nothing is to be looked at sooner
 
 
 class Watch:
@@ -42,34 +41,33 @@ class Watch:
         self._last: dict[str, Sample] = {}
         self._before: dict[str, Sample] = {}
         self._peak: dict[str, int] = {}
-        self._skip: dict[str, tuple[int, int]] = {}
+        self._due: dict[str, tuple[float, float]] = {}  # when, and the pause before it
 
     async def run(self) -> None:
-        """Look at envs until the daemon leaves."""
+        """Look at envs until the daemon leaves, each when it is due; a new one at once."""
         self.supervisor.own(self.disk.run(), name="disk")
         while True:
-            alive = [actor for actor in self.supervisor.actors.values() if lives(actor.record)]
-            for actor in alive:
-                if self._is_due(actor.record):
-                    self._check(actor)
+            self.supervisor.changed.clear()
+            due = [self._turn(actor) for actor in self.supervisor.actors.values() if lives(actor.record)]
             self._forget()
-            often = any(is_sampled(actor.record) for actor in alive)
-            await asyncio.sleep(TICK if often else 4 * TICK)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(LEAST, min([IDLE, *due]))):
+                    await self.supervisor.changed.wait()
 
-    def _is_due(self, record: EnvRecord) -> bool:
-        """Whether it is this env's turn: the period doubles while its CPU time stands still."""
-        least = OFTEN if is_sampled(record) else SELDOM
-        wait, period = self._skip.get(record.id, (0, least))
-        if wait > 0:
-            self._skip[record.id] = (wait - 1, period)
-            return False
-        last, before = self._last.get(record.id), self._before.get(record.id)
-        still = (
-            last is not None and before is not None and last.cpu_seconds - before.cpu_seconds < 0.01 and last.now > before.now
-        )
-        period = min(period * 2, least * MOST_TIMES) if still else least
-        self._skip[record.id] = (period - 1, period)
-        return True
+    def _turn(self, actor: "Actor") -> float:
+        """Look at an env if it is due; seconds until it is again."""
+        record = actor.record
+        now = time.monotonic()
+        at, earlier = self._due.get(record.id, (0.0, 0.0))
+        if now >= at:
+            self._check(actor)
+            last, before = self._last.get(record.id), self._before.get(record.id)
+            sampled = is_sampled(record)
+            memory = record.limits.memory if sampled else None
+            found = pause(last, before, memory, sampled=sampled, earlier=earlier) if last is not None else IDLE
+            at = time.monotonic() + found
+            self._due[record.id] = at, found
+        return at - now
 
     def _check(self, actor: "Actor") -> None:
         record = actor.record
@@ -110,7 +108,7 @@ class Watch:
 
     def _forget(self) -> None:
         """Drop what is known of envs that are gone."""
-        for store in (self._last, self._before, self._peak, self._skip):
+        for store in (self._last, self._before, self._peak, self._due):
             for env_id in [key for key in store if key not in self.supervisor.actors]:
                 del store[env_id]
 
