@@ -277,7 +277,7 @@ class Body:
         self.not_suspended = None
         try:
             own_pids = self.actor.record.spec.isolation.level == "full"
-            tree = await freezing.stop_tree(init.pid, self.link if own_pids else None, again=effect.again)
+            tree = await freezing.stop(self.group, init.pid, self.link if own_pids else None, again=effect.again)
         except (SandboxdError, OSError) as error:
             self.not_suspended = error if isinstance(error, SandboxdError) else Internal(f"stopping it failed: {error}")
             self.actor.post(ev.SuspendFailed(reason=self.not_suspended.message))
@@ -287,7 +287,7 @@ class Body:
             self.actor.supervisor.own(self._give_back(tree), name=f"reclaim-{self.actor.record.name}")
 
     async def _give_back(self, tree: list[freezing.Process]) -> None:
-        memory = await asyncio.to_thread(freezing.give_back, tree)
+        memory = await asyncio.to_thread(freezing.give_back, tree, self.group)
         self.actor.supervisor.announce(self.actor.record, "reclaimed", {"memory": memory})
 
     async def resume(self, effect: ev.Resume) -> None:
@@ -295,7 +295,7 @@ class Body:
         init = self.actor.record.init
         self.actor.supervisor.push_routes()
         if init is not None:
-            freezing.resume_tree(init.pid)
+            freezing.resume(self.group, init.pid)
 
     async def kill_init(self, effect: ev.KillInit) -> None:
         """With pid 1 the kernel kills the whole pid namespace (pid_namespaces(7)); without one the guard does as much."""

@@ -1,4 +1,4 @@
-"""Stopping every process of an env and letting it run on, for hosts without a freezer: by signals, and by looking.
+"""Stopping every process of an env and letting it run on: by the freezer of its control group, or without one by signals.
 
 init's kill(-1) stops a whole pid namespace at once: the kernel holds forks back while it signals, so nothing escapes by forking
 (copy_process, fork(2)). Without a namespace the tree is walked until nothing is found that runs. Init itself goes on: a signal
@@ -11,13 +11,14 @@ report that job as stopped.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
-from sandboxd.errors import TimedOut
-from sandboxd.kernel import pidfd
+from sandboxd.errors import KernelError, TimedOut
+from sandboxd.kernel import cgroups, pidfd
 from sandboxd.kernel.pageout import page_out
 from sandboxd.limits.sampler import children, read
 from sandboxd.units import format_size
@@ -43,6 +44,30 @@ class Process(NamedTuple):
     runs: bool
     stopped: bool
     pending: bool
+
+
+async def stop(group: str, init_pid: int, link: "InitLink | None", *, again: bool = False) -> list[Process]:
+    """Have nothing of an env run but init: by the freezer of its control group, which forks cannot outrun, or by signals."""
+    if not group:
+        return await stop_tree(init_pid, link, again=again)
+    services = f"{group}/{cgroups.SERVICES}"
+    cgroups.freeze(services, frozen=True)
+    loop = asyncio.get_running_loop()
+    deadline, pause = loop.time() + LONGEST, FIRST_PAUSE
+    while not cgroups.table(services, "cgroup.events").get("frozen"):
+        if loop.time() > deadline:
+            cgroups.freeze(services, frozen=False)
+            raise TimedOut(f"not everything could be frozen within {LONGEST:g} s", hint="try again")
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+    return look(init_pid)
+
+
+def resume(group: str, init_pid: int) -> None:
+    """Let it run on, however it was stopped."""
+    if group:
+        cgroups.freeze(f"{group}/{cgroups.SERVICES}", frozen=False)
+    resume_tree(init_pid)
 
 
 async def stop_tree(init_pid: int, link: "InitLink | None", *, again: bool = False) -> list[Process]:
@@ -149,9 +174,16 @@ def name_of(pid: int) -> str:
         return "a process"
 
 
-def give_back(tree: list[Process]) -> str:
+def give_back(tree: list[Process], group: str) -> str:
     """Have the kernel take back the memory of stopped processes; in words what came of it. Blocks: for a thread."""
     told = 0
+    services = f"{group}/{cgroups.SERVICES}"
+    before = cgroups.number(services, "memory.current") if group else None
+    if before is not None:
+        with contextlib.suppress(KernelError):  # EAGAIN: it could not have all that was asked for
+            cgroups.write(services, "memory.reclaim", str(before))
+        after = cgroups.number(services, "memory.current")
+        return f"given back where it could be: {format_size(max(0, before - (after or before)))}"
     for process in tree:
         try:
             told += page_out(process.pid)

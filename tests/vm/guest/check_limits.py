@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 VARIANTS = ("systemd",)
 M = 1 << 20
 HOG = "import time; x = bytearray(300 << 20); x[::4096] = b'x' * len(x[::4096]); time.sleep(1000)"
@@ -21,6 +23,12 @@ for _ in range(200):
 open("failed", "w").write(str(failed))
 time.sleep(1000)
 """
+
+
+@pytest.fixture(autouse=True)
+def started(host) -> None:
+    """A daemon: in a guest on a busy machine its start may take longer than a command waits for it."""
+    host.until(lambda: host.sandbox("daemon", "start", check=False).returncode == 0, "the daemon")
 
 
 def svc(host, name: str) -> Path:
@@ -118,6 +126,21 @@ def test_what_is_met_is_named_and_a_neighbour_does_not_feel_it(host) -> None:
     assert host.inspect("neighbour")["state"] == "ready"
     for name in ("neighbour", "hog", "bomb", "busy"):
         host.sandbox("rm", "-f", name)
+
+
+def test_the_freezer_holds_what_is_suspended_and_its_memory_is_given_back(host) -> None:
+    host.sandbox("run", "-d", "--name", "naps", "--", "python3", "-c", HOLD)
+    host.until(lambda: host.inspect("naps")["usage"]["memory_bytes"] > 40 * M, "its memory")
+    host.sandbox("suspend", "naps")
+    group = svc(host, "naps")
+    assert "frozen 1" in said(group, "cgroup.events")
+    assert host.inspect("naps")["state"] == "suspended"
+    host.sandbox("resume", "naps")
+    assert "frozen 0" in said(group, "cgroup.events")
+    assert host.sandbox("exec", "naps", "--", "echo", "awake").stdout == "awake\n"
+    host.sandbox("suspend", "naps")
+    host.sandbox("rm", "-f", "naps")
+    assert not group.exists()
 
 
 def test_what_a_killed_daemon_left_is_swept(host) -> None:
