@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
     at http://sandboxd.BASE_DOMAIN/metrics. router_workers: processes that route (0: one for each
     cpu we may use, eight at most). trusted_proxies: networks whose word on where a request came from is passed on.
+    max_per_source: connections of one address to each worker (0: half of what it can have).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection.
     """
@@ -57,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: bool = True
     router_workers: int = 0
     trusted_proxies: tuple[str, ...] = ()
+    max_per_source: int = 0
     head_timeout: float = 15.0
     client_timeout: float = 75.0
     connect_timeout: float = 10.0
@@ -95,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
             router_workers=whole(environ, "SANDBOXD_ROUTER_WORKERS", 0, low=0, high=64),
             trusted_proxies=networks(environ, "SANDBOXD_TRUSTED_PROXIES"),
+            max_per_source=whole(environ, "SANDBOXD_MAX_PER_SOURCE", 0, low=0, high=1 << 20),
             head_timeout=float(whole(environ, "SANDBOXD_HEAD_TIMEOUT", 15, low=1, high=3600)),
             client_timeout=float(whole(environ, "SANDBOXD_CLIENT_TIMEOUT", 75, low=1, high=86400)),
             connect_timeout=float(whole(environ, "SANDBOXD_CONNECT_TIMEOUT", 10, low=1, high=3600)),

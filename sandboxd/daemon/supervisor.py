@@ -144,6 +144,7 @@ class Supervisor:
                     handed=self.handed,
                     bounds=Bounds(
                         trusted=self.settings.trusted_proxies,
+                        per_source=self.settings.max_per_source,
                         head=self.settings.head_timeout,
                         idle=self.settings.client_timeout,
                         dial=self.settings.connect_timeout,

@@ -15,6 +15,7 @@ from sandboxd.kernel.fds import raise_limit
 from sandboxd.router.access import Access
 from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
+from sandboxd.router.closing import reset
 from sandboxd.router.control import Wire
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.listener import BATCH, Listener, split_address
@@ -22,6 +23,7 @@ from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
 from sandboxd.routing import orders
+from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import Bounds
 
 TICK = 1.0
@@ -49,6 +51,8 @@ class Router:
         self.raws: set[Raw] = set()
         self.held_raw: set[Raw] = set()
         self._most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
+        self._sources: dict[str, int] = {}
+        self._most_of_one = bounds.per_source or self._most // 2
         self._loads = loads
         self._number = number
         self._listeners: list[Listener] = []
@@ -89,7 +93,12 @@ class Router:
 
     def forget(self, client: Client) -> None:
         """It is closed."""
-        self.clients.discard(client)
+        if client in self.clients:
+            self.clients.remove(client)
+            source = client.source[0]
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
         self._loads[self._number] = len(self.clients) + len(self.raws)
         self.held.discard(client)
 
@@ -118,6 +127,11 @@ class Router:
         return Listener(self.loop, sock, lambda accepted, source: self._accepted(accepted, source, here), self.room)
 
     def _accepted(self, sock: socket.socket, source: tuple[str, int], here: tuple[str, int] | None) -> None:
+        held = self._sources.get(source[0], 0)
+        if held >= self._most_of_one and not is_trusted(source[0], self.bounds.trusted):
+            reset(sock)  # one address must not take what all the others need; there is no request yet that could be answered
+            return
+        self._sources[source[0]] = held + 1
         client = Client(self, sock, source, here or sock.getsockname())
         self.clients.add(client)
         if not self._ticking:

@@ -1,7 +1,10 @@
 """Requests told apart by more than their host, and what services are told of where they came from."""
 
+import socket
 from collections import Counter
 from collections.abc import Callable
+
+import pytest
 
 from sandboxd.routing.rules import Rule
 from tests.router.standin import Bench, Standin
@@ -71,3 +74,28 @@ def test_a_listed_proxy_is_believed(start: Callable[..., Bench], standin: Callab
     assert b"X-Forwarded-Proto: https\r\nX-Forwarded-Host: pub\r\n" in seen
     assert b"Forwarded: for=10.0.0.1, for=127.0.0.1;proto=https;host=pub\r\n" in seen
     assert seen.lower().count(b"forwarded-for") == 1
+
+
+def test_one_address_takes_no_more_than_its_share(start: Callable[..., Bench], standin: Callable[..., Standin]) -> None:
+    bench = start(per_source=3)
+    bench.push([standin("shop").endpoint()])
+    talks = [Talk(bench.connect()) for _ in range(3)]
+    assert [talk.get("/", SHOP).status for talk in talks] == [200] * 3
+    with pytest.raises((ConnectionResetError, BrokenPipeError)), Talk(bench.connect()) as more:
+        more.get("/", SHOP)
+    other = socket.create_connection(("127.0.0.1", bench.port), 30, source_address=("127.0.0.2", 0))
+    with Talk(other) as talk:  # others are not held up
+        assert talk.get("/", SHOP).status == 200
+    assert talks[0].get("/", SHOP).status == 200
+    for talk in talks:
+        talk.close()
+    bench.spin(0.3)
+    with Talk(bench.connect()) as talk:  # what was let go of is free again
+        assert talk.get("/", SHOP).status == 200
+
+
+def test_a_trusted_proxy_has_no_share(start: Callable[..., Bench], standin: Callable[..., Standin]) -> None:
+    bench = start(per_source=1, trusted=("127.0.0.1",))
+    bench.push([standin("shop").endpoint()])
+    with Talk(bench.connect()) as one, Talk(bench.connect()) as two:
+        assert (one.get("/", SHOP).status, two.get("/", SHOP).status) == (200, 200)
