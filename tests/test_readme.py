@@ -67,7 +67,7 @@ def test_a_pattern_knows_numbers_ids_and_gaps() -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the README talks about."""
-    for name in ("examples", "sandboxd", "README.md", "LICENSE", "pyproject.toml"):
+    for name in ("examples", "sandboxd", "systemd", "README.md", "LICENSE", "pyproject.toml"):
         source = ROOT / name
         ignored = shutil.ignore_patterns(".venv", "node_modules", ".vite", "__pycache__")
         if source.is_dir():
