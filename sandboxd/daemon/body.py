@@ -194,6 +194,7 @@ class Body:
         status, self._greeting = self._greeting, None
         if status is None:
             return
+        self.actor.supervisor.control.check(self.actor)  # what a limit ended meanwhile did not end by itself
         there = {session.get("session") for session in status.sessions}
         for session in self.attached - there:
             self._end_session(session, 0)  # over before anybody listened: all was read
