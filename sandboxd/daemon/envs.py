@@ -254,6 +254,8 @@ class EnvRequests:
                 state=record.state.value,
             )
         counted = await receipt(self.supervisor, actor, self.supervisor.remove(actor))
+        for kind, number in counted.leaked.items():
+            self.supervisor.tally.count("leaks", kind, number)
         return m.RemoveReply(id=record.id, name=record.name, receipt=counted)
 
     async def prune(self, call: Call) -> m.PruneReply:
