@@ -196,13 +196,26 @@ class Client(Exchange):
         except FramingError as error:
             self.refuse(error.status, error.reason)
             return
-        if backend is None:
+        if request.host is None:
             self.answer_page(pages.unknown_host())
+        elif backend is None:
+            self._hold()
+            self.router.ask_newest(self, request)
         elif not self.router.access.allows(self, backend.endpoint):
             self.answer_page(pages.not_yours())
         else:
             backend.env.requests += self.state != HELD
             self.route(request, backend, rule)
+
+    def is_unknown(self, request: Request) -> None:
+        """No table is on its way that could name this request's host, if it is still the one that is under way."""
+        if self.open and self.request is request and self.state == HELD and self.router.backends.choose(request)[0] is None:
+            self.answer_page(pages.unknown_host())
+
+    def _hold(self) -> None:
+        self.state = HELD
+        self.deadline = self.loop.now + self.router.backends.routes.table.hold
+        self.router.held.add(self)
 
     def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:
         """What the env's state allows; called again for a held request when the table changed."""
@@ -223,16 +236,14 @@ class Client(Exchange):
             if endpoint.state == "asleep":
                 self.router.rouse(endpoint.env_id)
             if self.state != HELD:
-                self.state = HELD
-                self.deadline = self.loop.now + self.router.backends.routes.table.hold
-                self.router.held.add(self)
+                self._hold()
         elif endpoint.state == "stopped":
             self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
         else:
             self.answer_page(pages.failed(endpoint.name, endpoint.reason))
 
     def reconsider(self) -> None:
-        """The table changed while this request was held."""
+        """The table changed while this request was held. Whose name is not in it is answered by `is_unknown`."""
         if self.request is not None:
             self._route(self.request)
 

@@ -45,23 +45,32 @@ class Wire:
         """Frames, or room for ours."""
         if mask & WRITE:
             self._flush()
-            if not self.open:
-                return
+        if self.open:
+            self._read()
+
+    def catch_up(self) -> None:
+        """Take all that has already come."""
+        while self.open and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """Take what is here, up to a bound; whether there was anything."""
         try:
             data, received = fds.recv(self._sock, 1 << 18, max_fds=self._most_fds, flags=socket.MSG_DONTWAIT)
             if not data:
                 self.close()
-                return
+                return False
             self.received += received
             frames = self._frames.feed(data)
         except BlockingIOError:
-            return
+            return False
         except (OSError, ProtocolViolation, orders.FrameError) as error:
             log.warning("a connection for orders ended: %s", error)
             self.close()
-            return
+            return False
         for frame in frames:
             self._take(frame)
+        return True
 
     def send(self, frame: bytes, passed: tuple[int, ...] = ()) -> None:
         """Queue and send. The descriptors stay the caller's: copies of them wait."""

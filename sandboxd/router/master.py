@@ -168,6 +168,11 @@ class Master:
                 self._done_by(worker.number, report.order)
             case orders.Wake() | orders.Stuck():
                 self._control.send(report)
+            case orders.AskNewest():
+                # Whoever was told of an env asks for it at once: its table may have come, and not been passed on.
+                if self._control.session is not None:
+                    self._control.session.catch_up()
+                worker.wire.send(orders.encode(orders.Newest()))
 
     def _beat(self) -> None:
         for worker in list(self.workers.values()):

@@ -7,7 +7,7 @@ client that is closed.
 import gc
 import logging
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -25,6 +25,7 @@ from sandboxd.router.published import Port, Raw
 from sandboxd.routing import orders
 from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import Bounds
+from sandboxd.routing.requests import Request
 
 TICK = 1.0
 SHRINK = 10  # ticks between two looks at what is kept ready for nobody
@@ -61,6 +62,7 @@ class Router:
         self._ticks = 0
         self._pages_told = 0
         self._roused: set[str] = set()
+        self._asking: deque[tuple[Client, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self._signals = Signals(self.loop, self.loop.stop)
 
@@ -114,6 +116,11 @@ class Router:
         backend.env.blocked_until = self.loop.now + BLOCKED
         backend.env.release()
         self._tell(orders.Stuck(env_id=backend.env.env_id))
+
+    def ask_newest(self, client: Client, request: Request) -> None:
+        """Have the client told by `is_unknown` once no table is on its way here any more."""
+        self._asking.append((client, request))
+        self._tell(orders.AskNewest())
 
     def rouse(self, env_id: str) -> None:
         """Say that a request waits for an env that is asleep; once for each table, as a daemon may have died meanwhile."""
@@ -208,6 +215,10 @@ class Router:
                 self._report()
             case orders.Ping():
                 pass
+            case orders.Newest():
+                client, request = self._asking.popleft()
+                client.is_unknown(request)
+                return
             case orders.Stop():
                 self.loop.stop()
                 return

@@ -80,6 +80,10 @@ class Stop(Message, frozen=True, kw_only=True, tag="stop"):
     """End."""
 
 
+class Newest(Message, frozen=True, kw_only=True, tag="newest"):
+    """From master to worker: every table that was on its way when the worker asked stands before this."""
+
+
 class BriefEndpoint(msgspec.Struct, frozen=True):
     """Of an endpoint what the master needs."""
 
@@ -99,7 +103,7 @@ class BriefTable(Message, frozen=True, kw_only=True, tag="table"):
     table: Brief
 
 
-Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
+Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest
 BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
 Numbered = Listen | Publish | Unpublish | Release | Count
 
@@ -169,7 +173,11 @@ class Stuck(Message, frozen=True, kw_only=True, tag="stuck"):
     env_id: str
 
 
-Report = Hello | Done | Counts | Wake | Stuck
+class AskNewest(Message, frozen=True, kw_only=True, tag="ask-newest"):
+    """From worker to master: somebody asks for a host that is in no table yet; answered by Newest."""
+
+
+Report = Hello | Done | Counts | Wake | Stuck | AskNewest
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)
