@@ -147,8 +147,9 @@ def test_stop_start_restart_keep_id_name_and_home(client, tmp_path):
 
 
 def test_a_deaf_tree_is_killed_whole_after_its_grace(client, tmp_path):
-    deaf = "trap '' TERM; (trap '' TERM; setsid sleep 1000 & wait) & sleep 1000 & wait; wait"
+    deaf = "trap '' TERM; (trap '' TERM; setsid sleep 1000 & wait) & sleep 1000 & echo deaf; wait; wait"
     run(client, ["bash", "-c", deaf], name="deaf", path=tmp_path)
+    said(client, "deaf", "deaf")
     pid = inspect(client, "deaf").pid
     stopped = client.call(m.Stop(target="deaf", timeout=0.2)).env
     assert (stopped.state, stopped.exit_code) == ("stopped", 137)
