@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
     at http://sandboxd.BASE_DOMAIN/metrics. router_workers: processes that route (0: one for each
     cpu we may use, eight at most). trusted_proxies: networks whose word on where a request came from is passed on.
-    max_per_source: connections of one address to each worker (0: half of what it can have).
+    max_per_source: connections of one address to each worker (0: no bound of their own).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection.
     """

@@ -53,7 +53,7 @@ class Router:
         self.held_raw: set[Raw] = set()
         self._most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
         self._sources: dict[str, int] = {}
-        self._most_of_one = bounds.per_source or self._most // 2
+        self._most_of_one = bounds.per_source or self._most
         self._loads = loads
         self._number = number
         self._listeners: list[Listener] = []
