@@ -22,17 +22,13 @@ class Group:
     """One env's group, made. services: descriptor of `svc`; descriptors are closed by `close`."""
 
     def __init__(self, path: str, uid: int) -> None:
-        self.path = path
+        self.path, self.uid = path, uid
         self.top = self.init = self.services = -1
         try:
             cgroups.make(path)
             self.top, self.init, self.services = (
                 opened(path + part) for part in ("", f"/{cgroups.INIT}", f"/{cgroups.SERVICES}")
             )
-            if uid != os.geteuid():
-                # Who makes a process in a group writes, as far as permissions go, to its cgroup.procs and the common parent's.
-                for part in ("", f"/{cgroups.SERVICES}"):
-                    os.chown(f"{path}{part}/cgroup.procs", uid, -1)
         except OSError:
             self.close()
             cgroups.remove(path)
@@ -75,7 +71,12 @@ class Group:
         return False
 
     def divide(self) -> None:
-        """Let `svc` be limited by all that the group itself may be."""
+        """Let `svc` be limited by all that the group itself may be, and pid 1 make processes in it."""
+        if self.uid != os.geteuid():
+            # Who does that writes, as far as permissions go, to its cgroup.procs and to that of the parent of both groups. Not
+            # before: the helper is outside root without any capability for files of others.
+            for part in ("", f"/{cgroups.SERVICES}"):
+                os.chown(f"{self.path}{part}/cgroup.procs", self.uid, -1)
         cgroups.enable(self.path, cgroups.controllers(self.path))
 
     def remove(self) -> None:

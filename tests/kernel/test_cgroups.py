@@ -5,6 +5,7 @@ sandboxd.daemon.cgroups.
 """
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -22,6 +23,7 @@ from sandboxd.errors import KernelError
 from sandboxd.kernel import cgroups
 from sandboxd.launch.groups import Groups, Leaving, sweep
 from sandboxd.limits.hierarchy import disks, look, mounted
+from tests.daemons import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 20.0
@@ -96,6 +98,24 @@ def test_who_is_born_where_and_what_is_seen_of_it(root: str) -> None:
     assert cgroups.read(path, "cgroup.procs") == ""
     assert cgroups.remove(path)
     assert cgroups.count(path) == 0
+
+
+def test_a_root_daemons_env_makes_its_processes_as_nobody(root: str, tmp_path: Path) -> None:
+    with contextlib.closing(Daemon(SANDBOXD_CGROUP=root)) as daemon:
+        daemon.start()
+        tmp_path.chmod(0o777)
+        daemon.sandbox("run", "-d", "--name", "whose", "--", "sleep", "1000", cwd="/")
+        found = daemon.sandbox("exec", "whose", "--", "sh", "-c", "id -u; tail -n 1 /proc/self/cgroup").stdout
+        assert found.split() == ["65534", "0::/svc"]
+        (inspected,) = json.loads(daemon.sandbox("inspect", "whose").stdout)
+        group = inspected["cgroup"]
+        assert Path(group).parent == Path(root)
+        daemon.sandbox("suspend", "whose")
+        assert cgroups.table(f"{group}/svc", "cgroup.events")["frozen"] == 1
+        daemon.sandbox("resume", "whose")
+        receipt = json.loads(daemon.sandbox("rm", "-f", "--receipt", "whose").stdout)["receipt"]
+        assert (receipt["before"]["cgroups"], receipt["after"]["cgroups"]) == (3, 0)
+    assert [path.name for path in Path(root).iterdir() if path.is_dir()] == ["launcher"]
 
 
 def test_a_group_is_frozen_and_runs_on(root: str) -> None:
