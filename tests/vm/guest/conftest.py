@@ -105,8 +105,15 @@ class Host:
         return found
 
 
+@pytest.fixture(scope="session")
+def _warm() -> None:
+    """What a daemon is made of, read once: an emulated guest on a busy machine takes half a minute for it."""
+    code = "import sandboxd.daemon.main, sandboxd.router.worker, sandboxd.launch.launcher"
+    subprocess.run(["python3", "-c", code], check=True)
+
+
 @pytest.fixture
-def host() -> Iterator[Host]:
+def host(_warm: None) -> Iterator[Host]:
     """The guest, with nothing of ours left running at the end."""
     host = Host()
     yield host
