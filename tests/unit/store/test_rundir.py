@@ -180,7 +180,9 @@ def test_a_fallback_directory_that_another_user_made_first_is_refused(tmp_path):
     squatted = tmp_path / "sandboxd-0"
     squatted.mkdir(mode=0o700)
     os.chown(squatted, 65534, 65534)
-    settings = msgspec.structs.replace(settings_for(tmp_path / "d"), runtime_dir=squatted, socket=squatted / "control.sock")
+    settings = msgspec.structs.replace(
+        settings_for(tmp_path / "d"), runtime=str(squatted), control=str(squatted / "control.sock")
+    )
     with pytest.raises(StoreFailed) as caught:
         prepare(settings)
     assert "belongs to uid 65534" in caught.value.message
