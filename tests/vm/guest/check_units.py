@@ -18,7 +18,7 @@ def test_the_daemon_is_a_unit_and_the_envs_survive_it(host) -> None:
     status = host.json("daemon", "status")
     assert main_pid(host) == status["pid"]
     assert host.cgroup(status["pid"]).endswith("/sandboxd.slice/sandboxd.service")
-    assert host.show(UNIT, "StatusText").startswith("1 envs alive")
+    host.until(lambda: host.show(UNIT, "StatusText").startswith("1 envs alive"), "a status line that counts the env")
     launcher = host.cgroup(status["launcher_pid"])
     assert "/sandboxd.slice/sandboxd-envs.slice/sandboxd-envs-" in launcher
     scope = next(part for part in launcher.split("/") if part.endswith(".scope"))
