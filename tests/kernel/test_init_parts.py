@@ -17,6 +17,7 @@ from sandboxd.launch.loop import Loop
 from sandboxd.launch.program import Program, Stdio, error_of, failed, fork
 from sandboxd.launch.services import NAME_LIMIT, SERVICES_LIMIT, Services
 from tests.kernel.inits import ROOT
+from tests.require import require
 
 
 def test_a_program_has_defaults() -> None:
@@ -161,9 +162,19 @@ for line in open("/proc/self/status"):
 """
 
 
-def test_every_signal_is_reset() -> None:
-    command = [sys.executable, "-I", "-S", "-c", RESET, str(ROOT)]
+@pytest.mark.parametrize(
+    ("wrapper", "awaited"),
+    [
+        (["unshare", "--user", "--pid", "--fork"], [signal.SIGCHLD]),
+        ([], [signal.SIGCHLD, signal.SIGTERM]),  # without a pid namespace: how init hears that its guard is gone
+    ],
+    ids=["as pid 1", "without a pid namespace"],
+)
+def test_every_signal_is_reset(wrapper: list[str], awaited: list[signal.Signals]) -> None:
+    if wrapper:
+        require("userns")
+    command = [*wrapper, sys.executable, "-I", "-S", "-c", RESET, str(ROOT)]
     # Ignored signals are inherited: as from nohup, or a shell's background job.
     ignoring = ["sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh", *command]
     done = subprocess.run(ignoring, capture_output=True, text=True, check=True)
-    assert [int(line) for line in done.stdout.split()] == [1 << (signal.SIGCHLD - 1), 0, 0]
+    assert [int(line) for line in done.stdout.split()] == [sum(1 << (number - 1) for number in awaited), 0, 0]
