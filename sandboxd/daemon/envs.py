@@ -20,7 +20,17 @@ from sandboxd.daemon.control import Call
 from sandboxd.daemon.receipts import receipt
 from sandboxd.daemon.sessions import RunSession
 from sandboxd.daemon.supervisor import Supervisor
-from sandboxd.errors import InvalidState, NameInvalid, NotReady, QueueFull, SandboxdError, UsageError, by_code
+from sandboxd.errors import (
+    Internal,
+    InvalidState,
+    NameInvalid,
+    NotReady,
+    QueueFull,
+    SandboxdError,
+    TimedOut,
+    UsageError,
+    by_code,
+)
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.names import RESERVED, draw_name
 from sandboxd.lifecycle.order import startable
@@ -199,6 +209,9 @@ class EnvRequests:
             raise actor.body.not_suspended
         if record.state is not State.SUSPENDED:
             raise InvalidState(f"env {record.name} has ended instead", state=record.state.value)
+        self.supervisor.push_routes()
+        with suppress(TimedOut, Internal):  # a router that is gone has no older table either
+            await self.supervisor.router.count()  # a request after our answer must find it asleep, and wake it
         return m.InspectReply(env=self.info(record))
 
     async def resume(self, call: Call) -> m.InspectReply:
