@@ -261,7 +261,7 @@ def test_progress_comes_and_goes(screen, tmp_path, shared_daemon) -> None:
         'name = "slow"\n[services.web]\ncommand = "sleep 1.5; exec python3 -m http.server 3000"\nport = 3000\n'
     )
     one = screen("up")
-    one.until(r". starting slow[^\r\n]* \d+\.\ds")
+    one.until(r". [^\r\n]*slow[^\r\n]* \d+\.\ds")
     one.until(r"\x1b\[K")
     one.until(r"slow   ready in \d+\.\d\d s")
     assert one.wait() == 0
