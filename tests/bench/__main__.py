@@ -11,7 +11,7 @@ import sys
 from tests.bench.memory import run_as
 from tests.bench.results import as_json, as_objects, as_table
 
-BENCHES = ("spawn", "ready", "router", "idle", "suspend", "wake", "bombs", "limits", "cli")
+BENCHES = ("spawn", "ready", "router", "idle", "suspend", "wake", "bombs", "limits", "cli", "scale-out", "soak")
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
 def show(args: argparse.Namespace) -> int:
     """Run what was asked for and print it."""
     for name in BENCHES if args.name == "all" else [args.name]:
-        objects = as_objects(name, importlib.import_module(f"tests.bench.{name}").run(args))
+        objects = as_objects(name, importlib.import_module(f"tests.bench.{name.replace('-', '_')}").run(args))
         if args.json:
             sys.stdout.write(as_json(objects))
         else:

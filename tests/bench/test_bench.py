@@ -1,6 +1,7 @@
 """Every bench runs from end to end and says what it measured, in the form that was promised. No number is judged here."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -21,6 +22,8 @@ SMALL = {
     "bombs": ["--count", "2", "--seconds", "0.2"],
     "limits": ["--count", "1"],
     "cli": ["--count", "2"],
+    "scale-out": ["--count", "4", "--seconds", "0.2"],
+    "soak": ["--count", "4"],
 }
 
 
@@ -59,4 +62,4 @@ def test_a_bench_runs(bench: str) -> None:
     for one in objects:
         assert list(one) == KEYS
         assert one["bench"] == bench
-        assert one["median"] >= 0
+        assert math.isfinite(one["median"])
