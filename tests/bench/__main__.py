@@ -22,7 +22,10 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="rounds (envs, for idle and suspend); each bench has its own default")
     parser.add_argument("--seconds", type=float, help="length of one measurement, where one has a length")
     parser.add_argument("--as", dest="user", help="run as this user, when started by root")
+    parser.add_argument("--guest", action="store_true", help="in the systemd guest of tests/vm (as root: it makes the image)")
     args = parser.parse_args()
+    if args.guest:
+        return int(importlib.import_module("tests.bench.guest").run(args))
     return run_as(args.user, lambda: show(args))
 
 

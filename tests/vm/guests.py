@@ -21,7 +21,7 @@ from tests.vm.image import Failed, cache, cached, call, digest, image, missing_t
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).with_name("guest")
 NEEDED = ["pytest>=8", "pytest-timeout>=2.3"]
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "bench")
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
 # As an installed package has them.
 COMMANDS = {"sandbox": "sandboxd.cli.main", "sandboxd": "sandboxd.daemon.main"}
@@ -108,10 +108,25 @@ def here() -> str:
 
 def run(name: str, wanted: Iterable[Check]) -> tuple[dict[tuple[str, str], Result], str]:
     """The results by (file, name), and what the guest's pytest printed; raises Failed."""
-    variant = VARIANTS[name]
+    with tempfile.TemporaryDirectory(prefix="sandboxd-vm-") as tmp:
+        out = Path(tmp, "out")
+        command = ["python3", "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", "tests/vm/guest", "--tb=short"]
+        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "--confcutdir", "tests/vm/guest", "--timeout", "600"]
+        command += ["-o", "junit_family=xunit1", "--junitxml", "/out/results.xml", "--durations", "0", "--durations-min", "1"]
+        command += sorted({f"tests/vm/guest/{check.file}::{check.name}" for check in wanted})
+        start = time.monotonic()
+        done = command_in(VARIANTS[name], command, out)
+        said = f"{done.stdout}{done.stderr}\n{time.monotonic() - start:.0f} s in all"
+        if not (out / "results.xml").exists():
+            raise Failed(f"the guest {name} brought no results (exit status {done.returncode}):\n{said}")
+        return read(out / "results.xml"), said
+
+
+def command_in(variant: Variant, command: Iterable[str], out: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a guest, in a copy of the checkout with sandboxd installed; what it leaves in /out comes to `out`."""
     version = (image(variant.suite) / "python").read_text()
     with tempfile.TemporaryDirectory(prefix="sandboxd-vm-") as tmp:
-        copy, out = Path(tmp, "checkout"), Path(tmp, "out")
+        copy = Path(tmp, "checkout")
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
         (copy / "commands").mkdir()
         for program, module in COMMANDS.items():
@@ -120,28 +135,13 @@ def run(name: str, wanted: Iterable[Check]) -> tuple[dict[tuple[str, str], Resul
         if version == here():
             places = [copy / "sandboxd", copy / "tests"]
             call(sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *places)
-        command = [sys.executable, str(Path(__file__).with_name("machine.py")), "--user", variant.user]
-        command += [
-            "--session",
-            variant.session,
-            "--setup",
-            f"cp /share/checkout/commands/* /usr/bin\n{variant.setup}",
-            "--suite",
-            variant.suite,
-        ]
-        command += ["--append", variant.append, "--share", str(copy), "--share", str(site(version)), "--out", str(out)]
-        command += ["--timeout", "1500", "--env", "PYTHONPATH=/share/checkout:/share/site"]
-        command += ["--env", f"SANDBOXD_REQUIRE={os.environ.get('SANDBOXD_REQUIRE', '')}"]
-        command += ["--", "python3", "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", "tests/vm/guest", "--tb=short"]
-        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "--confcutdir", "tests/vm/guest", "--timeout", "600"]
-        command += ["-o", "junit_family=xunit1", "--junitxml", "/out/results.xml", "--durations", "0", "--durations-min", "1"]
-        command += sorted({f"tests/vm/guest/{check.file}::{check.name}" for check in wanted})
-        start = time.monotonic()
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        said = f"{done.stdout}{done.stderr}\n{time.monotonic() - start:.0f} s in all"
-        if not (out / "results.xml").exists():
-            raise Failed(f"the guest {name} brought no results (exit status {done.returncode}):\n{said}")
-        return read(out / "results.xml"), said
+        setup = f"cp /share/checkout/commands/* /usr/bin\n{variant.setup}"
+        argv = [sys.executable, str(Path(__file__).with_name("machine.py")), "--user", variant.user]
+        argv += ["--session", variant.session, "--setup", setup, "--suite", variant.suite, "--append", variant.append]
+        argv += ["--share", str(copy), "--share", str(site(version)), "--out", str(out), "--timeout", "1500"]
+        argv += ["--env", "PYTHONPATH=/share/checkout:/share/site"]
+        argv += ["--env", f"SANDBOXD_REQUIRE={os.environ.get('SANDBOXD_REQUIRE', '')}", "--", *command]
+        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def read(path: Path) -> dict[tuple[str, str], Result]:
