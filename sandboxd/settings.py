@@ -21,6 +21,7 @@ DEFAULT_LISTEN = "127.0.0.1:7070"
 BASE_DOMAIN = "localhost"
 # In the state directory; there while a client waits to hear how the start of a daemon went that is no child of its own.
 START_FIFO = "starting"
+LOG_HINT = "see its log: `journalctl --user -u sandboxd` where it is an installed unit, else daemon.log in its directory"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

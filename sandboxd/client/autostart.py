@@ -52,7 +52,7 @@ def start(settings: Settings) -> socket.socket:
                     if time.monotonic() > deadline:
                         raise DaemonUnreachable(
                             f"a daemon holds {settings.state_dir}, but none answers on {path} after {READY_SECONDS:g} seconds",
-                            hint=f"see {settings.state_dir / 'daemon.log'}",
+                            hint=unit.log_hint(settings),
                         )
                     wait(pidfd)
                 finally:
@@ -114,14 +114,13 @@ def start_alone(settings: Settings, state: int, deadline: float) -> socket.socke
     word = unit.start(settings, state, COMMAND, environ, deadline) or start_detached(state, environ, deadline)
     if word == b"ok":
         return connect(path)
-    log = settings.state_dir / "daemon.log"
     if not word:
-        raise DaemonUnreachable(f"the daemon ended while it started{last_words(state)}", hint=f"see {log}")
+        raise DaemonUnreachable(f"the daemon ended while it started{last_words(state)}", hint=unit.log_hint(settings))
     try:
         said = json.loads(word)
         error = error_of(str(said["error"]), str(said["message"]), str(said.get("hint", "")), {})
     except (ValueError, KeyError, TypeError):
-        raise DaemonUnreachable(f"the daemon's start ended with {word[:200]!r}", hint=f"see {log}") from None
+        raise DaemonUnreachable(f"the daemon's start ended with {word[:200]!r}", hint=unit.log_hint(settings)) from None
     if isinstance(error, DaemonRunning):
         return None
     raise error

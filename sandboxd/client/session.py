@@ -12,6 +12,7 @@ from sandboxd.errors import DaemonUnreachable, ProtocolViolation, SpecInvalid, U
 from sandboxd.protocol.envelopes import culprit, decode_reply, encode_call
 from sandboxd.protocol.framing import REPLY_CAP, FrameReader
 from sandboxd.protocol.messages import METHODS, Attach, Exec, Params, Reply, Run, RunReply, SessionReply
+from sandboxd.settings import LOG_HINT
 
 # Most descriptors that one reply may bring: stdin, stdout, stderr, and one to spare.
 DESCRIPTORS = 4
@@ -38,7 +39,7 @@ class Exchange:
         if not data:
             raise DaemonUnreachable(
                 f"the daemon closed the connection before it answered {self.method}",
-                hint="see `sandbox daemon status`, and daemon.log in its directory",
+                hint=LOG_HINT,
             )
         self._reader.feed(data)
 

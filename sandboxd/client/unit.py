@@ -62,6 +62,22 @@ def start(settings: Settings, state: int, command: Sequence[str], environ: Mappi
         os.unlink(START_FIFO, dir_fd=state)
 
 
+def log_hint(settings: Settings) -> str:
+    """Where to read what the daemon said: the journal, where it is an installed unit, else its own file."""
+    whose = manager(os.environ, os.geteuid())
+    if whose is not None:
+        show = ["systemctl", *whose, "show", "--property=LoadState,StandardError", NAME]
+        try:
+            shown = subprocess.run(
+                show, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False
+            ).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            shown = ""
+        if "LoadState=loaded" in shown and "StandardError=append:" not in shown:  # the transient one writes to the file
+            return f"see {' '.join(['journalctl', *whose, '-u', NAME])}"
+    return f"see {settings.state_dir / 'daemon.log'}"
+
+
 def run(command: Sequence[str], environ: Mapping[str, str], deadline: float) -> int:
     """A command's exit code; both return once the unit is ready or has failed (Type=notify)."""
     left = max(1.0, deadline - time.monotonic())

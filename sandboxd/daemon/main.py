@@ -38,7 +38,7 @@ from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
 from sandboxd.router.listener import address_of
-from sandboxd.settings import START_FIFO, Settings
+from sandboxd.settings import LOG_HINT, START_FIFO, Settings
 from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir, prepare
 
@@ -84,7 +84,7 @@ def main() -> None:
         log.exception("the daemon failed")
         tell(
             ready,
-            json.dumps({"error": Internal.__name__, "message": f"the daemon failed: {error!r}", "hint": "see daemon.log"}),
+            json.dumps({"error": Internal.__name__, "message": f"the daemon failed: {error!r}", "hint": LOG_HINT}),
         )
         raise SystemExit(Internal.exit_code) from None
 

@@ -3,6 +3,7 @@
 from sandboxd.doctor.facts import Address, Facts
 from sandboxd.doctor.host import places
 from sandboxd.doctor.report import Check
+from sandboxd.settings import LOG_HINT
 
 
 def service(facts: Facts) -> list[Check]:
@@ -27,7 +28,7 @@ def daemon(facts: Facts) -> Check:
                      fix="set XDG_RUNTIME_DIR or SANDBOXD_DIR to a directory of your own")  # fmt: skip
     return Check(
         id=id, group=group, name=f"socket {found.socket}", status="fail", offered=False,
-        reason=f"a daemon is there but does not answer: {found.said}", fix="see its daemon.log; end it",
+        reason=f"a daemon is there but does not answer: {found.said}", fix=f"{LOG_HINT}; end it",
     )  # fmt: skip
 
 

@@ -67,3 +67,25 @@ def test_values_never_stand_in_a_command_line(tmp_path: Path) -> None:
     assert [word for word in words if word.startswith("--setenv")] == ["--setenv=SANDBOXD_LISTEN", "--setenv=PYTHONPATH"]
     assert words[-4:] == ["--", "python3", "-m", "sandboxd"]
     assert f"StandardError=append:{tmp_path}/daemon.log" in words
+
+
+INSTALLED = """#!/bin/bash
+[ "$2" = show ] && echo "$SHOWN"
+exit 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("shown", "hint"),
+    [
+        ("LoadState=loaded\nStandardError=inherit", "see journalctl --user -u sandboxd.service"),
+        ("LoadState=loaded\nStandardError=append:/x/daemon.log", "daemon.log"),
+        ("LoadState=not-found\nStandardError=inherit", "daemon.log"),
+    ],
+)
+def test_what_went_wrong_is_to_be_read_where_it_was_written(
+    manager: Path, home: Path, monkeypatch: pytest.MonkeyPatch, shown: str, hint: str
+) -> None:
+    (manager.parent / "bin/systemctl").write_text(INSTALLED)
+    monkeypatch.setenv("SHOWN", shown)
+    assert hint in unit.log_hint(Settings.from_environ({"XDG_STATE_HOME": str(home.parent)}, 1000))
