@@ -94,7 +94,7 @@ class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
     `real_home` the real one read-only. tools: toolchain directories to show. path: PATH inside. mounts: those asked for.
     protect: what lies in a writable mount and must not be written from inside, as (path, is it a file); pins: directories on
     the way to it, which must not be renamed; blank: directories to be made there, empty and read-only. hide: directories
-    that must stay invisible wherever a mount would show them.
+    that must stay invisible wherever a mount would show them. own: what of sandboxd's own code lies in what can be written.
     secrets: of the real home, where that is shown. resolv_conf, hosts: the host's own, for `--network host`.
     """
 
@@ -110,6 +110,7 @@ class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
     pins: list[str] = []
     blank: list[str] = []
     hide: list[str] = []
+    own: list[str] = []
     secrets: list[tuple[str, bool]] = []
     resolv_conf: str = ""
     hosts: str = ""

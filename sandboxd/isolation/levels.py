@@ -50,6 +50,9 @@ def check(spec: EnvSpec, place: PlaceFacts, uid: int) -> None:
     if spec.network.mode != "host":
         why = f"network mode {spec.network.mode} takes a network namespace"
         raise lacking("net", level, why, "leave the network mode out: it is the host's")
+    if place.own and level == "landlock":  # whose rules only ever add: nothing in a tree can be taken out of it
+        why = f"to keep {place.own[0]}, sandboxd's own code, from being rewritten takes mounts"
+        raise lacking("mount", level, why, "use level full, or install sandboxd outside of what the env may write")
     for mount in place.mounts:
         if mount.source != mount.target:
             why = f"to show {mount.source} at {mount.target} takes mounts"

@@ -90,6 +90,7 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
         pins=guards.pins,
         blank=guards.blank,
         hide=hide,
+        own=[path for path in own_code() if is_in(path, writable)],
         secrets=secrets_of(real_home) if readonly_home else [],
         resolv_conf=small_text("/etc/resolv.conf") if shared else "",
         hosts=small_text("/etc/hosts") if shared else "",
@@ -174,6 +175,8 @@ def refuse_workspace(real: str, home: str, hide: list[str]) -> None:
         raise WorkspaceInvalid(f"workspace {real} is where secrets are kept", hint=hint, key="workspace.path")
     if is_in(real, hide):
         raise WorkspaceInvalid(f"workspace {real} lies in sandboxd's own directory", hint=hint, key="workspace.path")
+    if is_in(real, own_code()):
+        raise WorkspaceInvalid(f"workspace {real} lies in sandboxd's own code", hint=hint, key="workspace.path")
 
 
 def reachable(path: str, uid: int) -> None:
@@ -228,6 +231,10 @@ def look_at_mount(mount: Mount, hide: list[str]) -> MountFact:
         )
     if is_in(real, hide):
         raise SpecInvalid(f"{real} is sandboxd's own directory and is never shown", key=key)
+    if not mount.readonly and is_in(real, own_code()):
+        raise SpecInvalid(
+            f"{real} is sandboxd's own code", hint=f"show it read-only: {mount.source}:{mount.target}:ro", key=key
+        )
     if not os.path.exists(real):
         raise SpecInvalid(
             f"mount source {mount.source} does not exist, or cannot be reached", hint=f"mkdir -p {mount.source}", key=key

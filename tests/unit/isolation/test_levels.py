@@ -91,8 +91,40 @@ def test_an_abi_that_lets_every_file_be_emptied_is_too_low(abi: int) -> None:
     import msgspec
 
     low = msgspec.structs.replace(host(**LOST), landlock=abi)
-    with pytest.raises(WallUnavailable, match="too low"):
+    with pytest.raises(
+        WallUnavailable, match=f"the landlock wall is too low: its ABI {abi} lets every file be trunc"
+    ) as refused:
         planned(host=low)
+    assert refused.value.hint == "run a kernel of 6.2 or later"
+    assert refused.value.details["wall"] == "landlock"
+    with pytest.raises(WallUnavailable) as full:
+        planned("full", parts={"network": Network()}, host=low)
+    assert "--isolation landlock works here" not in full.value.hint, "what would be refused is not recommended"
+
+
+@pytest.mark.parametrize(
+    ("abi", "said"),
+    [
+        (3, "ABI 3 of this kernel says nothing of TCP ports, ioctl on devices, signals, abstract sockets"),
+        (4, "ABI 4 of this kernel says nothing of ioctl on devices, signals, abstract sockets"),
+        (5, "ABI 5 of this kernel says nothing of signals, abstract sockets"),
+        (6, ""),
+    ],
+)
+def test_what_an_older_abi_leaves_open_is_told(abi: int, said: str) -> None:
+    import msgspec
+
+    older = msgspec.structs.replace(host(**LOST), landlock=abi)
+    assert planned(host=older).walls["landlock"].reason == said
+
+
+def test_our_own_code_is_not_handed_to_an_env_that_could_rewrite_it() -> None:
+    own = place(own=["/home/ada/src/shop/sandboxd"])
+    with pytest.raises(WallUnavailable, match="to keep /home/ada/src/shop/sandboxd, sandboxd's own code,") as refused:
+        planned(place=own)
+    assert "use level full" in refused.value.hint
+    assert planned("none", place=own).id, "which promises nothing"
+    assert planned("full", parts={"network": Network()}, host=host(), place=own).id, "where it is shown read-only"
 
 
 def test_full_is_never_less_and_names_what_would_work() -> None:

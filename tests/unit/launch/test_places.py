@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import sandboxd
 from sandboxd.errors import SpecInvalid, WorkspaceInvalid
 from sandboxd.isolation.facts import PlaceFacts
 from sandboxd.launch.places import look_at, path_inside, reachable
@@ -141,6 +142,18 @@ def test_mounts_that_cannot_be(ground: Ground, source: str, target: str, says: s
 def test_our_own_sockets_are_never_mounted(ground: Ground) -> None:
     with pytest.raises(SpecInvalid, match="never shown"):
         ground.look(mounts=[Mount(source=str(ground.state / "envs"), target="/x")])
+
+
+def test_our_own_code_is_named_and_never_handed_over(ground: Ground) -> None:
+    package = os.path.dirname(os.path.realpath(sandboxd.__file__))
+    with pytest.raises(WorkspaceInvalid, match="sandboxd's own code"):
+        ground.look(f"{package}/launch")
+    with pytest.raises(SpecInvalid, match="sandboxd's own code") as refused:
+        ground.look(mounts=[Mount(source=package, target="/srv")])
+    assert refused.value.hint == f"show it read-only: {package}:/srv:ro"
+    assert ground.look(mounts=[Mount(source=package, target="/srv", readonly=True)]).own == []
+    assert package in ground.look(os.path.dirname(package)).own
+    assert ground.look(ground.shop).own == []
 
 
 def test_a_mounted_file_is_one(ground: Ground) -> None:
