@@ -1,6 +1,7 @@
 """Whether a project's spec opens more than the one last seen for its workspace, and who said that this is meant.
 
-The daemon remembers, since a project's env may be gone by then (`down`). What was accepted is in the journal and the log.
+The daemon remembers, since a project's env may be gone by then (`down`). What was accepted is in the journal and the log, and
+`inspect` shows it as long as it holds.
 """
 
 import logging
@@ -9,14 +10,16 @@ import msgspec
 
 from sandboxd.errors import NotAccepted
 from sandboxd.lifecycle.records import EnvRecord
-from sandboxd.specfile.widening import Reach, reach_of, widened
+from sandboxd.specfile.widening import Reach, in_force, reach_of, widened
 from sandboxd.store.journal import Journal
 
 log = logging.getLogger(__name__)
 
 
-def check_reach(journal: Journal, record: EnvRecord, *, accept: bool) -> None:
-    """Remember what a workspace's spec opens; raises NotAccepted where it is more than was last seen, and nobody meant it."""
+def check_reach(journal: Journal, record: EnvRecord, *, accept: bool) -> list[str]:
+    """Remember what a workspace's spec opens; raises NotAccepted where it is more than was last seen, and nobody meant it.
+
+    Returns what of it was accepted, now or before, and still holds."""
     key = f"reach:{record.spec.workspace.path}"
     now = reach_of(record.spec)
     last = last_seen(journal, key)
@@ -31,6 +34,20 @@ def check_reach(journal: Journal, record: EnvRecord, *, accept: bool) -> None:
         journal.put_fact(key, msgspec.json.encode(now).decode())
     if wider:
         log.warning("env %s: its owner accepted: %s", record.name, "; ".join(wider))
+    told = f"accepted:{record.spec.workspace.path}"
+    before = already(journal, told)
+    accepted = in_force([*before, *wider], now)
+    if accepted != before:
+        journal.put_fact(told, msgspec.json.encode(accepted).decode())
+    return accepted
+
+
+def already(journal: Journal, key: str) -> list[str]:
+    """What was accepted before."""
+    try:
+        return msgspec.json.decode(journal.fact(key), type=list[str])
+    except msgspec.DecodeError:
+        return []
 
 
 def last_seen(journal: Journal, key: str) -> Reach | None:

@@ -63,7 +63,7 @@ class EnvRequests:
         assert isinstance(params, m.Run)
         record = self.new_record(params)
         if params.accept is not None:
-            check_reach(self.supervisor.journal, record, accept=params.accept)
+            record = replace(record, accepted=check_reach(self.supervisor.journal, record, accept=params.accept))
         existing = self.supervisor.by_name(record.owner, record.name)
         if existing is not None and params.exists != "error":
             return await self.reuse(call, params, existing, record)
@@ -121,7 +121,7 @@ class EnvRequests:
             if actor.record.state not in ENDED:
                 actor.post(ev.StopAsked())
                 await actor.wait_until(has_ended)
-            actor.post(ev.SpecChanged(spec=asked.spec, environ=asked.environ))
+            actor.post(ev.SpecChanged(spec=asked.spec, environ=asked.environ, accepted=asked.accepted))
         running = is_awake(actor.record)
         if changed or not running:
             actor.post(ev.StartAsked())

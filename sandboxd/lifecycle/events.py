@@ -108,10 +108,11 @@ class StartAsked(Event, frozen=True, kw_only=True):
 
 
 class SpecChanged(Event, frozen=True, kw_only=True):
-    """The next start is to be with this spec; only an ended env takes it."""
+    """The next start is to be with this spec; only an ended env takes it. accepted: what its owner let it open, by name."""
 
     spec: EnvSpec
     environ: dict[str, str]
+    accepted: list[str] = []
 
 
 class LimitsChanged(Event, frozen=True, kw_only=True):

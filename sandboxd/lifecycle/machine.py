@@ -187,7 +187,7 @@ def restart_ended(turn: Turn, event: ev.Event) -> None:
 def change_spec(turn: Turn, event: ev.Event) -> None:
     """`up` with an edited file: the same env, its home and its id, from here on as the new spec says."""
     assert isinstance(event, ev.SpecChanged)
-    turn.set(spec=event.spec, environ=event.environ, overrides={})
+    turn.set(spec=event.spec, environ=event.environ, overrides={}, accepted=event.accepted)
     turn.set(services=fresh_services(turn.record))
 
 

@@ -53,6 +53,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     of what was put to sleep for being idle. queued: since when it waits for its turn, or did last.
     what ended it, where sandboxd itself can tell. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
+    accepted: what its owner let it open when asked (`up --accept`).
     """
 
     version: int = RECORD_VERSION
@@ -87,6 +88,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     enforced: dict[str, str] = {}
     cpus: list[int] = []
     cgroup: str = ""
+    accepted: list[str] = []
 
     @property
     def limits(self) -> Limits:

@@ -123,6 +123,7 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
             name: WallInfo(offered=w.offered, demanded=w.demanded, enforced=w.enforced, reason=w.reason)
             for name, w in record.walls.items()
         },
+        accepted=record.accepted,
         usage=usage,
         spec=record.spec if whole else None,
     )

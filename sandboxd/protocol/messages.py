@@ -78,7 +78,7 @@ class Usage(Reply, frozen=True, kw_only=True):
 
 
 class EnvInfo(Reply, frozen=True, kw_only=True):
-    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out."""
+    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out. accepted: what of it was let in by `up --accept`."""
 
     id: str
     name: str
@@ -105,6 +105,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     limits_enforced: dict[str, str] = {}
     cgroup: str | None = None
     walls: dict[str, WallInfo] = {}
+    accepted: list[str] = []
     usage: Usage | None = None
     spec: EnvSpec | None = None
 

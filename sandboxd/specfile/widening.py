@@ -36,6 +36,12 @@ def widened(before: Reach, after: Reach) -> list[str]:
     ]
 
 
+def in_force(accepted: list[str], now: Reach) -> list[str]:
+    """What of that which was once accepted a spec still opens; said alike but for what it was before."""
+    opened = {words.partition(" (was ")[0] for words in widened(Reach(), now)}
+    return [words for words in dict.fromkeys(accepted) if words.partition(" (was ")[0] in opened]
+
+
 def of_isolation(before: Isolation, after: Isolation) -> list[str]:
     """Walls that are lowered."""
     found = []

@@ -34,9 +34,15 @@ def test_more_than_last_time_needs_a_word(daemon, project):
     assert json.loads("[" + ",".join(daemon.sandbox("ps", "-a", "--format", "json").stdout.splitlines()) + "]") == []
     daemon.sandbox("up", "--accept", str(place))
     assert "its owner accepted: isolation.level" in daemon.log()
+    accepted = json.loads(daemon.sandbox("inspect", "shop").stdout)[0]["accepted"]
+    assert accepted[0] == 'isolation.level = "none" (was "full")'
+    assert accepted[-1].endswith("/data, to be written")
+    daemon.sandbox("down", str(place))
     daemon.sandbox("up", str(place))
+    assert json.loads(daemon.sandbox("inspect", "shop").stdout)[0]["accepted"] == accepted, "as long as it holds"
     project(NARROW)
     daemon.sandbox("up", str(place))
+    assert json.loads(daemon.sandbox("inspect", "shop").stdout)[0]["accepted"] == []
     project(WIDE)
     assert daemon.sandbox("up", str(place), check=False).returncode == 125, "less in between, then more again"
 

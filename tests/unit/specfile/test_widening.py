@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sandboxd.spec import EnvSpec, Isolation, Mount, Network, Publish, Service
-from sandboxd.specfile.widening import Reach, reach_of, widened
+from sandboxd.specfile.widening import Reach, in_force, reach_of, widened
 
 DATA = Mount(source="/data", target="/srv")
 
@@ -41,3 +41,11 @@ def test_what_opens_nothing_is_not_looked_at() -> None:
     assert reach_of(spec) == Reach()
     assert widened(Reach(), Reach(network=Network(publish=[Publish(host_port=8080, port=80)]))) == []
     assert widened(Reach(network=Network(egress="open")), Reach(network=Network(egress=["a.org"]))) == []
+
+
+def test_what_was_accepted_holds_as_long_as_the_spec_opens_it() -> None:
+    wide = Reach(isolation=Isolation(level="landlock"), mounts=[DATA])
+    accepted = ['isolation.level = "landlock" (was "full")', "mounts: /data, to be written"]
+    assert in_force([*accepted, *accepted], wide) == accepted
+    assert in_force(accepted, Reach(mounts=[DATA])) == accepted[1:]
+    assert in_force(accepted, Reach()) == []
