@@ -49,7 +49,7 @@ class Actor:
             event = await self._queue.get()
             self.record, effects = step(self.record, event, time.time())
             if isinstance(event, ev.Launched | ev.LimitsChanged):
-                self.supervisor.changed.set()
+                self.supervisor.news.add(self.record.id)
             self.supervisor.save(self.record)
             self.supervisor.routes_changed()
             await self._perform(effects)

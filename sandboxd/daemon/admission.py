@@ -54,7 +54,7 @@ class Admission:
         load = Load(
             alive=len(alive),
             starting=len(starting),
-            memory=sum(other.limits.memory or 0 for other in alive),
+            memory=sum(other.limits.memory or 0 for other in alive) if self.ceilings.memory is not None else 0,
             parked=self.supervisor.settings.pool,
             exhausted=time.monotonic() < self._exhausted_until,
         )

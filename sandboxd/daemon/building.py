@@ -114,10 +114,17 @@ def make_plan(
         uid=record.owner,
         gid=record.group,
         url=f"http://{record.name}.{supervisor.base}",
-        cpus=record.cpus if record.init else supervisor.least_loaded(),
+        cpus=cpus_for(supervisor, record),
     )
     init = replace(made.init, start=start, log_limit=log_limit(supervisor, record))
     return replace(made, init=init)
+
+
+def cpus_for(supervisor: "Supervisor", record: EnvRecord) -> list[int]:
+    """The CPUs it has, or those it is to have where their number is limited."""
+    if record.init:
+        return record.cpus
+    return supervisor.least_loaded() if record.limits.cpus is not None else []
 
 
 def told(launched: Built, identity: Identity) -> ev.Launched:

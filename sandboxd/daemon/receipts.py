@@ -5,9 +5,8 @@ import os
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-import psutil
-
 from sandboxd.kernel import cgroups
+from sandboxd.limits.sampler import read_stat, walk
 from sandboxd.protocol.messages import Receipt
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ async def receipt(supervisor: "Supervisor", actor: "Actor", removal: Awaitable[N
     """Count, remove, count again until nothing is left or the bound is reached."""
     env_id = actor.record.id
     init, group = actor.record.init, actor.record.cgroup
-    family = members(init.pid) if init else []
+    family = members(init.pid) if init else {}
     before = await asyncio.to_thread(count, supervisor, env_id, family, group)
     await removal
     after = await asyncio.to_thread(count, supervisor, env_id, family, group)
@@ -34,16 +33,13 @@ async def receipt(supervisor: "Supervisor", actor: "Actor", removal: Awaitable[N
     return Receipt(before=before, after=after, leaked={what: number for what, number in after.items() if number})
 
 
-def members(pid: int) -> list[psutil.Process]:
-    """Init and every process below it, as processes that cannot be mistaken for later ones of the same pid."""
-    try:
-        init = psutil.Process(pid)
-        return [init, *init.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+def members(pid: int) -> dict[int, int]:
+    """Init and every process below it: {pid: start time}, which no later process of the same pid has."""
+    init = read_stat(pid)
+    return {pid: init.start} | {pid: stat.start for pid, stat in walk(pid).items()} if init is not None else {}
 
 
-def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process], group: str) -> dict[str, int]:
+def count(supervisor: "Supervisor", env_id: str, family: dict[int, int], group: str) -> dict[str, int]:
     """Tasks, files, sockets, routes and control groups of an env, as they are now."""
     files = sockets = 0
     for where, _, names in os.walk(supervisor.rundir.env_dir(env_id)):
@@ -51,7 +47,7 @@ def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process], g
         sockets += sum(1 for name in names if top and name.endswith(".sock"))
         files += sum(1 for name in names if not (top and name.endswith(".sock")))
     return {
-        "tasks": sum(1 for process in family if process.is_running() and not is_zombie(process)),
+        "tasks": sum(1 for pid, start in family.items() if is_there(pid, start)),
         "files": files,
         "sockets": sockets,
         "routes": supervisor.routes_of(env_id),
@@ -59,9 +55,7 @@ def count(supervisor: "Supervisor", env_id: str, family: list[psutil.Process], g
     }
 
 
-def is_zombie(process: psutil.Process) -> bool:
-    """Dead, and only not yet reaped by whoever is its parent now."""
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
+def is_there(pid: int, start: int) -> bool:
+    """Whether that very process is there; one that is dead, and only not yet reaped by its parent, is not."""
+    stat = read_stat(pid)
+    return stat is not None and stat.start == start and not stat.dead

@@ -66,6 +66,25 @@ class Subscription:
         return taken
 
 
+class News:
+    """Ids of envs that somebody is to look at."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.arrived = asyncio.Event()
+
+    def add(self, env_id: str) -> None:
+        """Have it looked at."""
+        self.ids.add(env_id)
+        self.arrived.set()
+
+    def take(self) -> set[str]:
+        """Those that are new."""
+        taken, self.ids = self.ids, set()
+        self.arrived.clear()
+        return taken
+
+
 class Supervisor:
     """What one daemon is made of. Made by `main`, which also ends it."""
 
@@ -85,7 +104,7 @@ class Supervisor:
         self.idling = Idling(self)
         self.admission = Admission(self)
         self.control = Control(self)
-        self.changed = asyncio.Event()  # there is something new to watch
+        self.news = News()  # what is to be watched from now on, or anew
         self.subscriptions: set[Subscription] = set()
         self.tally = Tally()
         self.web: Endpoint | None = None
@@ -185,6 +204,9 @@ class Supervisor:
 
     def find(self, owner: int, target: str, directory: str | None = None) -> Actor:
         """The env that is meant; raises NotFound or Ambiguous."""
+        actor = self.actors.get(target)
+        if actor is not None and owner in (0, actor.record.owner):
+            return actor
         return self.actors[find(self.records(owner), target, directory).id]
 
     def by_name(self, owner: int, name: str) -> Actor | None:

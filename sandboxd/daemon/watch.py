@@ -7,6 +7,7 @@ met. What was written to disk is walked by `disk`, in a thread. The verdict is `
 
 import asyncio
 import contextlib
+import heapq
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -42,32 +43,44 @@ class Watch:
         self._before: dict[str, Sample] = {}
         self._peak: dict[str, int] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when, and the pause before it
+        self._heap: list[tuple[float, str]] = []  # the same by time: what is not due costs nothing, however many there are
 
     async def run(self) -> None:
         """Look at envs until the daemon leaves, each when it is due; a new one at once."""
         self.supervisor.own(self.disk.run(), name="disk")
+        for env_id in self.supervisor.actors:
+            self.supervisor.news.add(env_id)
         while True:
-            self.supervisor.changed.clear()
-            due = [self._turn(actor) for actor in self.supervisor.actors.values() if lives(actor.record)]
-            self._forget()
+            for env_id in self.supervisor.news.take():
+                self._plan(env_id, 0.0, self._due.get(env_id, (0.0, 0.0))[1])
+            now = time.monotonic()
+            while self._heap and self._heap[0][0] <= now:
+                at, env_id = heapq.heappop(self._heap)
+                if self._due.get(env_id, (None, 0.0))[0] == at:  # else it was planned anew meanwhile
+                    self._turn(env_id)
+            wait = self._heap[0][0] - time.monotonic() if self._heap else IDLE
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(LEAST, min([IDLE, *due]))):
-                    await self.supervisor.changed.wait()
+                async with asyncio.timeout(max(LEAST, min(IDLE, wait))):
+                    await self.supervisor.news.arrived.wait()
 
-    def _turn(self, actor: "Actor") -> float:
-        """Look at an env if it is due; seconds until it is again."""
+    def _plan(self, env_id: str, at: float, pause: float) -> None:
+        self._due[env_id] = at, pause
+        heapq.heappush(self._heap, (at, env_id))
+
+    def _turn(self, env_id: str) -> None:
+        """Look at an env that is due; what does not live is forgotten until it is launched again."""
+        actor = self.supervisor.actors.get(env_id)
+        if actor is None or not lives(actor.record):
+            self._forget(env_id)
+            return
         record = actor.record
-        now = time.monotonic()
-        at, earlier = self._due.get(record.id, (0.0, 0.0))
-        if now >= at:
-            self._check(actor)
-            last, before = self._last.get(record.id), self._before.get(record.id)
-            sampled = is_sampled(record)
-            memory = record.limits.memory if sampled else None
-            found = pause(last, before, memory, sampled=sampled, earlier=earlier) if last is not None else IDLE
-            at = time.monotonic() + found
-            self._due[record.id] = at, found
-        return at - now
+        self._check(actor)
+        last, before = self._last.get(env_id), self._before.get(env_id)
+        sampled = is_sampled(record)
+        memory = record.limits.memory if sampled else None
+        earlier = self._due[env_id][1]
+        found = pause(last, before, memory, sampled=sampled, earlier=earlier) if last is not None else IDLE
+        self._plan(env_id, time.monotonic() + found, found)
 
     def _check(self, actor: "Actor") -> None:
         record = actor.record
@@ -106,11 +119,10 @@ class Watch:
         read, written = self._sampler.traffic(record.init.pid) if traffic and record.init is not None else (0, 0)
         return replace(sample, io_read=read, io_write=written)
 
-    def _forget(self) -> None:
-        """Drop what is known of envs that are gone."""
+    def _forget(self, env_id: str) -> None:
+        """Drop what is known of an env that is gone."""
         for store in (self._last, self._before, self._peak, self._due):
-            for env_id in [key for key in store if key not in self.supervisor.actors]:
-                del store[env_id]
+            store.pop(env_id, None)
 
     def begin(self, records: list[EnvRecord]) -> None:
         """A first look, from which rates are counted; one that is fresh enough serves."""

@@ -32,6 +32,7 @@ class Stat(NamedTuple):
     cpu: int
     rss: int
     start: int
+    dead: bool = False
 
 
 class Sampler:
@@ -133,6 +134,7 @@ def read_stat(pid: int) -> Stat | None:
         cpu=sum(map(int, fields[11:15])),
         rss=int(fields[21]),
         start=int(fields[19]),
+        dead=fields[0] in (b"Z", b"X"),
     )
 
 
