@@ -61,6 +61,8 @@ class Chunked:
             if match is None:
                 self._check_begun(data, at, end)
                 return at
+            if match.end() - at > MOST_LINE:
+                raise self._error("a chunk size line is too long")
             at = match.end()
             self.left = int(match[1], 16)
             self._in_trailers = not self.left

@@ -116,7 +116,7 @@ def parse_request(data: bytes | bytearray, end: int, bounds: Bounds, scanned: in
     read_specials(request, specials)
     if fields.count(b"\n") > MOST_FIELDS or len(target) > bounds.line_bytes:
         raise too_large(bytes(data[:stop]), bounds)
-    if target[0] != 0x2F:  # "/"
+    if target[0] != 0x2F or method == b"CONNECT":  # "/"
         resolve_target(request)
     if request.host is None and minor == b"1":
         raise FramingError(400, "the request has no Host field")

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.router.corpus.answers import ROWS as ANSWERS
+
 PATTERN = bytes(range(256)) * 256
 
 
@@ -100,13 +102,34 @@ def serve_answers(sock: socket.socket) -> None:
             return
 
 
+def book(listener: socket.socket, _name: str) -> None:
+    """Answers `GET /NUMBER/STEP` with that row of the corpus in pieces of that size (0: at once); keeps what was whole."""
+    each(listener, serve_book)
+
+
+def serve_book(sock: socket.socket) -> None:
+    rows = list(ANSWERS.values())
+    file = sock.makefile("rb")
+    while head := read_head(file):
+        path = head.split(b" ")[1]
+        if path.startswith(b"/next"):
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(path), path))
+            continue
+        number, step = map(int, path.strip(b"/").split(b"/"))
+        data, verdict = rows[number][:2]
+        for at in range(0, len(data), step or len(data) or 1):
+            sock.sendall(data[at : at + (step or len(data) or 1)])
+        if not isinstance(verdict, int):
+            return
+
+
 def one_at_a_time(listener: socket.socket, name: str) -> None:
     while True:
         sock, _ = listener.accept()
         guarded(serve_http, sock, name)
 
 
-SERVERS = {"http": http, "echo": echo, "raw": raw, "answers": answers, "single": one_at_a_time}
+SERVERS = {"http": http, "echo": echo, "raw": raw, "answers": answers, "single": one_at_a_time, "book": book}
 
 
 def pattern(count: int) -> bytes:
