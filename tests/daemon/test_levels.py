@@ -12,7 +12,8 @@ from tests.daemon.asking import inspect, remove
 from tests.require import require
 
 SERVER = "import http.server as h, os; h.test(h.SimpleHTTPRequestHandler, port=int(os.environ['PORT']))"
-SERVE = f"(setsid sh -c 'setsid sleep 600 & sleep 600' &) ; exec python3 -c \"{SERVER}\""
+STRAYS = "mkfifo up 2>/dev/null; (setsid sh -c 'setsid sleep 600 & echo >up; sleep 600' &); read _ <up"
+SERVE = f'{STRAYS}; exec python3 -c "{SERVER}"'
 
 
 @pytest.fixture(autouse=True)

@@ -44,9 +44,14 @@ def test_memory_does_not_grow_with_use(init_env) -> None:
                 heard.events.clear()
 
     run(use(400))
-    before = env.private_kib()
-    run(use(400))
-    assert env.private_kib() <= before + 300  # a leak of one object a round is more
+    grown = []
+    for _ in range(4):  # on a busy machine a backlog takes room once, in one phase or another; a leak does in each
+        before = env.private_kib()
+        run(use(400))
+        grown.append(env.private_kib() - before)
+        if grown[-1] <= 300:  # a leak of one object a round is more
+            return
+    raise AssertionError(f"init grew by {grown} KiB in so many phases of 400 rounds")
 
 
 def test_trim_can_be_called() -> None:

@@ -165,6 +165,7 @@ def test_init_stands_outside(walls: Walls) -> None:
 
 
 STRAYS = """
+ready, here = os.pipe()
 def stray(depth):
     if os.fork() == 0:
         os.setsid()
@@ -173,11 +174,14 @@ def stray(depth):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.close(1)
         os.close(2)
+        os.write(here, b"x")
         time.sleep(600)
         os._exit(0)
 for _ in range(4):
     stray(3)
-time.sleep(0.2)
+up = 0
+while up < 16:
+    up += len(os.read(ready, 16))
 os.write(1, b"up\\n")
 while True:
     if os.fork() == 0:
