@@ -27,8 +27,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     directories: (path, where it really lies). links: (path, text) of symbolic links at the root. system: parts of /sys.
     nodes: harmless devices. resolv_conf, hosts: where these files end inside, once links are followed ("": the host has none).
     home: of the daemon's user, made ahead because most envs will want it. memory: bytes of RAM. groups: an env has control
-    groups of its own, which it may look at. sealed: what of /proc is the whole kernel's to set; hidden: what tells of it, as
-    (path, is it a file).
+    groups of its own, which it may look at. queues: the kernel has POSIX message queues. sealed: what of /proc is the whole
+    kernel's to set; hidden: what tells of it, as (path, is it a file).
     """
 
     directories: list[tuple[str, str]]
@@ -40,6 +40,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     home: str = ""
     memory: int = 1 << 30
     groups: bool = False
+    queues: bool = False
     sealed: list[str] = []
     hidden: list[tuple[str, bool]] = []
 

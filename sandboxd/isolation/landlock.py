@@ -29,6 +29,7 @@ OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV  # landlock_a
 DEVICES = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | IOCTL_DEV
 PROCESSES = READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE  # oom_score_adj, comm; what must not be written there is masked
 SCRATCH = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+QUEUES = "/dev/mqueue"
 
 
 def handled(abi: int) -> int:
@@ -69,6 +70,8 @@ def shared(layout: Layout) -> dict[str, int]:
     """Path -> rights, of what every view has."""
     granted = {"/": READ_DIR, **dict.fromkeys([path for path, _ in layout.directories], READ)}
     granted |= {"/sys": READ, "/proc": PROCESSES, "/dev": DEVICES}
+    if layout.queues:
+        granted[QUEUES] = READ | CHANGE
     return granted | dict.fromkeys(SCRATCH, READ | CHANGE | RESOLVE_UNIX)
 
 

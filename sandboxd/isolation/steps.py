@@ -117,6 +117,13 @@ class Devpts(Step, frozen=True):
     target: Path
 
 
+class Queues(Step, frozen=True):
+    """The env's own POSIX message queues: what mq_open(3) opens lies on this mount, and Landlock asks where a file lies."""
+
+    words: ClassVar[str] = "show the env's message queues at {target}"
+    target: Path
+
+
 class Pivot(Step, frozen=True):
     """Make the new root the root; from here on no path leads to the host's tree, only one descriptor does."""
 
@@ -269,7 +276,7 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Groups | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Bounding | Ruleset | Rules | Capabilities | Landlock
+    | Groups | Queues | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Bounding | Ruleset | Rules | Capabilities | Landlock
     | Seccomp | Prove
 )  # fmt: skip
 

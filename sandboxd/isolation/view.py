@@ -27,6 +27,7 @@ from sandboxd.isolation.steps import (
     Mask,
     Pivot,
     Proc,
+    Queues,
     Sysctl,
     System,
     Tmpfs,
@@ -34,6 +35,7 @@ from sandboxd.isolation.steps import (
 
 OWN = "/.sandboxd"
 GROUPS = "/sys/fs/cgroup"
+QUEUES = landlock.QUEUES
 EMPTY, BLANK = f"{OWN}/empty", f"{OWN}/blank"
 HOSTS, RESOLV_CONF = f"{OWN}/hosts", f"{OWN}/resolv.conf"
 ROOT_SIZE, RUN_SIZE = 16 << 20, 64 << 20
@@ -83,6 +85,7 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested
         Links([*layout.links, *LINKS]),
         Devices(layout.nodes),
         Devpts("/dev/pts"),
+        *([Queues(QUEUES)] if layout.queues else []),
         Proc("/proc", "subset=pid" if proc == "subset" else ""),
         *([Groups(GROUPS)] if layout.groups else []),
         *[Tmpfs(scratch, size, 0o1777) for scratch in SCRATCH],
@@ -111,7 +114,8 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested
 def directories(layout: Layout) -> list[str]:
     """Every directory of the new root, parents first: of the home only what lies in nothing that is mounted later."""
     shown = [path for path, _ in layout.directories]
-    wanted = [OWN, *TOP, *shown, *layout.system, *([GROUPS] if layout.groups else [])]
+    wanted = [OWN, *TOP, *shown, *layout.system]
+    wanted += [*([GROUPS] if layout.groups else []), *([QUEUES] if layout.queues else [])]
     if not any(f"{layout.home}/".startswith(f"{path}/") for path in [*shown, *TOP, *[path for path, _ in layout.links], "/."]):
         wanted.append(layout.home)
     made: dict[str, None] = {}

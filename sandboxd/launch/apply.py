@@ -160,6 +160,11 @@ def devpts(_: Stage, target: str) -> None:
     mounts.mount("devpts", inside(target), flags, f"newinstance,ptmxmode=0666,mode=0620,max={TERMINALS}")
 
 
+def queues(_: Stage, target: str) -> None:
+    """The queues of this ipc namespace; mounted or not, it is one file system (mq_overview(7))."""
+    mounts.mount("mqueue", inside(target), QUIET | mounts.MS_NOEXEC)
+
+
 def pivot(_: Stage) -> None:
     """The new root is the root; what came from a slave mount of the host is private from here on."""
     mounts.mount(None, ".", mounts.MS_REC | mounts.MS_PRIVATE)
@@ -333,6 +338,7 @@ APPLY = {
     "proc": proc,
     "groups": groups,
     "devpts": devpts,
+    "queues": queues,
     "pivot": pivot,
     "resize": resize,
     "bind": bind,

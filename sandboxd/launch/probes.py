@@ -133,6 +133,7 @@ def look_at_layout() -> Layout:
         resolv_conf=where_it_ends("/etc/resolv.conf"),
         hosts=where_it_ends("/etc/hosts"),
         home=places.home_of({}, os.geteuid()),
+        queues=os.path.isdir("/proc/sys/fs/mqueue"),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         sealed=[path for path in SEALED if os.path.exists(path)],
         hidden=[(path, not os.path.isdir(path)) for path in HIDDEN if os.path.exists(path)],

@@ -129,6 +129,30 @@ while time.monotonic() < until:
     execute()
 """
 
+CORES = """
+try:
+    resource.setrlimit(resource.RLIMIT_CORE, (1 << 30, 1 << 30))
+except ValueError as error:
+    stopped(type(error).__name__)
+ballast = bytes(8 << 20)
+while time.monotonic() < until:
+    pid = os.fork()
+    if pid == 0:
+        os.abort()
+    os.waitpid(pid, 0)
+print("stopped:", *[name for name in os.listdir(".") if "core" in name] or ["no-core"], len(kept), flush=True)
+"""
+ONE_FILE = """
+file = open("big", "wb", buffering=0)
+again(lambda: file.write(bytes(1 << 20)))
+"""
+AT_HOME = """
+for number in range(64):
+    with open(os.path.expanduser("~/") + str(number), "wb") as file:
+        file.write(bytes(1 << 20))
+time.sleep(60)
+"""
+
 BOMBS: dict[str, Bomb] = {
     "memory": Bomb("again(lambda: bytearray(os.urandom(1 << 16) * 64))", "", LIMITS, "memory"),
     "fork": Bomb(FORK, "EAGAIN", LIMITS),
@@ -143,8 +167,11 @@ BOMBS: dict[str, Bomb] = {
     "dev shm": Bomb(FILL.format(place="/dev/shm"), "ENOSPC", ("-m", "32m")),
     "run": Bomb(FILL.format(place="/run"), "ENOSPC"),
     "inodes": Bomb(INODES, "ENOSPC", ("-m", "32m")),
+    "cores": Bomb(CORES, "no-core"),
+    "one file of the workspace": Bomb(ONE_FILE, "EFBIG", ("--disk", "32m")),
+    "files at home": Bomb(AT_HOME, "", ("--disk", "32m"), "disk"),
     "shared memory": Bomb(SHM, "ENOSPC"),
-    "message queues": Bomb(QUEUE, "EMFILE|ENOSPC|ENOMEM|EACCES"),
+    "message queues": Bomb(QUEUE, "EMFILE|ENOSPC|ENOMEM"),
     "signals": Bomb(SIGNALS, "EAGAIN"),
     "log": Bomb(LOG, ""),
     "lines": Bomb(LINES, ""),

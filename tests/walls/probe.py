@@ -288,7 +288,7 @@ DO: dict[str, Callable[..., Any]] = {
         below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read, listen, make,
         make_socket, mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, read, remote, replace,
         seize, setns, syscall, there_and_back, via_descriptor, write, os.chmod, os.chown, os.chroot, os.kill, os.link,
-        os.setuid, os.truncate, os.utime,
+        os.mknod, os.setuid, os.truncate, os.utime,
     )
 } | {
     "access": lambda path: os.close(os.open(path, os.O_PATH)),

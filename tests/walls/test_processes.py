@@ -1,5 +1,6 @@
 """Processes: the host's are out of sight, pid 1 is out of reach, and nothing gains privileges."""
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
@@ -71,6 +72,58 @@ found = [set(found.values()) <= {"ok", "EINVAL"}, os.waitpid(child, 0)[1]]
         assert env.is_alive()
     finally:
         env.close()
+
+
+def test_nor_does_one_sent_by_descriptor_or_thread(walls: Walls) -> None:
+    """KILL, STOP and INT by pidfd_send_signal(2) and tgkill(2), as by kill(2): pid 1 of a namespace takes none from inside."""
+    code = """
+def send(pidfd, number):
+    signal.pidfd_send_signal(pidfd, number)
+def sent(pid):
+    pidfd = os.pidfd_open(pid)
+    return [tried(send, pidfd, number) for number in (9, 19, 2)]
+def thread(pid, number):
+    call("tgkill", pid, pid, number)
+child = os.fork()
+if child == 0:
+    time.sleep(300)
+found = [sent(1), [tried(thread, 1, number) for number in (9, 19, 2)], open("/proc/1/stat").read().split()[2] in "TtZX"]
+signal.pidfd_send_signal(os.pidfd_open(child), 9)
+found.append(os.waitpid(child, 0)[1])
+"""
+    env = walls.launch(walls.planned(program(code, {})))
+    try:
+        assert env.found() == [["ok"] * 3, ["ok"] * 3, False, 9]
+        assert env.is_alive()
+    finally:
+        env.close()
+
+
+def test_message_queues_are_its_own_and_work(walls: Walls) -> None:
+    """What mq_open opens is a file for Landlock; a queue of the host's of that name is another."""
+    code = """
+libc.mq_open.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+name = given["name"].encode()
+def opened(flags):
+    return libc.mq_open(name, flags, 0o600, None)
+there = opened(os.O_RDWR)
+found = [errno.errorcode[ctypes.get_errno()] if there < 0 else "ok"]
+queue = opened(os.O_CREAT | os.O_EXCL | os.O_RDWR)
+kept = ctypes.create_string_buffer(8192)
+found += [libc.mq_send(queue, b"word", 4, 0), libc.mq_receive(queue, kept, 8192, None), kept.value.decode()]
+found += [os.path.exists("/dev/mqueue" + given["name"]), libc.mq_unlink(name)]
+"""
+    name = f"/sandboxd-walls-{os.getpid()}"
+    here = ctypes.CDLL(None, use_errno=True)
+    queue = here.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
+    assert queue >= 0
+    try:
+        assert walls.inside(code, name=name) == ["ENOENT", 0, 4, "word", True, 0]
+        assert outside("libc.mq_open.argtypes = (ctypes.c_char_p, ctypes.c_int)\n"
+                       "found = libc.mq_open(given['name'].encode(), os.O_RDWR) >= 0", name=name) is True  # fmt: skip
+    finally:
+        here.mq_unlink(name.encode())
+        os.close(queue)
 
 
 def test_the_hosts_processes_are_not_there(walls: Walls, victim: int) -> None:

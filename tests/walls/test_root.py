@@ -12,6 +12,7 @@ from sandboxd.isolation.plan import Profile
 from sandboxd.launch.launcher import Order
 from sandboxd.launch.talk import ORDER
 from sandboxd.spec import Isolation
+from tests.walls.attempts import filled
 from tests.walls.envs import Walls, outside
 
 pytestmark = pytest.mark.root
@@ -101,6 +102,73 @@ found += [tried(for_writing, "/proc/self/oom_score_adj"), tried(read, "/proc/sys
     control = outside(code, **given)
     assert control[0] == ["ok"] * len(there)
     assert any(control[1])
+
+
+# What only root may do at all, so that only as root the wall is what refuses it: (attempt, what it comes to without a wall).
+# The arguments are such that nothing comes of it: it was reached, and did not like them.
+ROOTS = [
+    (["mknod", "{shop}/disk", 0o60600, 0x700], "ok"),
+    (["syscall", "mount", "none", "{shop}/missing", "tmpfs", 0, None], "ENOENT"),
+    (["syscall", "umount2", "{shop}/missing", 0], "ENOENT"),
+    (["syscall", "pivot_root", "{shop}/missing", "{shop}/missing"], "ENOENT"),
+    (["syscall", "chroot", "{shop}/missing"], "ENOENT"),
+    (["syscall", "unshare", 0x20000], "ok"),
+    (["syscall", "init_module", None, 0, ""], "ENOEXEC|EFAULT|ENOSYS"),
+    (["syscall", "finit_module", -1, "", 0], "EBADF|ENOSYS"),
+    (["syscall", "delete_module", "no_such_module", 0x800], "ENOENT|ENOSYS"),
+    (["syscall", "kexec_load", 0, 99, None, 0], "EINVAL|ENOSYS"),
+    (["syscall", "kexec_file_load", -1, -1, 0, None, 0], "EBADF|ENOSYS"),
+    (["syscall", "swapon", "{shop}/missing", 0], "ENOENT"),
+    (["syscall", "swapoff", "{shop}/missing"], "ENOENT|EINVAL"),
+    (["syscall", "reboot", 0, 0, 0, None], "EINVAL"),
+    (["syscall", "iopl", 3], "ok|ENOSYS"),
+    (["syscall", "ioperm", 0x80, 1, 1], "ok|ENOSYS"),
+    (["syscall", "settimeofday", None, None], "ok"),
+    (["syscall", "clock_settime", 0, None], "EFAULT"),
+    (["syscall", "acct", "{shop}/missing"], "ENOENT|ENOSYS"),
+    (["syscall", "syslog", 3, None, 0], "EINVAL|ok"),
+    (["syscall", "sethostname", None, 1], "EFAULT"),
+    (["syscall", "setdomainname", None, 1], "EFAULT"),
+    (["syscall", "bpf", 0, None, 0], "EINVAL|EFAULT"),
+    (["syscall", "perf_event_open", None, 0, -1, -1, 0], "EFAULT"),
+    (["syscall", "open_by_handle_at", -100, None, 0], "EFAULT"),
+    (["syscall", "fanotify_init", 0, 0], "ok|ENOSYS"),
+    (["syscall", "quotactl", 0x800001 << 8, None, 0, None], "ok|ENOSYS"),
+    (["setuid", 12345], "ok"),
+    (["chown", "{shop}/own", 12345, 12345], "ok"),
+    (["nice", 0, -5], "ok"),
+    (["limit", 0, "CORE", 4096], "ok"),
+    (["make_socket", "AF_INET", 3, 1], "ok"),
+    (["make_socket", "AF_PACKET", 3, 768], "ok"),
+    (["access", "/dev/kmsg"], "ok"),
+    (["via_descriptor", "/etc/shadow"], "ok"),
+]
+BLOCKED = {"EPERM", "EACCES", "EROFS", "EINVAL", "ENOENT", "EAFNOSUPPORT", "ENOSYS"}  # no such device, no such id
+PROBED = """
+sys.path.insert(0, given["shop"])
+import probe
+found = [probe.attempt(action, arguments) for action, *arguments in given["acts"]]
+"""
+
+
+def test_who_is_root_outside_does_nothing_that_only_root_may(rootly: Walls) -> None:
+    """Triples: as root without walls each is reached, inside none is, and its neighbours work."""
+    (rootly.shop / "probe.py").write_text(Path(__file__).with_name("probe.py").read_text())
+    (rootly.shop / "own").touch()
+    os.chown(rootly.shop, 0, 0)  # so that modes forbid nothing there
+    shop = str(rootly.shop)
+    rows = [filled(act, {"shop": shop}) for act, _ in ROOTS]
+    neighbours = [["mkfifo", f"{shop}/pipe"], ["make", f"{shop}/made/"], ["write", f"{shop}/mine"], ["nice", 0, 5],
+                  ["make_socket", "AF_INET", 1], ["access", "/dev/null"], ["limit", 0, "NOFILE", 64]]  # fmt: skip
+    given = {"shop": shop, "acts": rows}
+    parts = {"isolation": Isolation(user="root")}
+    inside = rootly.inside(PROBED, parts=parts, **given)
+    control = outside(PROBED, **given)
+    for (act, works), blocked, reached in zip(ROOTS, inside, control, strict=True):
+        assert reached in works.split("|"), f"without walls {act} came to {reached}"
+        assert blocked in BLOCKED, f"inside {act} came to {blocked}"
+        assert blocked != reached or reached == "ENOSYS", f"{act}: {blocked} proves nothing"
+    assert rootly.inside(PROBED, parts=parts, shop=shop, acts=neighbours) == ["ok"] * len(neighbours)
 
 
 def test_the_launcher_refuses_uid_0_unasked() -> None:

@@ -1,5 +1,6 @@
 import msgspec
 
+from sandboxd.isolation import landlock
 from sandboxd.isolation.facts import MountFact
 from sandboxd.isolation.steps import (
     Bind,
@@ -10,6 +11,7 @@ from sandboxd.isolation.steps import (
     Loopback,
     Pivot,
     Proc,
+    Queues,
     System,
     Tmpfs,
     in_order,
@@ -154,3 +156,13 @@ def test_targets_are_settled_because_no_link_is_followed() -> None:
     assert settle("/loop/x", links) == "/loop/x"
     mount = MountFact(source="/data", target="/var/run/data", readonly=True, file=False)
     assert "/run/data" in [bind.target for bind in binds(mounts=[mount])]
+
+
+def test_message_queues_are_shown_where_the_kernel_has_them() -> None:
+    bare = LAYOUT
+    assert not [step for step in base_steps(bare, "full", network=True) if isinstance(step, Queues)]
+    layout = msgspec.structs.replace(bare, queues=True)
+    assert Queues("/dev/mqueue") in base_steps(layout, "full", network=True)
+    assert "/dev/mqueue" in directories(layout)
+    granted = dict(landlock.base(7, layout, network=True).rules)
+    assert granted["/dev/mqueue"] & landlock.MAKE_REG
