@@ -209,6 +209,15 @@ def raised(host: HostFacts, walls: Mapping[str, WallInfo], demand: Demand) -> li
     return [*steps, Prove([wall for wall, info in walls.items() if info.demanded])]
 
 
+def default_walls(host: HostFacts) -> list[AnyStep]:
+    """Those of an env with nothing special asked for; none where this host lacks one of them."""
+    spec = EnvSpec(services={})
+    try:
+        return raised(host, walls_of(spec, host), demand_of(spec, host, fixed_affinity=False))
+    except WallUnavailable:
+        return []
+
+
 def ports_of(spec: EnvSpec) -> set[int] | None:
     """The ports that an env on the host's network may listen on: those it declares, and what PORT says. None: all."""
     if spec.network.mode != "host":

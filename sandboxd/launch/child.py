@@ -15,7 +15,7 @@ import select
 
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch import guard, stager, talk, walls, warm
+from sandboxd.launch import guard, plain, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 TYPE_CHECKING = False
@@ -71,15 +71,19 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         os.setsid()
         bounding(Stage())
         titles.set_title(talk.PARKED)
-        if not select.select([line], [], [], 0)[0]:
-            warm.rehearse()
+        stage = Stage()
+        stage.bridge = bridge
+        in_time = not select.select([line], [], [], 0)[0]
+        if in_time:
+            warm.rehearse()  # before the filter: what that refuses would wait for our own answer
+        apply(stage, "ahead", plain.decode(order.ahead))
+        if in_time:
+            talk.send(line, {"parked": True})
         frame = talk.receive(line)
         if frame is None:
             return 0
         plan, received = frame
         titles.set_title(plan["title"])
-        stage = Stage()
-        stage.bridge = bridge
         apply(stage, "init", plan["steps"])
         config, found = plan["config"], talk.named(plan["fds"], received)
         found["refused"] = stage.listener
@@ -88,7 +92,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         return 1
 
     def enter() -> None:
-        """Be in the whole view behind all walls, and say so."""
+        """Be in the whole view behind all walls."""
         try:
             walls.await_view(stage)
             apply(stage, "walls", plan["walls"])
@@ -96,10 +100,13 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         except StepFailed as error:
             talk.send(line, failure(error))
             os._exit(1)
+
+    def launched() -> None:
+        """Say so, once the first program runs: whoever hears it gets a core at once, which may be the one that it waits for."""
         talk.send(line, {"launched": True, "walls": stage.proven})
         line.close()
 
-    found["enter"] = enter
+    found["enter"], found["launched"] = enter, launched
     run_init(config, found)
     return 0
 

@@ -19,7 +19,8 @@ import msgspec
 
 from sandboxd.errors import LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
-from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile
+from sandboxd.isolation.parking import parts
+from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile, default_walls
 from sandboxd.isolation.steps import Step
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, pidfd
@@ -27,7 +28,7 @@ from sandboxd.launch.groups import Groups
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
 from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
-from sandboxd.launch.parked import Parked, Shape, demand, failure_of, parts
+from sandboxd.launch.parked import Parked, Shape, demand, failure_of
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -138,7 +139,7 @@ class Launcher:
         limit: is given the path of its control group, to limit it before anything of the env runs; what it raises ends it all.
         """
         self.notice_mounts()
-        shape = shape_of(plan.profile, plan.base)
+        shape = shape_of(plan.profile, plan.base, parts(plan.steps, parked=plan.profile.namespaces).ahead)
         child: Parked | None = None
         trees: list[int] = []
         try:
@@ -150,8 +151,8 @@ class Launcher:
                     limit(child.group)
                 answer = await child.launch(init_half(plan, given()))
             if answer.get("launched") is not True:
-                view, own, confined = parts(plan)
-                lists = {"base": plan.base, "steps": view, "init": own, "walls": confined}
+                view, ahead, own, confined = parts(plan.steps, parked=plan.profile.namespaces)
+                lists = {"base": plan.base, "ahead": ahead, "steps": view, "init": own, "walls": confined}
                 described = [step.describe() for step in lists.get(str(answer.get("failed")), [])]
                 raise failure_of(f"env {plan.name}", described, answer)
             proven = frozenset(map(str, answer.get("walls", ())))
@@ -295,9 +296,10 @@ class Launcher:
             return
         group = self.groups.new() if self.groups is not None else ""
         self.asked.append((shape, take, group))
-        who, base = shape
+        who, base, ahead = shape
         path = group.encode()
-        self.line.send(ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid, len(path)) + path + base)
+        head = ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid, len(path), len(ahead))
+        self.line.send(head + path + ahead + base)
 
     def heard(self, message: Message) -> None:
         """A frame of the launcher's: it is up, the host's mounts changed, or the answer to the oldest request."""
@@ -355,12 +357,14 @@ def spawn(control: int, log: Path, arguments: list[str], prefix: Sequence[str]) 
 def usual(host: HostFacts | None) -> Shape:
     """What the pool is made for at first."""
     layout, proc, abi = (host.layout, host.proc, host.landlock) if host else (look_at_layout(), "full", 0)
-    return shape_of(default_profile(os.geteuid(), os.getegid()), base_steps(layout, proc, network=True, abi=abi))
+    base = base_steps(layout, proc, network=True, abi=abi)
+    ahead = parts(default_walls(host), parked=True).ahead if host else []
+    return shape_of(default_profile(os.geteuid(), os.getegid()), base, ahead)
 
 
-def shape_of(profile: Profile, base: Sequence[Step]) -> Shape:
+def shape_of(profile: Profile, base: Sequence[Step], ahead: Sequence[Step]) -> Shape:
     """What a parked child is good for."""
-    return profile, msgspec.json.encode(base)
+    return profile, msgspec.json.encode(base), msgspec.json.encode(ahead)
 
 
 def gone() -> LaunchFailed:

@@ -105,6 +105,8 @@ class Init:
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
         self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None
         self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
+        if "launched" in fds:
+            fds["launched"]()
 
     def serve(self) -> NoReturn:
         """Serve for ever."""

@@ -33,20 +33,22 @@ TITLE = "sandboxd-launcher"
 
 
 class Order:
-    """What is asked for (`talk.ORDER`): who an env runs as, (inside, outside), whether with a network; the base as it came.
+    """What is asked for (`talk.ORDER`): who an env runs as, (inside, outside), whether with a network; the base as it came, and
+    what pid 1 does ahead.
 
     Only our own ids may be asked for, or as root any but 0; 0 only by name. drop: there are privileges to be given up. group:
     the path of the control group to make for it, "" for none.
     """
 
-    __slots__ = ("base", "drop", "gid", "group", "namespaces", "network", "uid")
+    __slots__ = ("ahead", "base", "drop", "gid", "group", "namespaces", "network", "uid")
 
     def __init__(self, body: bytes) -> None:
-        self.namespaces, self.network, root, *ids, length = talk.ORDER.unpack_from(body)
+        self.namespaces, self.network, root, *ids, path, ahead = talk.ORDER.unpack_from(body)
         self.uid, self.gid = (ids[0], ids[1]), (ids[2], ids[3])
-        start = talk.ORDER.size + length
+        start = talk.ORDER.size + path
         self.group = body[talk.ORDER.size : start].decode()
-        self.base = body[start:]
+        self.ahead = body[start : start + ahead]
+        self.base = body[start + ahead :]
         own = os.geteuid()
         self.drop = own == 0
         if own != 0 and (ids[1], ids[3]) != (own, os.getegid()):

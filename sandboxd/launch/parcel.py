@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import msgspec
 
 from sandboxd.errors import LaunchFailed
+from sandboxd.isolation.parking import parts
 from sandboxd.isolation.plan import LaunchPlan
 from sandboxd.kernel import fds, mounts
-from sandboxd.launch.parked import Load, parts
+from sandboxd.launch.parked import Load
 
 
 class InitFds(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,12 +35,14 @@ class InitFds(msgspec.Struct, frozen=True, kw_only=True):
 
 def stager_half(plan: LaunchPlan, trees: list[int]) -> Load:
     """What the stager gets of the plan's own half, and descriptors."""
-    return msgspec.json.encode({"steps": parts(plan)[0], "fds": [["handed"]] * len(trees)}), trees
+    return msgspec.json.encode(
+        {"steps": parts(plan.steps, parked=plan.profile.namespaces).view, "fds": [["handed"]] * len(trees)}
+    ), trees
 
 
 def init_half(plan: LaunchPlan, given: InitFds) -> Load:
     """What pid 1 gets of it, and descriptors under their names."""
-    _, own, confined = parts(plan)
+    _, _, own, confined = parts(plan.steps, parked=plan.profile.namespaces)
     listed = given.listed()
     init = {
         "title": f"sandboxd-init: {plan.name}",

@@ -11,26 +11,25 @@ from collections.abc import Callable
 
 from sandboxd.errors import LaunchFailed, WallUnavailable
 from sandboxd.isolation.plan import LaunchPlan, Profile
-from sandboxd.isolation.steps import AnyStep, Phase, Prove
 from sandboxd.kernel import pidfd
 from sandboxd.launch.line import Line, Message
 
 HINT_UNPROVEN = "the launcher may be of another version: `sandbox daemon stop`, and it is started anew"
 WALL_HINT = "`sandbox doctor` tells what this host offers; --isolation asks for less by name"
-IN_VIEW = ("mount", "proc", "landlock")  # walls that hold, or are raised, only once the view is whole
-Shape = tuple[Profile, bytes]
+Shape = tuple[Profile, bytes, bytes]  # with the JSON of the base and of what pid 1 does ahead
 Load = tuple[bytes, list[int]]
 
 
 class Parked:
-    """One child: pid 1 and the stager. is_ready: its base is applied. on_change: it became ready, `failed`, or died parked."""
+    """One child: pid 1 and the stager. is_ready: both have done what can be done ahead. on_change: it became ready, `failed`,
+    or died parked."""
 
     def __init__(self, *, socks: list[int], process: int, pid: int, shape: Shape) -> None:
         self.pid = pid
         self.process = process
         self.shape = shape
         self.netns_cookie = 0
-        self.is_ready = False
+        self.waiting_for = 2 if shape[0].namespaces else 1
         self.failed: Message | None = None
         self.on_change: Callable[[Parked], None] | None = None
         self.group = ""  # the path of its control group
@@ -40,12 +39,17 @@ class Parked:
         self.init = Line(loop, socket.socket(fileno=socks[0]), self.heard, self.ended)
         self.stager = Line(loop, socket.socket(fileno=socks[1]), self.heard, lambda: None)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is left to be done ahead."""
+        return self.waiting_for <= 0
+
     def heard(self, message: Message) -> None:
         """A frame of the child's."""
         if message.get("parked") is True:
-            self.netns_cookie = int(message["netns_cookie"])
+            self.netns_cookie = int(message.get("netns_cookie", self.netns_cookie))
             self.pid = int(message.get("pid", self.pid))  # without a pid namespace: below a guard, whose end is the env's
-            self.is_ready = True
+            self.waiting_for -= 1
         elif not self.answer.done():
             self.answer.set_result(message)
             self.failed = message if "failed" in message else None
@@ -90,21 +94,6 @@ class Parked:
         self.stager.close()
         if not self.answer.done():
             self.answer.cancel()
-
-
-def parts(plan: LaunchPlan) -> tuple[list[AnyStep], list[AnyStep], list[AnyStep]]:
-    """What the stager does: the view. What pid 1 does meanwhile: all that acts on one process, and proofs (a filter of system
-    calls takes it 0.1 ms, and the stager needs longer). What it does then: walls and proofs that need the whole view."""
-    view = [step for step in plan.steps if step.phase < Phase.PRIVILEGES]
-    own = [step for step in plan.steps if Phase.PRIVILEGES <= step.phase <= Phase.SECCOMP]
-    confined: list[AnyStep] = []
-    for step in plan.steps[len(view) + len(own) :]:
-        if isinstance(step, Prove):
-            own.append(Prove([wall for wall in step.walls if wall not in IN_VIEW]))
-            confined.append(Prove([wall for wall in step.walls if wall in IN_VIEW]))
-        else:
-            confined.append(step)
-    return view, own, confined
 
 
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:

@@ -17,9 +17,9 @@ FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
 PARKED = "sandboxd-parked"
-# Namespaces, network, root by name, uid inside and outside, gid inside and outside, length of the control group's path; then
-# that path, and the base's JSON.
-ORDER = struct.Struct("<???4IH")
+# Namespaces, network, root by name, uid inside and outside, gid inside and outside, length of the control group's path, of the
+# JSON of what pid 1 does ahead; then these two, and the base's JSON.
+ORDER = struct.Struct("<???4IHI")
 
 
 def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]

@@ -418,11 +418,11 @@ walls.close()
 
 def test_only_our_own_ids_may_be_asked_for() -> None:
     uid, gid = os.getuid(), os.getgid()
-    own = Order(talk.ORDER.pack(True, True, False, 0, uid, gid, gid, 0) + b"[]")
+    own = Order(talk.ORDER.pack(True, True, False, 0, uid, gid, gid, 0, 2) + b"[][]")
     assert (own.uid, own.gid, own.drop, own.network, own.base) == ((0, uid), (gid, gid), False, True, b"[]")
     for root, *ids in ((False, 0, 0, gid, gid), (False, uid, uid, 0, 0), (True, 0, 0, 0, 0), (False, 1, 65534, gid, gid)):
         with pytest.raises(PermissionDenied):
-            Order(talk.ORDER.pack(True, True, root, *ids, 0))
+            Order(talk.ORDER.pack(True, True, root, *ids, 0, 0))
 
 
 def test_a_request_that_makes_no_sense_is_answered(tmp_path: Path) -> None:
