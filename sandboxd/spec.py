@@ -157,8 +157,34 @@ class RouteRule(Struct, frozen=True, kw_only=True):
     service: Name | None = None
 
 
+class OnDemand(Struct, frozen=True, kw_only=True):
+    """Makes the spec a template: an env for each key that requests have, made when the first one comes.
+
+    key: where a request's key is found; of several, the first that it has. "cookie": one that the router hands out and signs,
+    so that nobody can choose it. "ip": the address it comes from. "token": a bearer token, kept only as a hash. "host": KEY in
+    KEY.NAME.localhost. "path": the first segment of the path (strip: the env does not see it). "header:NAME": a header.
+    create: whether a request may make an env for a key of its own choosing (a cookie is none); else only `sandbox ensure` does.
+    max: envs at once; per_user: those made for one address; rate: new ones a minute for one address (0: no bound).
+    warm: envs kept started for keys to come. waiting_page: browsers see a page while their env starts.
+    """
+
+    key: Annotated[str | list[str], Meta(description="cookie, ip, token, host, path or header:NAME")]
+    create: bool = False
+    max: Annotated[int, Meta(ge=1)] = 50
+    per_user: Annotated[int, Meta(ge=1)] | None = None
+    rate: Annotated[int, Meta(ge=0, description="new envs a minute")] = 60
+    warm: Annotated[int, Meta(ge=0)] = 0
+    strip: bool = False
+    waiting_page: bool = False
+
+    @property
+    def keys(self) -> list[str]:
+        """Where a request's key is looked for, in turn."""
+        return [self.key] if isinstance(self.key, str) else self.key
+
+
 class EnvSpec(Struct, frozen=True, kw_only=True):
-    """One environment as asked for."""
+    """One environment as asked for; with `on_demand`, a template for many."""
 
     services: dict[Name, Service]
     name: EnvName | None = None
@@ -171,3 +197,4 @@ class EnvSpec(Struct, frozen=True, kw_only=True):
     mounts: list[Mount] = []
     labels: dict[str, str] = {}
     routes: list[RouteRule] = []
+    on_demand: OnDemand | None = None

@@ -261,7 +261,7 @@ def test_files_are_small() -> None:
     lengths = {str(path.relative_to(ROOT / "sandboxd")): len(path.read_text().splitlines()) for path in FILES}
     long = {name: length for name, length in lengths.items() if length > MAX_LINES}
     assert not {name: length for name, length in long.items() if name not in LONG_FILES}
-    assert all(length <= 600 for length in long.values()), long
+    assert all(length <= 800 for length in long.values()), long
     assert not LONG_FILES.keys() - long.keys(), "listed as long and no longer so"
 
 

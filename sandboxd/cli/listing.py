@@ -46,7 +46,8 @@ def show(cli: Cli, flags: PsFlags) -> None:
     if flags.quiet:
         out(*(short_id(info.id, whole=flags.whole) for info in found))
         return
-    items(found, env_columns(whole=flags.whole), how=flags.how, hide=["LABELS"])
+    hide = ["LABELS"] if any(info.key for info in found) else ["LABELS", "KEY"]
+    items(found, env_columns(whole=flags.whole), how=flags.how, hide=hide)
 
 
 def has_labels(info: EnvInfo, labels: Sequence[str]) -> bool:

@@ -20,7 +20,14 @@ from sandboxd.protocol.messages import EnvInfo, Inspect
 @click.option("-a", "--all", "everything", is_flag=True, help="Also envs that have ended.")
 @click.option("-q", "--quiet", is_flag=True, help="Only ids.")
 @click.option("-n", "--last", type=click.IntRange(min=1), metavar="N", help="The N newest, in any state.")
-@click.option("-f", "--filter", "filters", multiple=True, metavar="K=V", help="status=, health=, label=K[=V], name=, id=.")
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="K=V",
+    help="status=, health=, label=K[=V], name=, id=, template=, key=.",
+)
 @click.option("-l", "--label", "labels", multiple=True, metavar="K[=V]", help="With that label; several: with them all.")
 @click.option("--no-trunc", "whole", is_flag=True, help="Cut nothing short.")
 @options.format_option

@@ -68,5 +68,6 @@ def env_columns(*, whole: bool = False, now: float | None = None) -> Columns:
         "STATUS": lambda info: phrases.status(info, at),
         "PORTS": phrases.ports,
         "URL": lambda info: info.url or "",
+        "KEY": lambda info: info.key or "",
         "LABELS": lambda info: ",".join(f"{key}={value}" for key, value in info.labels.items()),
     }

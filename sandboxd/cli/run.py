@@ -115,7 +115,7 @@ def run(cli: Cli, flags: AllFlags) -> int:
         info = cli.client.call(params).env
     warn_once()
     if flags.how is not None:
-        items([info], env_columns(whole=True), how=flags.how, hide=["LABELS"])
+        items([info], env_columns(whole=True), how=flags.how, hide=["LABELS", "KEY"])
     else:
         out(info.id)
     return 0

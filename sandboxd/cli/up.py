@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import click
 from msgspec.structs import replace
 
-from sandboxd.cli import options, targets
+from sandboxd.cli import demand, options, targets
 from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt
 from sandboxd.cli.linger import warn_once
 from sandboxd.cli.phrases import weaker
@@ -145,6 +145,10 @@ def up(cli: Cli, flags: UpFlags) -> None:
     name = project.spec.name or ""
     if weaker(project.spec.isolation.level):
         note(weaker(project.spec.isolation.level))
+    if project.spec.on_demand is not None:
+        demand.up(cli, project.spec, project.directory, accept=flags.accept, how=flags.how)
+        warn_once()
+        return
     with Progress(f"starting {name}") as progress:
         before = standing(cli, project)
         until: Literal["ready", "started"] = "ready" if flags.ready else "started"
@@ -160,7 +164,7 @@ def up(cli: Cli, flags: UpFlags) -> None:
             raise
     warn_once()
     if flags.how is not None:
-        items([reply.env], env_columns(whole=True), how=flags.how, hide=["LABELS"])
+        items([reply.env], env_columns(whole=True), how=flags.how, hide=["LABELS", "KEY"])
         return
     say(reply, before, time.monotonic() - began)
 
@@ -271,6 +275,9 @@ def meant(cli: Cli, where: str | None, file: str | None, *, yes: bool) -> list[t
         found = standing(cli, project)
     except NameTaken:
         found = None
+    if project.spec.on_demand is not None and found is None:
+        demand.down(cli, project.spec.name or "")
+        return []
     if found is None:
         note(f"{project.spec.name} is not up")
         return []

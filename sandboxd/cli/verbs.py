@@ -52,6 +52,8 @@ VERBS: dict[str, Verb] = {
     "restart": Verb("life", "restart", "Stop, then start", CHANGE),
     "suspend": Verb("life", "suspend", "Have nothing of envs run, and keep them as they are", CHANGE),
     "resume": Verb("life", "resume", "Have suspended envs run on", CHANGE),
+    "ensure": Verb("demand", "ensure", "The env of a template for a key, made if need be", START),
+    "template": Verb("demand", "template", "List, look at or remove templates", SYSTEM),
     "update": Verb("update", "update", "Change limits of envs, running or not", CHANGE),
     "kill": Verb("life", "kill", "Kill envs at once, or send a signal", CHANGE),
     "rm": Verb("remove", "rm", "Remove envs and all they left", CHANGE),
@@ -66,7 +68,7 @@ ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy":
            "pause": "suspend", "sleep": "suspend", "unpause": "resume", "wake": "resume"}  # fmt: skip
 
 LATER = frozenset(
-    ("cp", "scale", "fork", "diff", "apply", "discard", "ensure", "import", "export")
+    ("cp", "scale", "fork", "diff", "apply", "discard", "import", "export")
 )  # fmt: skip
 """Verbs of the design that this version does not have: named as such, not as a typing mistake."""
 

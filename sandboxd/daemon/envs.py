@@ -3,7 +3,6 @@
 A client that leaves while it waits ends only its own wait: what it asked for goes on.
 """
 
-import os
 import secrets
 import signal
 import time
@@ -17,13 +16,13 @@ from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import RETRY
 from sandboxd.daemon.body import signal_number
 from sandboxd.daemon.control import Call
+from sandboxd.daemon.making import checked_spec, handed_on, record_of
 from sandboxd.daemon.receipts import receipt
 from sandboxd.daemon.sessions import RunSession
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import (
     Internal,
     InvalidState,
-    NameInvalid,
     NotReady,
     QueueFull,
     SandboxdError,
@@ -32,17 +31,13 @@ from sandboxd.errors import (
     by_code,
 )
 from sandboxd.lifecycle import events as ev
-from sandboxd.lifecycle.names import RESERVED, draw_name
+from sandboxd.lifecycle.names import draw_name
 from sandboxd.lifecycle.order import startable
-from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
+from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE, ENDED, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import env_info, matches
-from sandboxd.network.ports import pick_free_port
 from sandboxd.protocol import messages as m
 from sandboxd.spec import EnvSpec
-from sandboxd.specfile import check
-
-HANDED_ON = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "HOME", "USER", "SHELL"})
 
 
 class EnvRequests:
@@ -85,26 +80,12 @@ class EnvRequests:
 
     def new_record(self, params: m.Run) -> EnvRecord:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
-        spec = on_the_hosts_network(params.spec)
-        check(spec)
-        if (spec.name or "").rpartition(".")[2] in RESERVED:
-            raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
-        if any("\0" in key + value for key, value in params.environ.items()):
-            raise UsageError("the environment has a NUL byte in it")
+        spec = checked_spec(params.spec)
+        if spec.on_demand is not None:
+            raise UsageError("this spec is a template, of which envs are made on demand", hint="`sandbox up` registers it")
         taken = [actor.record.name for actor in self.supervisor.actors.values()]
-        on_host = spec.network.mode == "host" and all(service.port is None for service in spec.services.values())
-        return EnvRecord(
-            id="",
-            name=spec.name or draw_name(taken, secrets.choice),
-            owner=os.geteuid(),  # root may ask a user's daemon, whose envs are the user's all the same
-            group=os.getegid(),
-            spec=spec,
-            given_port=pick_free_port() if on_host else None,
-            environ={k: v for k, v in params.environ.items() if k in HANDED_ON or k.startswith("LC_")},
-            directory=params.directory,
-            services={name: ServiceRecord(name=name, port=service.port) for name, service in spec.services.items()},
-            created=time.time(),
-        )
+        name = spec.name or draw_name(taken, secrets.choice)
+        return record_of(spec, name, handed_on(params.environ), params.directory)
 
     async def reuse(self, call: Call, params: m.Run, actor: Actor, asked: EnvRecord) -> m.RunReply:
         """The env of that name is there: start it if it is stopped; give it the new spec, or refuse, if that differs."""
@@ -297,13 +278,6 @@ class EnvRequests:
         if only_alive and not goal(record):
             raise not_ready(record)
         return m.WaitReply(env=self.info(record), exit_code=record.exit_code)
-
-
-def on_the_hosts_network(spec: EnvSpec) -> EnvSpec:
-    """The spec; below level full there is no network of its own to be had, and nobody asked for one by name."""
-    if spec.isolation.level == "full" or spec.network.mode != "private":
-        return spec
-    return replace(spec, network=replace(spec.network, mode="host"))
 
 
 def plain_name(spec: EnvSpec, asked: EnvSpec) -> EnvSpec:

@@ -42,7 +42,9 @@ class Idling:
             pause = LONGEST / 5
             for actor in list(self.supervisor.actors.values()):
                 rule = actor.record.spec.lifecycle.idle
-                if rule is None:
+                if rule is None or (
+                    actor.record.template and not actor.record.key
+                ):  # warm: it waits for a key, and is not idle
                     continue
                 pause = min(pause, period(rule))
                 if now >= self._due.get(actor.record.id, 0.0) and actor.record.id not in self._stepping:

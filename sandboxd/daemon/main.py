@@ -29,6 +29,7 @@ from sandboxd.daemon.notify import Notifier
 from sandboxd.daemon.queries import Queries
 from sandboxd.daemon.sessions import SessionRequests
 from sandboxd.daemon.supervisor import Supervisor
+from sandboxd.daemon.templates import TemplateRequests
 from sandboxd.daemon.updates import UpdateRequests
 from sandboxd.daemon.watch import Watch
 from sandboxd.daemon.web import Web
@@ -140,6 +141,7 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         await server.start()
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
+        supervisor.own(supervisor.demand.run(), name="demand")
         supervisor.own(supervisor.admission.guard(watch), name="memory")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -175,6 +177,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
     envs = EnvRequests(supervisor)
     queries = Queries(supervisor, watch)
     sessions = SessionRequests(supervisor)
+    templates = TemplateRequests(supervisor, envs)
     return {
         "Run": envs.run,
         "List": queries.list,
@@ -198,6 +201,10 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Why": queries.why,
         "Stats": queries.stats,
         "Prune": envs.prune,
+        "Register": templates.register,
+        "Templates": templates.templates,
+        "Unregister": templates.unregister,
+        "Ensure": templates.ensure,
         "Status": queries.status,
         "Metrics": queries.metrics,
         "Shutdown": queries.shutdown,

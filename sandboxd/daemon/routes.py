@@ -3,22 +3,35 @@
 NAME.localhost is the env's main service, SERVICE.NAME.localhost one service, ID.localhost the main one for as long as it lives.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
+from sandboxd.lifecycle.demand import is_over
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
 from sandboxd.lifecycle.states import OVER, UP, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import main_service
+from sandboxd.routing.keys import Door, slot_of
 from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint, Route, RouteTable
 
 Reach = Literal["ready", "starting", "asleep", "stopped", "failed"]
 
 
-def route_table(
-    records: Sequence[EnvRecord], *, version: int, base_domain: str, envs_dir: str, hold: float, own: Sequence[Endpoint] = ()
-) -> RouteTable:
-    """The whole table. hold: seconds a request waits for an env that is starting. own: what the daemon serves by itself."""
+class Ground(NamedTuple):
+    """What a table stands on besides the envs. hold: seconds a request waits for an env that is starting. own: what the daemon
+    serves by itself. doors: the templates, by name."""
+
+    base_domain: str
+    envs_dir: str
+    hold: float
+    own: Sequence[Endpoint] = ()
+    doors: Mapping[str, Door] = {}
+
+
+def route_table(records: Sequence[EnvRecord], ground: Ground, *, version: int) -> RouteTable:
+    """The whole table."""
+    base_domain, own = ground.base_domain, ground.own
     endpoints: list[Endpoint] = list(own)
     routes = [Route(host=f"{endpoint.name}.{base_domain}", endpoint=index) for index, endpoint in enumerate(endpoints)]
     for record in records:
@@ -34,9 +47,20 @@ def route_table(
             # a request to what speaks another protocol could be an attack on it
             if record.spec.services[name].expose == "http":
                 routes += [Route(host=f"{host}.{base_domain}", endpoint=len(endpoints)) for host in hosts]
-            endpoints.append(endpoint(record, service, f"{envs_dir}/{record.id}/dial.sock"))
+                if name == main and record.key and record.template in ground.doors and not is_over(record):
+                    routes.append(Route(host=slot_host(ground.doors[record.template], record.key), endpoint=len(endpoints)))
+            endpoints.append(endpoint(record, service, f"{ground.envs_dir}/{record.id}/dial.sock"))
     rules = rules_of(records, endpoints, routes, base_domain, {f"{one.name}.{base_domain}" for one in own})
-    return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=hold, rules=rules)
+    doors = list(ground.doors.values())
+    return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=ground.hold, rules=rules, doors=doors)
+
+
+def slot_host(door: Door, key: str) -> str:
+    """The name of a key's route, which no Host field can say."""
+    return f"{slot(door.secret, key)}@{door.host}"
+
+
+slot = lru_cache(1 << 16)(slot_of)
 
 
 def rules_of(

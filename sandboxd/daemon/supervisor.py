@@ -18,8 +18,9 @@ from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
 from sandboxd.daemon.cgroups import Control
+from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
-from sandboxd.daemon.routes import is_asleep, route_table
+from sandboxd.daemon.routes import Ground, is_asleep, route_table
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
@@ -103,6 +104,7 @@ class Supervisor:
         self.load = Load()
         self.idling = Idling(self)
         self.admission = Admission(self)
+        self.demand = Demand(self)
         self.control = Control(self)
         self.news = News()  # what is to be watched from now on, or anew
         self.subscriptions: set[Subscription] = set()
@@ -176,6 +178,7 @@ class Supervisor:
             raise PortTaken(error.message, hint=hint, **error.details) from error
         self.router.on_death = lambda: self._again("router", self.start_router)
         self.router.on_wake = self.wake
+        self.router.on_ask = self.demand.asked
         self.routes_changed()
         await self.publish_again()
 
@@ -222,6 +225,11 @@ class Supervisor:
                 hint=f"choose another --name, or `sandbox rm {record.name}` first",
                 id=taken.record.id,
             )
+        if record.name in self.demand.templates:
+            raise NameTaken(
+                f"the name {record.name} is taken by a template",
+                hint=f"choose another --name, or `sandbox template rm {record.name}` first",
+            )
         other = host_clash(record, [actor.record for actor in self.actors.values()])
         if other is not None:
             raise NameTaken(
@@ -235,7 +243,7 @@ class Supervisor:
         record = replace(record, id=self.berths.take_id(), queued=record.created)
         starting, effects = step(record, ev.Admitted(), record.created) if at_once else (record, [ev.Enqueue()])
         self.journal.put(record.id, msgspec.json.encode(starting))
-        self.announce(record, "created", {})
+        self.announce(record, "created", {"key": record.key} if record.key else {})
         return self.adopt(starting, effects)
 
     def adopt(self, record: EnvRecord, effects: Sequence[ev.Effect] = ()) -> Actor:
@@ -243,6 +251,7 @@ class Supervisor:
         actor = Actor(record, self, effects)
         self.routes_changed()
         self.actors[record.id] = actor
+        self.demand.know(actor)
         return actor
 
     def save(self, record: EnvRecord) -> None:
@@ -270,6 +279,7 @@ class Supervisor:
         self.journal.remove(env_id)
         self._unsaved.discard(env_id)
         self.actors.pop(env_id, None)
+        self.demand.forget(actor)
         self.routes_changed()
         self.announce(actor.record, "removed", {})
 
@@ -294,14 +304,14 @@ class Supervisor:
         self._routes_due = False
         self._table_version += 1
         records = [actor.record for actor in self.actors.values()]
-        table = route_table(
-            records,
-            version=self._table_version,
+        ground = Ground(
             base_domain=self.settings.base_domain,
             envs_dir=str(self.rundir.envs_dir),
             hold=self.settings.hold,
             own=[self.web] if self.web else [],
+            doors=self.demand.doors(),
         )
+        table = route_table(records, ground, version=self._table_version)
         self.router.push(table)
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:

@@ -122,6 +122,13 @@ class LimitsChanged(Event, frozen=True, kw_only=True):
     enforced: dict[str, str] = {}
 
 
+class Claimed(Event, frozen=True, kw_only=True):
+    """It was made ahead of its key, which has come. source: the address that asked for it."""
+
+    key: str
+    source: str
+
+
 class RemoveAsked(Event, frozen=True, kw_only=True):
     """Remove it, and all it left. cause: "idle", and then only what sleeps for being idle is removed."""
 
@@ -170,7 +177,7 @@ class InitGone(Event, frozen=True, kw_only=True):
 EVENTS: tuple[type[Event], ...] = (
     Admitted, Launched, LaunchFailed, LaunchDeferred, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound,
     ServiceExited,
-    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, RemoveAsked, SuspendAsked, Suspended,
+    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, Claimed, RemoveAsked, SuspendAsked, Suspended,
     SuspendFailed, ResumeAsked, GraceOver, Adopted, InitGone,
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from sandboxd.lifecycle.ending import begin_end, graceful_stop, kill_now, settle
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.running import (
     arm_ttl,
+    claimed,
     note_port,
     note_ready,
     note_unready,
@@ -304,6 +305,7 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.StartAsked: ignored,
         ev.SpecChanged: ignored,
         ev.LimitsChanged: change_limits_now,
+        ev.Claimed: claimed,
         ev.RemoveAsked: unless_awake(remove_alive),
         ev.SuspendAsked: suspend,
         ev.Suspended: ignored,
@@ -328,6 +330,7 @@ def _suspended() -> dict[type[ev.Event], Handler]:
         ev.KillAsked: waking(killed),
         ev.StartAsked: resume_asked,
         ev.LimitsChanged: change_limits_now,
+        ev.Claimed: claimed,
         ev.RemoveAsked: unless_awake(waking(remove_alive)),
         ev.SuspendAsked: suspend_again,
         ev.Suspended: suspended,
@@ -362,6 +365,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.StopAsked: unless_awake(stop_queued),
         ev.KillAsked: stop_queued,
         ev.LimitsChanged: change_limits,
+        ev.Claimed: claimed,
         ev.RemoveAsked: unless_awake(remove_ended),
         ev.Adopted: enqueue_again,
     },

@@ -50,8 +50,9 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
     what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
-    of what was put to sleep for being idle. queued: since when it waits for its turn, or did last.
-    what ended it, where sandboxd itself can tell. overrides: limits changed since, by `update`; the spec stays what was asked
+    of what was put to sleep for being idle. template, key: what it was made from, and for; no key: it is kept warm for one to
+    come, and `claimed` is when that came. source: the address that asked for it. queued: since when it waits for its turn, or
+    did last. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
     accepted: what its owner let it open when asked (`up --accept`).
     """
@@ -62,6 +63,10 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: int
     group: int
     spec: EnvSpec
+    template: str = ""
+    key: str = ""
+    source: str = ""
+    claimed: float | None = None
     given_port: int | None = None
     environ: dict[str, str] = {}
     directory: str | None = None

@@ -121,10 +121,23 @@ def service_refused(turn: Turn, event: ev.Event) -> None:
 
 def arm_ttl(turn: Turn) -> None:
     """The rest of its time to live, counted from its start."""
-    ttl = turn.record.spec.lifecycle.ttl
-    if ttl is not None and turn.record.started is not None:
-        over = ev.StopAsked(cause="ttl", reason=f"its time to live of {ttl:g} s is over")
-        turn.do(ev.Arm(timer="ttl", after=max(0.0, turn.record.started + ttl - turn.now), event=over))
+    record = turn.record
+    ttl = record.spec.lifecycle.ttl
+    if ttl is None or record.started is None or (record.template and not record.key):  # nobody lives in it as yet
+        return
+    over = ev.StopAsked(cause="ttl", reason=f"its time to live of {ttl:g} s is over")
+    begun = max(record.started, record.claimed or 0.0)
+    turn.do(ev.Arm(timer="ttl", after=max(0.0, begun + ttl - turn.now), event=over))
+
+
+def claimed(turn: Turn, event: ev.Event) -> None:
+    """What was started ahead of its key has one now; a second one comes too late."""
+    assert isinstance(event, ev.Claimed)
+    if turn.record.key:
+        return
+    turn.set(key=event.key, source=event.source, claimed=turn.now)
+    arm_ttl(turn)
+    turn.do(ev.Announce(event="claimed", detail={"key": event.key}))
 
 
 def resume_running(turn: Turn, event: ev.Event) -> None:

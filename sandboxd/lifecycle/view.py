@@ -100,6 +100,8 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         name=record.name,
         state=record.state.value,
         wanted=record.wanted.value,
+        key=record.key or None,
+        template=record.template or None,
         health=health_of(record),
         reason=reason_of(record),
         exit_code=record.exit_code,
@@ -141,8 +143,10 @@ def matches(record: EnvRecord, filters: list[str]) -> bool:
     wanted: dict[str, list[str]] = {}
     for text in filters:
         key, equals, value = text.partition("=")
-        if not equals or key not in ("status", "state", "label", "name", "id", "health"):
-            raise UsageError(f"filter {text!r} cannot be meant", hint="status=, health=, label=K[=V], name= or id=")
+        if not equals or key not in ("status", "state", "label", "name", "id", "health", "key", "template"):
+            raise UsageError(
+                f"filter {text!r} cannot be meant", hint="status=, health=, label=K[=V], name=, id=, template= or key="
+            )
         wanted.setdefault("status" if key == "state" else key, []).append(value)
     return all(any(_matches_one(record, key, value) for value in values) for key, values in wanted.items())
 
@@ -157,6 +161,8 @@ def _matches_one(record: EnvRecord, key: str, value: str) -> bool:
         running = value == "running" and any(service.state in UP for service in record.services.values())
         exited = value == "exited" and record.state in (State.STOPPED, State.FAILED)
         return running or exited or record.state.value == value
+    if key in ("key", "template"):
+        return bool(value) and getattr(record, key) == value
     if key == "health":
         return health_of(record) == value
     return value in record.name if key == "name" else record.id.startswith(value)

@@ -86,6 +86,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     created: str
     wanted: str = "running"
     key: str | None = None
+    template: str | None = None
     health: str | None = None
     reason: str = ""
     exit_code: int | None = None
@@ -107,6 +108,24 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     walls: dict[str, WallInfo] = {}
     accepted: list[str] = []
     usage: Usage | None = None
+    spec: EnvSpec | None = None
+
+
+class TemplateInfo(Reply, frozen=True, kw_only=True):
+    """A template: `on_demand` of its spec, how many envs have a key (envs), how many of the `warm` are ready for one."""
+
+    name: str
+    keys: list[str]
+    create: bool
+    max: int
+    per_user: int | None = None
+    rate: int = 0
+    warm: int = 0
+    envs: int = 0
+    warm_ready: int = 0
+    url: str | None = None
+    workspace: str | None = None
+    created: str = ""
     spec: EnvSpec | None = None
 
 
@@ -482,6 +501,67 @@ class PruneReply(Reply, frozen=True, kw_only=True):
     removed: list[str]
 
 
+class Register(Params, frozen=True, kw_only=True):
+    """Make a spec with `on_demand` a template, or that of this name what the spec says now: envs that have a key stay as they
+    are, those that are kept warm are made anew. environ, directory, accept: as in Run."""
+
+    spec: EnvSpec
+    environ: dict[str, str] = {}
+    directory: str | None = None
+    accept: bool | None = None
+
+
+class RegisterReply(Reply, frozen=True, kw_only=True):
+    """The template. changed: false when it was that already."""
+
+    template: TemplateInfo
+    changed: bool = True
+
+
+class Templates(Params, frozen=True, kw_only=True):
+    """The templates, by name; or one, whole."""
+
+    name: str | None = None
+
+
+class TemplatesReply(Reply, frozen=True, kw_only=True):
+    """The templates."""
+
+    templates: list[TemplateInfo]
+
+
+class Unregister(Params, frozen=True, kw_only=True):
+    """Forget a template, and remove what it kept warm. force: also the envs that have a key."""
+
+    name: str
+    force: bool = False
+
+
+class UnregisterReply(Reply, frozen=True, kw_only=True):
+    """The ids of the envs that were removed."""
+
+    removed: list[str]
+
+
+class Ensure(Params, frozen=True, kw_only=True):
+    """The env of a template for a key, as a request with that key would have it: made where there is none, woken if it sleeps.
+
+    key: the value for the first kind of the template's keys, or `kind:value`. wait, timeout: as in Run."""
+
+    template: str
+    key: str
+    wait: Literal["created", "started", "ready"] = "ready"
+    timeout: float | None = None
+
+
+class EnsureReply(Reply, frozen=True, kw_only=True):
+    """The env. created: it was made for this. cookie: where the key is one, what a request must have as its Cookie."""
+
+    env: EnvInfo
+    created: bool = False
+    cookie: str | None = None
+
+
 class Status(Params, frozen=True, kw_only=True):
     """The daemon itself."""
 
@@ -555,6 +635,10 @@ METHODS: dict[str, Method] = {
     "Why": Method(Why, WhyReply),
     "Stats": Method(Stats, StatsReply, streams=True),
     "Prune": Method(Prune, PruneReply),
+    "Register": Method(Register, RegisterReply),
+    "Templates": Method(Templates, TemplatesReply),
+    "Unregister": Method(Unregister, UnregisterReply),
+    "Ensure": Method(Ensure, EnsureReply),
     "Status": Method(Status, StatusReply),
     "Metrics": Method(Metrics, MetricsReply),
     "Shutdown": Method(Shutdown, Empty),

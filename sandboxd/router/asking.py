@@ -31,7 +31,7 @@ class Asking(Side):
     """
 
     __slots__ = (
-        *("bounds", "pipes", "peer", "trusted", "carry", "eof"),
+        *("bounds", "pipes", "peer", "trusted", "carry", "eof", "cookie"),
         *("upstreams", "backend", "request", "upstream", "dial", "tunnel", "sending", "receiving", "interim"),
         *("busy", "plain", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
     )
@@ -43,6 +43,7 @@ class Asking(Side):
         self.peer = b""
         self.trusted = False
         self.carry = b""
+        self.cookie = b""  # the Set-Cookie line that the next answer is to have
         self.upstreams: dict[Backend, Upstream] = {}
         self.backend: Backend | None = None
         self.request: Request | None = None
@@ -98,7 +99,7 @@ class Asking(Side):
         self.busy = True
         self.request = request
         self.backend = backend
-        self.plain = request.minor == b"1" and not request.close
+        self.plain = request.minor == b"1" and not request.close and not self.cookie
         upstream = self.upstreams.get(backend)
         if upstream is not None:
             if request.method in IDEMPOTENT or upstream.is_quiet():

@@ -135,6 +135,10 @@ class Backends:
             self._known[host] = self._by_index[index]
         return self._by_index[index]
 
+    def at(self, index: int) -> Backend:
+        """By its place in the table in force."""
+        return self._by_index[index]
+
     def choose(self, request: Request) -> tuple[Backend | None, Rule | None]:
         """Where a request goes, and by which rule if its host has any; raises FramingError."""
         host = request.host

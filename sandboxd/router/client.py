@@ -12,7 +12,7 @@ import msgspec
 
 from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
-from sandboxd.router.closing import linger, reset_when_taken
+from sandboxd.router.closing import linger, probe, reset_when_taken
 from sandboxd.router.exchange import Exchange
 from sandboxd.router.loop import READ, WRITE
 from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
@@ -23,12 +23,8 @@ from sandboxd.routing.requests import Request, parse_request
 from sandboxd.routing.rules import Rule, stripped
 
 if TYPE_CHECKING:
+    from sandboxd.router.doors import Keyed
     from sandboxd.router.worker import Router
-
-# A client that half-closed may be gone altogether, which nothing tells us while its service is silent (a closed event
-# stream). Probes do: its kernel answers them with a reset once it has forgotten the socket (tcp(7), tcp_fin_timeout).
-PROBE_IDLE, PROBE_INTERVAL, PROBE_COUNT = 15, 15, 4
-
 
 # Where a connection is. Plain numbers: they are compared several times a request, and members of an enum are slow to get at.
 READING = 0  # a head, or nothing yet
@@ -46,7 +42,7 @@ class Client(Exchange):
 
     __slots__ = (
         *("router", "source", "here", "local", "uid", "state", "deadline", "moved", "scanned", "proceeding", "unread"),
-        *("admitted", "host", "size", "head", "known"),
+        *("admitted", "host", "size", "head", "known", "keyed"),
     )
 
     def __init__(self, router: "Router", sock: socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
@@ -65,6 +61,7 @@ class Client(Exchange):
         self.size = 0
         self.head = b"\0"
         self.known: Request | None = None
+        self.keyed: Keyed | None = None
         self.scanned = 0
         self.deadline = router.loop.now + router.bounds.idle
         self.moved = 0
@@ -179,14 +176,8 @@ class Client(Exchange):
             self.carry += view[:count]
         elif room:
             self.eof = True
-            self._probe()
+            probe(self.sock)
         self.want(self.mask & ~READ)
-
-    def _probe(self) -> None:
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_IDLE)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBE_COUNT)
 
     # -- routing ---------------------------------------------------------------------------------------------------------
 
@@ -199,8 +190,9 @@ class Client(Exchange):
         if request.host is None:
             self.answer_page(pages.unknown_host())
         elif backend is None:
-            self._hold()
-            self.router.ask_newest(self, request)
+            if not self.router.doors.opens(self, request):
+                self.hold()
+                self.router.ask_newest(self, request)
         elif not self.router.access.allows(self, backend.endpoint):
             self.answer_page(pages.not_yours())
         else:
@@ -209,10 +201,18 @@ class Client(Exchange):
 
     def is_unknown(self, request: Request) -> None:
         """No table is on its way that could name this request's host, if it is still the one that is under way."""
-        if self.open and self.request is request and self.state == HELD and self.router.backends.choose(request)[0] is None:
+        if not self.is_held or self.request is not request or self.router.backends.choose(request)[0] is not None:
+            return
+        if not self.router.doors.opens(self, request):
             self.answer_page(pages.unknown_host())
 
-    def _hold(self) -> None:
+    @property
+    def is_held(self) -> bool:
+        """Whether its request waits for an env."""
+        return self.open and self.state == HELD
+
+    def hold(self) -> None:
+        """Have the request wait for its env; whoever it is lets it wait no longer than is allowed."""
         self.state = HELD
         self.deadline = self.loop.now + self.router.backends.routes.table.hold
         self.router.held.add(self)
@@ -236,7 +236,7 @@ class Client(Exchange):
             if endpoint.state == "asleep":
                 self.router.rouse(endpoint.env_id)
             if self.state != HELD:
-                self._hold()
+                self.hold()
         elif endpoint.state == "stopped":
             self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
         else:
@@ -259,7 +259,9 @@ class Client(Exchange):
         close = close or unread or request is None or request.close or bool(request.upgrade)
         as_html = request is not None and request.wants_html
         self.end_request()
-        data = pages.render(page, as_html=as_html, bodiless=request is not None and request.method == b"HEAD", close=close)
+        bodiless = request is not None and request.method == b"HEAD"
+        data = pages.render(page, as_html=as_html, bodiless=bodiless, close=close, more=self.cookie)
+        self.cookie = b""
         self.state = BUSY
         try:
             if close:
@@ -378,9 +380,7 @@ class Client(Exchange):
         elif now < self.deadline:
             return
         elif self.state == HELD:
-            table = self.router.backends.routes.table
-            backend = self.router.backends.choose(self.request)[0] if self.request is not None else None
-            self.answer_page(pages.still_starting(backend.endpoint.name if backend is not None else "it", table.hold))
+            self.answer_page(self.router.doors.late(self))
         elif self.state == READING and self.carry:
             self.answer_page(pages.too_slow("the head of the request did not come to its end in time"), close=True)
         else:

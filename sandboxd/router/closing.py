@@ -14,6 +14,9 @@ from sandboxd.router.relay import Side, shared
 MOST_DISCARDED = 1 << 20
 LOOK = 0.02
 PATIENCE = 10.0
+# A client that half-closed may be gone altogether, which nothing tells us while its service is silent (a closed event
+# stream). Probes do: its kernel answers them with a reset once it has forgotten the socket (tcp(7), tcp_fin_timeout).
+PROBE_IDLE, PROBE_INTERVAL, PROBE_COUNT = 15, 15, 4
 
 
 class Lingering(Side):
@@ -89,3 +92,11 @@ def release(side: Side) -> None:
     side.open = False
     if not side.parked:
         side.loop.forget(side.fd)
+
+
+def probe(sock: socket.socket) -> None:
+    """Have the kernel find out when a client that half-closed is gone altogether."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBE_COUNT)

@@ -78,10 +78,11 @@ class Exchange(Asking):
         upstream.backend.env.bytes_out += end - start
         rest = bytes(view[stop:end]) if left else b""
         try:
-            if response.verbatim and request.minor == b"1" and self.closing == (response.close and not self.until_close):
+            said = self.closing == (response.close and not self.until_close)
+            if response.verbatim and request.minor == b"1" and said and not self.cookie:
                 data: bytes | memoryview = view[start:stop]
             else:
-                head = serialise_response(response, close=self.closing, keep_alive=request.minor == b"0")
+                head = self._dressed(serialise_response(response, close=self.closing, keep_alive=request.minor == b"0"))
                 data = head + view[response.end : stop]
             if self.closing and not left and self.sent:
                 self.put_last(data)
@@ -97,6 +98,11 @@ class Exchange(Asking):
         elif not self.backlog:
             self._answer_in()
         return False
+
+    def _dressed(self, head: bytes) -> bytes:
+        """A head of the service's with what is ours to add."""
+        cookie, self.cookie = self.cookie, b""
+        return head[:-2] + cookie + head[-2:] if cookie else head
 
     def _pass_whole(self, upstream: Upstream, start: int, end: int) -> None:
         """The common case: an answer that came in one piece, needs no change and ends nothing."""
@@ -144,7 +150,7 @@ class Exchange(Asking):
         upstream.tunnelled = True
         self.begun = True
         early, self.carry = self.carry, b""
-        head = serialise_response(response, close=False, keep_alive=False)
+        head = self._dressed(serialise_response(response, close=False, keep_alive=False))
         try:
             self.put(head + view[response.end : end])
             if early:

@@ -48,7 +48,7 @@ log = logging.getLogger("sandboxd.router.handle")
 
 class RouterHandle:
     """See `start_or_adopt`. on_death: called once when the router ended by itself. on_stuck: an env's socket blocked it.
-    on_wake: a request is here for an env that is asleep."""
+    on_wake: a request is here for an env that is asleep. on_ask: one for a key that has none."""
 
     def __init__(self, sock: socket.socket, pid: int, path: Path) -> None:
         self.pid = pid
@@ -60,6 +60,7 @@ class RouterHandle:
         self.on_death: Callable[[], object] | None = None
         self.on_stuck: Callable[[str], object] | None = None
         self.on_wake: Callable[[str], object] | None = None
+        self.on_ask: Callable[[orders.Ask], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._path = path
@@ -199,6 +200,10 @@ class RouterHandle:
             self._unsent.pop()
         self._send(orders.encode(orders.SetTable(table=table)), is_table=True)
 
+    def deny(self, denial: orders.Deny) -> None:
+        """Have those who wait for a key told that there will be no env for it."""
+        self._send(orders.encode(denial), is_table=False)
+
     async def publish(self, *, address: str, host_port: int, env_id: str, service: str, port: int) -> None:
         """Reach one port of an env at a host address, as raw TCP; raises PortTaken."""
         number = next(self._numbers)
@@ -322,6 +327,9 @@ class RouterHandle:
             case orders.Wake():
                 if self.on_wake is not None:
                     self.on_wake(report.env_id)
+            case orders.Ask():
+                if self.on_ask is not None:
+                    self.on_ask(report)
             case orders.Stuck():
                 log.warning("a socket of env %s blocked the router; it is left alone for a while", report.env_id)
                 if self.on_stuck is not None:

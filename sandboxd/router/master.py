@@ -166,7 +166,7 @@ class Master:
                 self._control.send(self._sums.add(worker.number, report))
             case orders.Done():
                 self._done_by(worker.number, report.order)
-            case orders.Wake() | orders.Stuck():
+            case orders.Wake() | orders.Ask() | orders.Stuck():
                 self._control.send(report)
             case orders.AskNewest():
                 # Whoever was told of an env asks for it at once: its table may have come, and not been passed on.
@@ -209,6 +209,9 @@ class Master:
                 self._sums.keep({endpoint.env_id for endpoint in order.table.endpoints})
                 for worker in list(self.workers.values()):
                     worker.wire.send(self._table)
+            case orders.Deny():
+                for worker in list(self.workers.values()):
+                    worker.wire.send(orders.encode(order))
             case orders.Listen():
                 self._relisten(order)
             case orders.Publish():

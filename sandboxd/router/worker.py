@@ -17,6 +17,7 @@ from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
 from sandboxd.router.closing import reset
 from sandboxd.router.control import Wire
+from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.listener import BATCH, Listener, split_address
 from sandboxd.router.loop import Loop, Signals
@@ -62,6 +63,7 @@ class Router:
         self._ticks = 0
         self._pages_told = 0
         self._roused: set[str] = set()
+        self.doors = Doors(self)
         self._asking: deque[tuple[Client, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self._signals = Signals(self.loop, self.loop.stop)
@@ -115,18 +117,18 @@ class Router:
         """Let go of an env whose socket blocked us, leave it alone for a while, and say so."""
         backend.env.blocked_until = self.loop.now + BLOCKED
         backend.env.release()
-        self._tell(orders.Stuck(env_id=backend.env.env_id))
+        self.tell(orders.Stuck(env_id=backend.env.env_id))
 
     def ask_newest(self, client: Client, request: Request) -> None:
         """Have the client told by `is_unknown` once no table is on its way here any more."""
         self._asking.append((client, request))
-        self._tell(orders.AskNewest())
+        self.tell(orders.AskNewest())
 
     def rouse(self, env_id: str) -> None:
         """Say that a request waits for an env that is asleep; once for each table, as a daemon may have died meanwhile."""
         if env_id not in self._roused:
             self._roused.add(env_id)
-            self._tell(orders.Wake(env_id=env_id))
+            self.tell(orders.Wake(env_id=env_id))
 
     def _listen(self, sock: socket.socket) -> Listener:
         name = sock.getsockname()
@@ -151,6 +153,7 @@ class Router:
             client.tick(now)
         for raw in list(self.held_raw):
             raw.tick(now)
+        self.doors.tick()
         self._ticks += 1
         if self._ticks % SHRINK == 0:
             self.pipes.trim()
@@ -187,7 +190,7 @@ class Router:
                 changed[env_id] = traffic
         if changed or self.pages.total() != self._pages_told:
             self._pages_told = self.pages.total()
-            self._tell(orders.Counts(envs=changed, pages=self.pages))
+            self.tell(orders.Counts(envs=changed, pages=self.pages))
 
     # -- orders ----------------------------------------------------------------------------------------------------------
 
@@ -213,18 +216,20 @@ class Router:
                     self.backends.envs[order.env_id].release()
             case orders.Count():
                 self._report()
-            case orders.Ping():
-                pass
             case orders.Newest():
                 client, request = self._asking.popleft()
                 client.is_unknown(request)
                 return
+            case orders.Deny():
+                self.doors.deny(order)
+                return
             case orders.Stop():
                 self.loop.stop()
                 return
-        self._tell(orders.Done(order=order.order))
+        self.tell(orders.Done(order=order.order))
 
-    def _tell(self, report: orders.Report) -> None:
+    def tell(self, report: orders.Report) -> None:
+        """To the master, and through it to the daemon."""
         self._wire.send(orders.encode(report))
 
     def _passed(self) -> socket.socket:

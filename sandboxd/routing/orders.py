@@ -80,6 +80,15 @@ class Stop(Message, frozen=True, kw_only=True, tag="stop"):
     """End."""
 
 
+class Deny(Message, frozen=True, kw_only=True, tag="deny"):
+    """There will be no env for a key: those who wait for it are told so."""
+
+    slot: str
+    text: str
+    hint: str
+    retry_after: int
+
+
 class Newest(Message, frozen=True, kw_only=True, tag="newest"):
     """From master to worker: every table that was on its way when the worker asked stands before this."""
 
@@ -103,8 +112,8 @@ class BriefTable(Message, frozen=True, kw_only=True, tag="table"):
     table: Brief
 
 
-Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest
-BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
+Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny
+BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny
 Numbered = Listen | Publish | Unpublish | Release | Count
 
 
@@ -167,6 +176,15 @@ class Wake(Message, frozen=True, kw_only=True, tag="wake"):
     env_id: str
 
 
+class Ask(Message, frozen=True, kw_only=True, tag="ask"):
+    """A request is here for a key of a template that has no env. source: the address it comes from."""
+
+    template: str
+    key: str
+    slot: str
+    source: str
+
+
 class Stuck(Message, frozen=True, kw_only=True, tag="stuck"):
     """An env's socket blocked the router, against what was asked of it; the env is not dialled for a while."""
 
@@ -177,7 +195,7 @@ class AskNewest(Message, frozen=True, kw_only=True, tag="ask-newest"):
     """From worker to master: somebody asks for a host that is in no table yet; answered by Newest."""
 
 
-Report = Hello | Done | Counts | Wake | Stuck | AskNewest
+Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)

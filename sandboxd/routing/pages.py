@@ -8,6 +8,7 @@ import html
 
 PHRASES = {
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -30,20 +31,24 @@ STYLE = (
 
 
 class Page:
-    """What to say. next: what to do about it; `code` spans are written in backquotes. retry_after: whole seconds, or None."""
+    """What to say. next: what to do about it; `code` spans are written in backquotes. retry_after: whole seconds, or None.
+    field: one more line of the head, without its end."""
 
-    __slots__ = ("next", "retry_after", "status", "text", "title")
+    __slots__ = ("field", "next", "retry_after", "status", "text", "title")
 
-    def __init__(self, status: int, title: str, text: str, next_: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, title: str, text: str, next_: str, retry_after: int | None = None, *, field: str = ""
+    ) -> None:
         self.status = status
         self.title = title
         self.text = text
         self.next = next_
         self.retry_after = retry_after
+        self.field = field
 
 
-def render(page: Page, *, as_html: bool, bodiless: bool, close: bool) -> bytes:
-    """The whole response. `bodiless`: it answers HEAD, so the body is left out and only its length told."""
+def render(page: Page, *, as_html: bool, bodiless: bool, close: bool, more: bytes = b"") -> bytes:
+    """The whole response. `bodiless`: it answers HEAD, so the body is left out and only its length told. more: field lines."""
     body = (as_document(page) if as_html else as_text(page)).encode()
     lines = [
         f"HTTP/1.1 {page.status} {PHRASES[page.status]}",
@@ -57,9 +62,11 @@ def render(page: Page, *, as_html: bool, bodiless: bool, close: bool) -> bytes:
         lines.append("Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'")
     if page.retry_after is not None:
         lines.append(f"Retry-After: {page.retry_after}")
+    if page.field:
+        lines.append(page.field)
     if close:
         lines.append("Connection: close")
-    return "\r\n".join([*lines, "", ""]).encode() + (b"" if bodiless else body)
+    return "\r\n".join([*lines, ""]).encode() + more + b"\r\n" + (b"" if bodiless else body)
 
 
 def as_text(page: Page) -> str:
@@ -117,6 +124,40 @@ def still_starting(name: str, hold: float) -> Page:
         f"The request was held for {hold:.0f} s, and the environment is not ready yet.",
         f"Try again, or look at what it does: `sandbox logs -f {name}`.",
         retry_after=max(1, min(30, round(hold))),
+    )
+
+
+def waiting(name: str, stage: str) -> Page:
+    """For a browser, while its env starts: it asks again by itself, and what it then gets is the answer."""
+    text = f"An environment of your own is being made{f': {stage}' if stage else ''}."
+    return Page(503, f"{name} is starting", text, "This page goes on by itself.", retry_after=1, field="Refresh: 1")
+
+
+def no_key(name: str, keys: list[str]) -> Page:
+    """A template's env is found by a key, and there is none."""
+    words = {"token": "a bearer token", "host": f"a name of its own, as KEY.{name}", "path": "a path, as /KEY"}
+    wanted = [words.get(kind, f"the header {kind.partition(':')[2]}") for kind in keys]
+    title, next_ = f"{name} makes an environment for each key", f"Send {' or '.join(wanted)} along."
+    if "token" in keys:
+        return Page(401, title, "The request has none.", next_, field="WWW-Authenticate: Bearer")
+    return Page(400, title, "The request has none.", next_)
+
+
+def no_env(name: str) -> Page:
+    """There is none for that key, and a request alone makes none."""
+    return Page(
+        404,
+        "No environment has this key",
+        f"{name} makes none for keys that a request chooses by itself.",
+        f"Make it with `sandbox ensure {name} --key KEY`; or set `create = true` in its [on_demand].",
+    )
+
+
+def no_room(name: str, text: str, hint: str, retry_after: float) -> Page:
+    """One more cannot be made now."""
+    said = f"{text[:1].upper()}{text[1:].removesuffix('.')}."
+    return Page(
+        503, f"{name} has no room for one more", said, hint or "Try again later.", retry_after=max(1, round(retry_after))
     )
 
 

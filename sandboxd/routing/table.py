@@ -1,8 +1,8 @@
 """The table the daemon pushes to the router: which host name leads to which endpoint. Snapshots, never edited.
 
-Pure: imports msgspec, framing and rules only. A snapshot replaces the one before it as a whole, so that no request ever sees
-half of a change. Invariant: `Routes.find` answers only for names that are in the table; what is not there is unknown, and
-the caller's page must not list what is.
+Pure: imports msgspec, framing, keys and rules only. A snapshot replaces the one before it as a whole, so that no request ever
+sees half of a change. Invariant: `Routes.find` answers only for names that are in the table; what is not there is unknown,
+and the caller's page must not list what is.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from sandboxd.routing.framing import FramingError
+from sandboxd.routing.keys import Door
 from sandboxd.routing.rules import Choices, Rule
 
 # RFC 3986 3.2.2 host and port, in the spellings that can be ours; an underscore is no DNS name, yet seen in the wild.
@@ -48,7 +49,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     """One snapshot. hold: seconds a request for a "starting" endpoint waits before it gets a 503.
 
-    rules: of names whose requests are told apart by more than the name.
+    rules: of names whose requests are told apart by more than the name. doors: templates, whose envs have a route of the name
+    SLOT@HOST for their key, which no Host field can say.
     """
 
     version: int
@@ -56,6 +58,7 @@ class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     routes: list[Route]
     hold: float = 30.0
     rules: list[Rule] = []
+    doors: list[Door] = []
 
 
 class Routes:
@@ -78,6 +81,24 @@ class Routes:
             if host in self._names:  # the name's own place, where no condition holds
                 rules.append(Rule(host=host.decode(), endpoint=self._names[host]))
         self._choices = {host: Choices(rules, dead) for host, rules in by_host.items()}
+
+        self._doors = {door.host.lower().encode("ascii", "replace"): door for door in table.doors}
+
+    def door(self, host: bytes) -> tuple[Door, str] | None:
+        """The template that a Host value asks for, and the label before its name; raises FramingError."""
+        if not self._doors:
+            return None
+        name = bare(host)
+        door = self._doors.get(name)
+        if door is not None:
+            return door, ""
+        label, _, rest = name.partition(b".")
+        door = self._doors.get(rest)
+        return (door, label.decode("ascii")) if door is not None and "host" in door.keys else None
+
+    def of_slot(self, door: Door, slot: str) -> int | None:
+        """The endpoint's index for a key of a template."""
+        return self._names.get(f"{slot}@{door.host}".encode())
 
     def find(self, host: bytes) -> int | None:
         """The endpoint's index for a Host field's value, None when unknown; raises FramingError for what is no host at all."""

@@ -37,7 +37,6 @@ UNITS: dict[str, Callable[[object], float]] = {"size": parse_size, "duration": p
 
 # Named in the design or known from elsewhere: what to say instead of "unknown key". A * stands for any one key.
 NOT_YET = {
-    ("on_demand",): "making envs on demand",
     ("scale",): "scaling",
     ("services", "*", "scale"): "scaling",
     ("services", "*", "replicas"): "scaling",

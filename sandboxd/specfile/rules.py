@@ -23,6 +23,8 @@ HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){NAME.pattern}(\.{NAME.pattern})*")
 PATH = re.compile(r"/[!-~]{0,1023}")
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 VALUE = re.compile(r"[ -~]{1,256}")
+KEY = re.compile(r"cookie|ip|token|host|path|header:[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+KEY_HINT = 'use "cookie", "ip", "token", "host", "path" or "header:NAME", or several as ["token", "cookie"]'
 NAME_HINT = 'a name is a DNS label: 1 to 63 of a-z, 0-9 and inner hyphens, as "shop-2"; an env may have two, as "fix-ui.shop"'
 RESTART_HINT = 'use "no", "on-failure", "on-failure:5", "always" or "unless-stopped"'
 
@@ -31,6 +33,9 @@ MAX_ENTRIES = 256  # of each other list or table
 MAX_VARIABLES = 4096
 MAX_ARGUMENTS = 4096
 MAX_TEXT = 128 << 10  # what execve(2) takes as one argument (MAX_ARG_STRLEN)
+MAX_KEYS = 8
+MAX_MADE = 100_000
+MAX_NAME = 54  # and nine more for -xxxxxxxx
 MIN_MEMORY = 1 << 20  # below it nothing starts; whoever writes 512 means 512m
 
 
@@ -71,6 +76,7 @@ def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
     if not RESTART.fullmatch(spec.lifecycle.restart):
         yield Problem(("lifecycle", "restart"), f"{shown(spec.lifecycle.restart)} is no restart policy", RESTART_HINT)
     yield from idle(spec)
+    yield from on_demand(spec)
     yield from paths(spec, placed=placed)
     for key, value in spec.labels.items():
         yield from text(("labels", key), key)
@@ -291,6 +297,42 @@ def idle(spec: EnvSpec) -> Iterator[Problem]:
             )
     if not math.isfinite(rule.cpu):
         yield Problem((*path, "cpu"), f"{rule.cpu} is no percentage", "as cpu = 5")
+
+
+def on_demand(spec: EnvSpec) -> Iterator[Problem]:
+    """A template that many envs at once can be made from."""
+    made = spec.on_demand
+    if made is None:
+        return
+    path: Path = ("on_demand",)
+    if not made.keys or len(made.keys) > MAX_KEYS:
+        yield Problem((*path, "key"), f"{len(made.keys)} keys", f"name one to {MAX_KEYS}: {KEY_HINT}")
+    for kind in made.keys:
+        if not KEY.fullmatch(kind):
+            yield Problem((*path, "key"), f"{shown(kind)} is no key", KEY_HINT)
+    if len({kind.partition(":")[0] for kind in made.keys}) < len(made.keys):
+        yield Problem((*path, "key"), "two keys are of one kind", "each kind is tried once, in turn")
+    for key, low, high in (("max", 1, MAX_MADE), ("warm", 0, made.max), ("rate", 0, 1 << 20), ("per_user", 1, MAX_MADE)):
+        count = getattr(made, key)
+        if count is not None and not low <= count <= high:
+            most = "max, which counts them too" if key == "warm" else str(high)
+            yield Problem((*path, key), f"{count} is out of range", f"{key} is a whole number from {low} to {most}")
+    if made.strip and "path" not in made.keys:
+        yield Problem((*path, "strip"), "there is nothing to strip", 'it goes with key = "path"')
+    if spec.name is not None and (len(spec.name) > MAX_NAME or "." in spec.name):
+        yield Problem(
+            ("name",), f"{shown(spec.name)} is too long", f"a template's envs are NAME-xxxxxxxx: {MAX_NAME} at most, no dot"
+        )
+    if spec.network.mode == "none":
+        yield Problem(("network", "mode"), "nobody could reach it", "on_demand needs a network of some kind")
+    if spec.network.publish:
+        yield Problem(
+            ("network", "publish"), "its envs cannot all have one host address", "they are reached through the router"
+        )
+    if any(rule.host is not None for rule in spec.routes):
+        yield Problem(
+            ("routes",), "its envs cannot all have one host name", "leave out host: a rule then holds for each env's own"
+        )
 
 
 def paths(spec: EnvSpec, *, placed: bool) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ BUSY_MS = 2000
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS envs (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -58,6 +59,19 @@ class Journal:
     def all(self) -> list[tuple[str, bytes]]:
         """Every env's record, by id."""
         return [(str(env_id), as_bytes(record)) for env_id, record in self._run("SELECT id, record FROM envs ORDER BY id")]
+
+    def put_template(self, name: str, record: bytes) -> None:
+        """Write a template, new or anew."""
+        sql = "INSERT INTO templates VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
+        self._run(sql, name, record)
+
+    def remove_template(self, name: str) -> None:
+        """Forget a template."""
+        self._run("DELETE FROM templates WHERE name = ?", name)
+
+    def templates(self) -> list[bytes]:
+        """Every template, by name."""
+        return [as_bytes(record) for (record,) in self._run("SELECT record FROM templates ORDER BY name")]
 
     def fact(self, key: str) -> str:
         """A fact by its name, or ""."""

@@ -21,7 +21,7 @@ def test_cells_are_cleaned() -> None:
 
 
 def test_ps_table(capsys: pytest.CaptureFixture[str]) -> None:
-    items([env()], env_columns(now=NOW), how=None, hide=["LABELS"])
+    items([env()], env_columns(now=NOW), how=None, hide=["LABELS", "KEY"])
     head, line = capsys.readouterr().out.splitlines()
     assert head.split() == ["ID", "NAME", "COMMAND", "CREATED", "STATUS", "PORTS", "URL"]
     assert line.startswith('0123456789ab   shop   "npm run dev"   5 minutes ago   Up 2 minutes (ready)')

@@ -3,7 +3,7 @@
 import pytest
 from msgspec import structs
 
-from sandboxd.daemon.routes import route_table
+from sandboxd.daemon.routes import Ground, route_table
 from sandboxd.lifecycle import events as ev
 from sandboxd.spec import Network, RouteRule, Service
 from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
@@ -12,7 +12,7 @@ IDLE = ev.SuspendAsked(by="idle", since=90.0)
 
 
 def table(*records):
-    made = route_table(records, version=1, base_domain="localhost", envs_dir="/s/envs", hold=30.0)
+    made = route_table(records, Ground("localhost", "/s/envs", 30.0), version=1)
     return made, {route.host: made.endpoints[route.endpoint] for route in made.routes}
 
 

@@ -132,7 +132,7 @@ def test_a_byte_order_mark_and_carriage_returns_do_no_harm():
         (WEB + "[lifecycle]\nidle = { cpu = 3 }", 4, "lifecycle.idle: it says nothing of what is to happen", "stop"),
         (WEB + "[lifecycle]\nidle = 'stopp=1h'", 4, "'stopp' is no step", "suspend, stop or remove"),
         (WEB + "[lifecycle]\nidle = { halt = '1h' }", 4, "unknown key", "suspend, stop, remove"),
-        (WEB + "[on_demand]\nkey = 'cookie'", 3, "not in this version", "take it out"),
+        (WEB + "[on_demand]\nkey = 'jar'", 4, "is no key", "use"),
         (WEB + "[scale]\nmin = 0", 3, "not in this version", "take it out"),
         (WEB + "[workspace]\nmode = 'cow'", 4, "not in this version", "bind"),
         (WEB + "image = 'nginx'", 3, "there are no images", "known here"),

@@ -1,0 +1,295 @@
+"""Templates, and the envs made from them: for a request that the router holds, for `ensure`, or ahead of their keys.
+
+`lifecycle.demand` decides whether one more may be made; this one makes it, once for each key: who holds a key is written down
+before anything is awaited. Every env made here is attended to its end, so that its key is free again when it is over.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+from sandboxd.daemon.making import record_of
+from sandboxd.daemon.routes import is_asleep
+from sandboxd.errors import NotFound, QueueFull, SandboxdError, StoreFailed, TimedOut
+from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.demand import (
+    Bucket,
+    Refusal,
+    Template,
+    drawn,
+    is_full,
+    is_over,
+    is_warm,
+    refusal,
+    spec_of,
+    too_fast,
+    wanted_warm,
+)
+from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.states import ENDED, State, Wanted
+from sandboxd.routing.keys import Door, network_of, secret_of, slot_of
+from sandboxd.routing.orders import Ask, Deny
+from sandboxd.store.secret import load_secret
+
+if TYPE_CHECKING:
+    from sandboxd.daemon.actor import Actor
+    from sandboxd.daemon.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+SETTLE = 0.5  # seconds after an end in which a restart may follow
+FAILED_FOR = 60.0  # seconds for which an env that failed keeps its key
+MOST_BUCKETS = 4096
+WARM_AT_ONCE = 4
+LOOK = 1.0  # seconds between two looks at what is kept warm
+LATER = 10.0  # seconds until one is tried again after a warm env has failed
+
+
+class Demand:
+    """The templates, by name, and what was made of each. made: by template, then by env id; held: by template and key."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self.supervisor = supervisor
+        self.templates: dict[str, Template] = {}
+        self._secret = load_secret(supervisor.settings.state_dir / "secret")
+        self._made: dict[str, dict[str, Actor]] = {}
+        self._held: dict[tuple[str, str], Actor] = {}
+        self._doors: dict[str, Door] = {}
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._not_before: dict[str, float] = {}
+        self._leaving = False
+        for data in supervisor.journal.templates():
+            try:
+                template = msgspec.json.decode(data, type=Template)
+            except msgspec.MsgspecError as error:
+                log.error("a template cannot be read and is left alone: %s", error)
+                continue
+            self.templates[template.name] = template
+
+    # -- templates -----------------------------------------------------------------------------------------------------
+
+    def doors(self) -> dict[str, Door]:
+        """The templates as the router knows them."""
+        return {name: self.door(name) for name in self.templates}
+
+    def door(self, name: str) -> Door:
+        """One of them."""
+        template = self.templates[name]
+        known = self._doors.get(name)
+        if known is None:
+            rule = template.rule
+            known = self._doors[name] = Door(
+                host=f"{name}.{self.supervisor.settings.base_domain}",
+                name=name,
+                owner=template.owner,
+                secret=secret_of(self._secret, template.owner, name),
+                keys=rule.keys,
+                create=rule.create,
+                strip=rule.strip,
+                waiting_page=rule.waiting_page,
+            )
+        return known
+
+    def find(self, owner: int, name: str) -> Template:
+        """The template of that name; raises NotFound."""
+        found = self.templates.get(name)
+        if found is None or owner not in (0, found.owner):
+            raise NotFound(f"no template {name!r}", hint="`sandbox template ls` lists them; `sandbox up` registers one")
+        return found
+
+    def register(self, template: Template) -> None:
+        """Have it from now on; what waits for a key is made anew if it changed. Raises StoreFailed."""
+        self.supervisor.journal.put_template(template.name, msgspec.json.encode(template))
+        self.templates[template.name] = template
+        self._doors.pop(template.name, None)
+        self._not_before.pop(template.name, None)
+        self.supervisor.routes_changed()
+        self.tend(template.name)
+
+    def unregister(self, name: str) -> None:
+        """Forget it; its envs that have a key live on. Raises StoreFailed."""
+        self.supervisor.journal.remove_template(name)
+        del self.templates[name]
+        self._doors.pop(name, None)
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] != name}
+        self.supervisor.routes_changed()
+        self.tend(name)
+
+    def made_of(self, name: str) -> list[EnvRecord]:
+        """The records of all envs of a template."""
+        return [self._as_claimed(actor) for actor in self._made.get(name, {}).values()]
+
+    def _as_claimed(self, actor: "Actor") -> EnvRecord:
+        """The record, with the key that it is about to have: the word of that is on its way."""
+        record = actor.record
+        if record.key:
+            return record
+        key = next((key for (name, key), held in self._held.items() if held is actor), "")
+        return replace(record, key=key) if key else record
+
+    # -- envs ------------------------------------------------------------------------------------------------------------
+
+    def know(self, actor: "Actor") -> None:
+        """An env that was made from a template, now or by an earlier daemon."""
+        record = actor.record
+        if not record.template:
+            return
+        self._made.setdefault(record.template, {})[record.id] = actor
+        if record.key and not is_over(record):
+            self._held[record.template, record.key] = actor
+        self.supervisor.own(self._attend(actor), name=f"attend-{record.name}")
+
+    def forget(self, actor: "Actor") -> None:
+        """It is removed."""
+        record = actor.record
+        self._made.get(record.template, {}).pop(record.id, None)
+        for held in [held for held, holder in self._held.items() if holder is actor]:
+            del self._held[held]
+        if record.template:
+            self.tend(record.template)
+
+    def asked(self, ask: Ask) -> None:
+        """A request is at the router whose key has no env."""
+        template = self.templates.get(ask.template)
+        if template is None or not self.supervisor.adopted:
+            return  # the newest table tells, or it asks again
+        try:
+            self.obtain(template, ask.key, ask.source)
+        except QueueFull as error:
+            retry = error.details.get("retry_after", 5)
+            self._deny(ask.slot, error, float(retry) if isinstance(retry, (int, float)) else 5.0)
+        except SandboxdError as error:
+            log.warning("template %s: no env could be made: %s", template.name, error)
+            self._deny(ask.slot, error, 5.0)
+
+    def _deny(self, slot: str, error: SandboxdError, retry: float) -> None:
+        self.supervisor.router.deny(Deny(slot=slot, text=error.message, hint=error.hint, retry_after=max(1, round(retry))))
+
+    def obtain(self, template: Template, key: str, source: str | None) -> "tuple[Actor, bool]":
+        """The env of a key, and whether it was made for this; raises QueueFull, StoreFailed. source: who asks, or None."""
+        held = self._held.get((template.name, key))
+        if held is not None and not is_free(held.record, time.time()):
+            return held, False
+        if self._leaving or self.supervisor.end_all:
+            raise QueueFull("sandboxd is about to end", limit="leaving", retry_after=5)
+        asks = source and network_of(source)
+        found = refusal(template, self.made_of(template.name), asks) or (self._draw(template, asks) if asks else None)
+        if found is not None:
+            raise QueueFull(found.text, hint=found.hint, limit=found.limit, retry_after=max(1, round(found.retry_after)))
+        actor = self._warm(template)
+        if actor is not None:
+            self._held[template.name, key] = actor
+            actor.post(ev.Claimed(key=key, source=asks or ""))
+        else:
+            actor = self._make(template, key, asks or "")
+        self.tend(template.name)
+        return actor, True
+
+    def _draw(self, template: Template, source: str) -> Refusal | None:
+        """Take one out of the source's bucket, or say how long it is empty."""
+        now, rate = time.monotonic(), template.rule.rate
+        if len(self._buckets) >= MOST_BUCKETS:
+            self._buckets = {
+                at: bucket
+                for at, bucket in self._buckets.items()
+                if at[0] in self.templates and not is_full(bucket, self.templates[at[0]].rule.rate, now)
+            }
+        bucket, wait = drawn(self._buckets.get((template.name, source)), rate, now)
+        self._buckets[template.name, source] = bucket
+        return too_fast(template, wait) if wait else None
+
+    def _make(self, template: Template, key: str, source: str) -> "Actor":
+        """A new env; raises QueueFull, StoreFailed."""
+        taken = {actor.record.name for actor in self._made.get(template.name, {}).values()}
+        name = f"{template.name}-{secrets.token_hex(4)}"
+        while name in taken or self.supervisor.by_name(template.owner, name) is not None:
+            name = f"{template.name}-{secrets.token_hex(4)}"
+        record = record_of(spec_of(template), name, template.environ, template.directory)
+        record = replace(record, template=template.name, key=key, source=source, accepted=template.accepted)
+        return self.supervisor.create(record)
+
+    async def _attend(self, actor: "Actor") -> None:
+        """Until it is removed: free its key when it is over, and remove it then."""
+        while True:
+            record = await actor.wait_until(lambda record: record.state in ENDED)
+            if record.state is State.REMOVED:
+                return
+            if is_asleep(record) or (record.wanted is Wanted.STOPPED and record.error is None and record.cause != "ttl"):
+                await actor.wait_until(lambda record: record.state not in ENDED or is_free(record, time.time()))
+                continue
+            if record.error is not None and record.key and record.template in self.templates:
+                self._tell_failed(record)
+                actor.post(ev.RemoveAsked())
+            elif not record.key:
+                self._not_before[record.template] = time.monotonic() + LATER
+                actor.post(ev.RemoveAsked())
+            else:
+                try:
+                    # what its own policy or somebody starts again keeps its key
+                    patience = FAILED_FOR if record.state is State.FAILED and record.cause != "ttl" else SETTLE
+                    await actor.wait_until(lambda record: record.state not in ENDED, patience)
+                    continue
+                except TimedOut:
+                    actor.post(ev.RemoveAsked())
+            await actor.wait_until(lambda record: False)
+            return
+
+    def _tell_failed(self, record: EnvRecord) -> None:
+        """Those who wait for an env that could not even be started are told why."""
+        assert record.error is not None
+        _, message, hint = record.error
+        self._deny(slot_of(self.door(record.template).secret, record.key), SandboxdError(message, hint=hint), 5.0)
+
+    # -- ahead of keys -----------------------------------------------------------------------------------------------------
+
+    def _warm(self, template: Template) -> "Actor | None":
+        """One that waits for a key: the one that is furthest."""
+        spec, taken = spec_of(template), set(map(id, self._held.values()))
+        waiting = [
+            actor
+            for actor in self._made.get(template.name, {}).values()
+            if id(actor) not in taken and is_warm(actor.record, spec)
+        ]
+        order = {State.READY: 0, State.STARTING: 1, State.QUEUED: 2}
+        return min(waiting, key=lambda actor: (order[actor.record.state], actor.record.created), default=None)
+
+    def tend(self, name: str) -> None:
+        """Start what is missing of what a template keeps warm, and remove what is not as it says any more."""
+        template = self.templates.get(name)
+        spec = spec_of(template) if template is not None else None
+        made = self._made.get(name, {})
+        for actor in made.values():
+            record = self._as_claimed(actor)
+            if not record.key and record.state not in ENDED and (spec is None or record.spec != spec):
+                actor.post(ev.RemoveAsked())
+        if template is None or not self.supervisor.adopted or self._leaving or self.supervisor.end_all:
+            return
+        if time.monotonic() < self._not_before.get(name, 0.0) or self.supervisor.admission.waiting:
+            return
+        starting = sum(1 for actor in made.values() if not actor.record.key and actor.record.state is not State.READY)
+        for _ in range(min(wanted_warm(template, self.made_of(name)), WARM_AT_ONCE - starting)):
+            try:
+                self._make(template, "", "")
+            except (QueueFull, StoreFailed) as error:
+                log.debug("template %s: none is kept warm now: %s", name, error)
+                self._not_before[name] = time.monotonic() + LATER
+                return
+
+    async def run(self) -> None:
+        """Keep warm what is to be, until the daemon leaves."""
+        while True:
+            for name in list(self.templates):
+                self.tend(name)
+            await asyncio.sleep(LOOK)
+
+
+def is_free(record: EnvRecord, now: float) -> bool:
+    """Whether the key of an env may be another's now: it is over, and no restart follows."""
+    if not record.key and record.state in ENDED:
+        return True  # it ended before the word of its key came
+    ended = record.state in ENDED and now - (record.finished or 0.0) >= SETTLE
+    return is_over(record) and (ended or record.state is State.REMOVED)

@@ -1,0 +1,58 @@
+"""The record of an env that is to be: of what was asked for, as it is before anything was done. Makes nothing."""
+
+import os
+import time
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from sandboxd.errors import NameInvalid, UsageError
+from sandboxd.lifecycle.names import RESERVED
+from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
+from sandboxd.network.ports import pick_free_port
+from sandboxd.spec import EnvSpec
+from sandboxd.specfile import check
+
+HANDED_ON = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "HOME", "USER", "SHELL"})
+
+
+def checked_spec(asked: EnvSpec) -> EnvSpec:
+    """What was asked for, as it can be made; raises what `check` refuses."""
+    spec = on_the_hosts_network(asked)
+    check(spec)
+    if (spec.name or "").rpartition(".")[2] in RESERVED:
+        raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
+    return spec
+
+
+def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of a caller's environment what an env gets; raises UsageError."""
+    if any("\0" in key + value for key, value in environ.items()):
+        raise UsageError("the environment has a NUL byte in it")
+    return {key: value for key, value in environ.items() if key in HANDED_ON or key.startswith("LC_")}
+
+
+def record_of(spec: EnvSpec, name: str, environ: Mapping[str, str], directory: str | None) -> EnvRecord:
+    """The record, without an id as yet. environ: as `handed_on` gives it."""
+    on_host = spec.network.mode == "host" and all(service.port is None for service in spec.services.values())
+    return EnvRecord(
+        id="",
+        name=name,
+        owner=os.geteuid(),  # root may ask a user's daemon, whose envs are the user's all the same
+        group=os.getegid(),
+        spec=spec,
+        given_port=pick_free_port() if on_host else None,
+        environ=dict(environ),
+        directory=directory,
+        services={
+            service_name: ServiceRecord(name=service_name, port=service.port) for service_name, service in spec.services.items()
+        },
+        created=time.time(),
+    )
+
+
+def on_the_hosts_network(spec: EnvSpec) -> EnvSpec:
+    """The spec; below level full there is no network of its own to be had, and nobody asked for one by name."""
+    if spec.isolation.level == "full" or spec.network.mode != "private":
+        return spec
+    return replace(spec, network=replace(spec.network, mode="host"))
