@@ -135,6 +135,7 @@ class Daemon:
         self.keeper = Keeper()
         self.process: Kept | None = None
         self.python = sys.executable
+        self.module = "sandboxd"  # what runs as the daemon
         self.environ = {name: os.environ[name] for name in INHERITED if name in os.environ}
         self.environ |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -155,7 +156,7 @@ class Daemon:
         ready, write = os.pipe()
         with open(self.dir / "daemon.log", "ab") as log, open(os.devnull, "rb") as nothing:
             stdio = [nothing.fileno(), log.fileno(), log.fileno()]
-            argv = [self.python, "-m", "sandboxd"]
+            argv = [self.python, "-m", self.module]
             self.process = self.keeper.spawn(argv, self.environ, stdio, extra={"SANDBOXD_READY_FD": write})
         os.close(write)
         try:

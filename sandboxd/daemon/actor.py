@@ -87,6 +87,10 @@ class Actor:
         finally:
             del self._waiting[future]
 
+    async def over(self) -> None:
+        """Wait until nothing of a removed env is left to do."""
+        await asyncio.wait([self._task])
+
     async def close(self) -> None:
         """The daemon leaves: let go of the env without touching it."""
         self._task.cancel()

@@ -11,7 +11,9 @@ import signal
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
+from sandboxd.daemon import building
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
@@ -20,12 +22,15 @@ from sandboxd.kernel import fds, pidfd, titles
 from sandboxd.launch.exits import read_exits
 from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.launch.initlink import InitLink
+from sandboxd.launch.parked import demand
 from sandboxd.lifecycle import events as ev
-from sandboxd.lifecycle.records import EnvRecord, Identity, exit_code_of
-from sandboxd.lifecycle.states import ALIVE, UP, State
+from sandboxd.lifecycle.records import EnvRecord, exit_code_of
+from sandboxd.lifecycle.recovery import Ended, lost
+from sandboxd.lifecycle.states import ALIVE, State
 
 log = logging.getLogger(__name__)
 FIRST_WORD = 2.0
+AT_ONCE = 64  # envs that are looked at together: one that does not answer must not hold up the others
 
 
 async def adopt_all(supervisor: Supervisor) -> None:
@@ -41,53 +46,48 @@ async def adopt_all(supervisor: Supervisor) -> None:
         if env_id not in records:
             await end_stray(supervisor.rundir.env_dir(env_id))
             await asyncio.to_thread(supervisor.rundir.remove_env_dir, env_id)
-    for record in records.values():
-        if record.state is State.REMOVED:
-            await asyncio.to_thread(supervisor.rundir.remove_env_dir, record.id)
-            supervisor.journal.remove(record.id)
-            continue
-        await adopt_one(supervisor.adopt(record))
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(record: EnvRecord) -> None:
+        async with turns:
+            await adopt_one(supervisor, record)
+
+    await asyncio.gather(*(one(record) for record in records.values()))
     supervisor.control.sweep()
 
 
-async def adopt_one(actor: Actor) -> None:
-    """Tell one actor what became of its env."""
-    record = actor.record
+async def adopt_one(supervisor: Supervisor, record: EnvRecord) -> None:
+    """Give one record its actor, and tell that what became of its env."""
+    if record.state is State.REMOVED:  # what was to follow may not have been done: closing it twice closes it once
+        await supervisor.adopt(record, [ev.Settle(), ev.Discard()]).over()
+        return
+    actor = supervisor.adopt(record)
     if record.state not in ALIVE:
         actor.body.leave_group()
         actor.post(ev.Adopted())
         return
-    fd, identity = await living_init(actor, record.init)
-    if fd is None or identity is None:
-        tell_exits(actor)
-        actor.post(ev.InitGone(reason="its init ended while no daemon ran"))
+    try:
+        fd = init_of(record) if record.init is not None else await unrecorded_init(actor)
+    except NotFound:
+        for event in lost(record, exits_of(actor), pidfd.boot_id()):
+            actor.post(event)
         return
     try:
-        await actor.body.adopt(fd, identity.netns_cookie)
+        await actor.body.adopt(fd, record.init.netns_cookie if record.init is not None else 0)
+        if record.init is None:
+            actor.post(launch_of(actor))
     except (SandboxdError, OSError) as error:
         log.error("env %s: its init does not answer (%s), so it is ended", record.name, error)
         actor.post(ev.KillAsked(cause="lost", reason="its init did not answer a new daemon"))
         return
-    if record.init is None:
-        actor.post(ev.Launched(init=identity, walls=record.walls))
-    actor.body.report_status()
-    actor.post(ev.Adopted())
+    actor.body.report_status(found=True)
 
 
-async def living_init(actor: Actor, known: Identity | None) -> tuple[int, Identity] | tuple[None, None]:
-    """The env's init as a pidfd and its identity, if that very process lives."""
-    if known is not None:
-        try:
-            fd = pidfd.adopt(known.pid, known.start_time, known.boot_id)
-            return (fd if actor.record.spec.isolation.level == "full" else guard_of(known.pid, fd)), known
-        except NotFound:
-            return None, None
-    # the daemon died between the launch and its record: init's socket tells who listens on it
-    pid = await listener_of(actor.supervisor.rundir.env_dir(actor.record.id))
-    if pid is None:
-        return None, None
-    found = Identity(pid=pid, start_time=pidfd.start_time(pid) or 0, boot_id=pidfd.boot_id())
-    return await living_init(actor, found)
+def init_of(record: EnvRecord) -> int:
+    """The init of a record as a pidfd; raises NotFound unless that very process lives."""
+    assert record.init is not None
+    fd = pidfd.adopt(record.init.pid, record.init.start_time, record.init.boot_id)
+    return fd if record.spec.isolation.level == "full" else guard_of(record.init.pid, fd)
 
 
 def guard_of(pid: int, fd: int) -> int:
@@ -102,6 +102,41 @@ def guard_of(pid: int, fd: int) -> int:
     finally:
         os.close(fd)
     return found
+
+
+async def unrecorded_init(actor: Actor) -> int:
+    """The init that a daemon launched and died before it had its record: its socket tells who listens; raises NotFound."""
+    pid = await listener_of(actor.supervisor.rundir.env_dir(actor.record.id))
+    started = pidfd.start_time(pid) if pid is not None else None
+    if pid is None or started is None:
+        raise NotFound(f"env {actor.record.name} has no init")
+    fd = pidfd.adopt(pid, started, pidfd.boot_id())
+    return fd if actor.record.spec.isolation.level == "full" else guard_of(pid, fd)
+
+
+def launch_of(actor: Actor) -> ev.Launched:
+    """What that daemon would have told of its launch, from init's greeting and the kernel; raises what does not hold."""
+    link, record = actor.body.link, actor.record
+    if link is None:
+        raise NotFound(f"env {record.name} has no init")
+    supervisor = actor.supervisor
+    made = building.make_plan(supervisor, record, supervisor.rundir.env_dir(record.id), [])
+    proven, cookie = link.raised()
+    demand(made, proven)
+    pid = link.peer_pid
+    actor.body.group = supervisor.control.group_of(pid)
+    built = building.Built(
+        pid=pid,
+        pidfd=actor.body.pidfd,
+        start_time=pidfd.start_time(pid) or 0,
+        boot_id=pidfd.boot_id(),
+        netns_cookie=cookie,
+        walls=proven,
+        group=actor.body.group,
+        plan=made,
+    )
+    told = building.told(built)
+    return replace(told, cpus=sorted(os.sched_getaffinity(pid)) if told.cpus else [])
 
 
 async def listener_of(env_dir: Path) -> int | None:
@@ -133,19 +168,10 @@ async def end_stray(env_dir: Path) -> None:
         os.close(fd)
 
 
-def tell_exits(actor: Actor) -> None:
-    """Post the exits that init wrote down while nobody listened."""
-    path = actor.supervisor.rundir.env_dir(actor.record.id) / "exits"
+def exits_of(actor: Actor) -> list[Ended]:
+    """The exits that init wrote down while nobody listened, oldest first."""
     try:
-        exits = read_exits(path)
+        exits = read_exits(actor.supervisor.rundir.env_dir(actor.record.id) / "exits")
     except (NotFound, OSError):
-        return
-    last = {entry.service: entry for entry in exits}
-    for name, service in actor.record.services.items():
-        entry = last.get(name)
-        if entry is None or service.state not in UP:
-            continue
-        if service.pid is None:
-            actor.post(ev.ServiceStarted(service=name, pid=entry.pid))
-        if service.pid in (None, entry.pid):
-            actor.post(ev.ServiceExited(service=name, pid=entry.pid, exit_code=exit_code_of(entry.wait_status)))
+        return []
+    return [Ended(entry.service, entry.pid, exit_code_of(entry.wait_status)) for entry in exits]

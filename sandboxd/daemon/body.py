@@ -6,6 +6,7 @@ the actor as an event.
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -29,7 +30,8 @@ from sandboxd.launch.initlink import (
 )
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.notebook import Notebook
-from sandboxd.lifecycle.records import Identity, exit_code_of
+from sandboxd.lifecycle.records import exit_code_of
+from sandboxd.lifecycle.recovery import told
 from sandboxd.specfile import words
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ class Body:
     # -- building and its end ------------------------------------------------------------------------------------------
 
     async def enqueue(self, effect: ev.Enqueue) -> None:
-        """Wait for the turn."""
+        """Wait for the turn. Of the life before, which is told, nothing may be read as of the next (lifecycle.recovery)."""
+        (self.actor.supervisor.rundir.env_dir(self.actor.record.id) / "exits").unlink(missing_ok=True)
         self.actor.supervisor.admission.offer(self.actor)
 
     async def launch(self, effect: ev.Launch) -> None:
@@ -87,13 +90,7 @@ class Body:
                 self.open_session(f"attach:{name}", attached=True)
             self.group = launched.group
             await self.adopt(launched.pidfd, launched.netns_cookie)
-            identity = Identity(
-                pid=launched.pid,
-                start_time=launched.start_time,
-                boot_id=launched.boot_id,
-                netns_cookie=launched.netns_cookie,
-            )
-            self.actor.post(building.told(launched, identity))
+            self.actor.post(building.told(launched))
             self.report_status()
         except (SandboxdError, OSError) as error:
             if has_no_namespace(error):
@@ -189,24 +186,26 @@ class Body:
         while len(self._sessions) > SESSIONS_KEPT:
             self._sessions.pop(next(iter(self._sessions)))
 
-    def report_status(self) -> None:
-        """Post what init's greeting told: events may have passed before anybody listened. Twice told counts once."""
+    def report_status(self, *, found: bool = False) -> None:
+        """Post what init's greeting told: events may have passed before anybody listened. Twice told counts once. found: by a
+        new daemon; then that first, and of which services there is news: what is told makes others start."""
         status, self._greeting = self._greeting, None
         if status is None:
             return
         self.actor.supervisor.control.check(self.actor)  # what a limit ended meanwhile did not end by itself
-        there = {session.get("session") for session in status.sessions}
-        for session in self.attached - there:
+        for session in self.attached - {session.get("session") for session in status.sessions}:
             self._end_session(session, 0)  # over before anybody listened: all was read
-        for name, error in status.failed.items():
-            self.actor.post(ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint)))
+        news: dict[str, list[ev.Event]] = {
+            name: [ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint))]
+            for name, error in status.failed.items()
+        }
         for name, service in status.services.items():
-            if name not in self.actor.record.services or name in status.failed:
-                continue
-            if service.pid is not None:
-                self.actor.post(ev.ServiceStarted(service=name, pid=service.pid))
-            if service.pid is not None and service.wait_status is not None:
-                self.actor.post(ev.ServiceExited(service=name, pid=service.pid, exit_code=exit_code_of(service.wait_status)))
+            code = None if service.wait_status is None else exit_code_of(service.wait_status)
+            news.setdefault(name, told(self.actor.record, name, service.pid, code))
+        if found:
+            self.actor.post(ev.Adopted(begun=[name for name, events in news.items() if events]))
+        for event in itertools.chain.from_iterable(news.values()):
+            self.actor.post(event)
 
     async def settle(self, effect: ev.Settle) -> None:
         """The env has ended: nobody may reach for it any more."""

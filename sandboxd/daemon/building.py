@@ -127,10 +127,15 @@ def cpus_for(supervisor: "Supervisor", record: EnvRecord) -> list[int]:
     return supervisor.least_loaded() if record.limits.cpus is not None else []
 
 
-def told(launched: Built, identity: Identity) -> ev.Launched:
+def told(launched: Built) -> ev.Launched:
     """What the env's record is to know of a launch."""
     return ev.Launched(
-        init=identity,
+        init=Identity(
+            pid=launched.pid,
+            start_time=launched.start_time,
+            boot_id=launched.boot_id,
+            netns_cookie=launched.netns_cookie,
+        ),
         walls=walls_of(launched),
         enforced=launched.plan.limits,
         cpus=cpus_of(launched.plan),

@@ -20,7 +20,7 @@ from sandboxd.launch.groups import Groups, Leaving, sweep
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.limits.controls import files, io_total, unreclaimable, working_set
 from sandboxd.limits.delegation import Root, root_of
-from sandboxd.limits.hierarchy import disks, look
+from sandboxd.limits.hierarchy import disks, look, mounted
 from sandboxd.limits.usage import Sample
 from sandboxd.limits.verdict import Verdict, over
 from sandboxd.spec import Limits
@@ -152,6 +152,12 @@ class Control:
         self.forget(env_id)
         if path:
             self.leaving.release(path)
+
+    def group_of(self, pid: int) -> str:
+        """The path of the group that an env with this init was launched in; "" where it has none of its own."""
+        path = cgroups.own_path(pid)
+        group = os.path.dirname(path)
+        return f"{mounted()[0]}{group}" if os.path.basename(group).startswith(cgroups.PREFIX) else ""
 
     def sweep(self) -> None:
         """Remove what an earlier daemon left: groups below our roots that no env has."""

@@ -274,7 +274,10 @@ class EnvRequests:
         }
         goal = goals[params.until]
         only_alive = params.until in ("ready", "healthy")
-        record = await actor.wait_until(lambda record: goal(record) or (only_alive and has_ended(record)), params.timeout)
+        # between the two halves of a restart it has ended, but not for good
+        record = await actor.wait_until(
+            lambda record: goal(record) or (only_alive and has_ended(record) and not record.again), params.timeout
+        )
         if only_alive and not goal(record):
             raise not_ready(record)
         return m.WaitReply(env=self.info(record), exit_code=record.exit_code)

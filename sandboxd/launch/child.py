@@ -106,7 +106,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         talk.send(line, {"launched": True, "walls": stage.proven})
         line.close()
 
-    found["enter"], found["launched"] = enter, launched
+    found["enter"], found["launched"], found["proven"] = enter, launched, stage.proven
     run_init(config, found)
     return 0
 

@@ -130,7 +130,7 @@ def be_init(line: _socket.socket, told: _socket.socket, run_init) -> int:  # typ
     talk.send(told, {"launched": True, **proven})
     told.close()
     line.close()
-    run_init(plan["config"], found)
+    run_init(plan["config"], found | {"proven": proven["walls"]})
     return 0
 
 

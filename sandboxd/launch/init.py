@@ -15,6 +15,7 @@ import os
 from sandboxd.errors import KernelError, NotFound, SandboxdError, SpecInvalid
 from sandboxd.kernel.capabilities import no_new_privs, set_dumpable
 from sandboxd.kernel.heap import trim
+from sandboxd.kernel.namespaces import netns_cookie
 from sandboxd.kernel.signals import default_all, read_signals, signalfd
 from sandboxd.launch.clients import Call, Control
 from sandboxd.launch.denials import Denials
@@ -83,7 +84,7 @@ def awaited() -> tuple[int, ...]:
 class Init:
     """Everything pid 1 holds."""
 
-    __slots__ = ("children", "control", "denials", "dialer", "loop", "names", "services", "sessions")
+    __slots__ = ("children", "control", "denials", "dialer", "loop", "names", "services", "sessions", "walls")
 
     def __init__(self, config: dict[str, Any], fds: dict[str, Any]) -> None:
         self.loop = Loop()
@@ -101,6 +102,7 @@ class Init:
         self.children = signalfd(set(awaited()))
         self.loop.watch(self.children, READ, self.woken)
         self.loop.after(0, self.reap)  # who ended before
+        self.walls = fds.get("proven", [])
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
         self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None
@@ -162,9 +164,10 @@ class Init:
             raise SpecInvalid(f"call {op!r} lacks something or has it wrong: {error!r}") from None
 
     def hello(self) -> Message:
-        """Who we are, and the status."""
+        """Who we are, the status, and what a daemon wants to know that finds us without a record of our launch."""
         refused = {"refused": self.denials.all()} if self.denials.table else {}
-        return {**self.names, "status": self.all_there_is(), **refused}
+        raised = {"walls": self.walls, "netns_cookie": netns_cookie()}
+        return {**self.names, **raised, "status": self.all_there_is(), **refused}
 
     def all_there_is(self) -> Message:
         """All services and sessions."""

@@ -177,6 +177,17 @@ class InitLink:
         """System calls that were refused before init greeted us; of an init that counts them."""
         return as_refused(self.hello.result().get("refused") or [])
 
+    def raised(self) -> tuple[frozenset[str], int]:
+        """The walls that init found to hold at its start, and the cookie of its network namespace; raises ProtocolViolation."""
+        hello = self.hello.result()
+        walls = hello.get("walls") or []
+        if not isinstance(walls, list) or not all(isinstance(wall, str) for wall in walls):
+            raise ProtocolViolation("init's walls are none")
+        cookie = hello.get("netns_cookie") or 0
+        if type(cookie) is not int or not 0 <= cookie < 1 << 64:
+            raise ProtocolViolation("init's cookie is none")
+        return frozenset(walls), cookie
+
     async def start(
         self,
         service: dict[str, Any],

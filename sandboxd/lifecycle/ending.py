@@ -109,8 +109,7 @@ def what_next(turn: Turn) -> None:
     if record.wanted is Wanted.REMOVED or (record.spec.lifecycle.remove and not record.again):
         turn.set(state=State.REMOVED, wanted=Wanted.REMOVED)
         turn.do(ev.Discard())
-    elif record.again:
-        turn.set(again=False)
+    elif record.again:  # until it starts: this daemon may die before its timer fires
         turn.do(ev.Arm(timer="restart:", after=0.0, event=ev.StartAsked()))
     elif record.wanted is Wanted.RUNNING and record.cause not in ("", "ttl") and record.error is None:
         # a limit or a kill took the whole tree: the env's own policy says whether it comes back

@@ -165,7 +165,10 @@ class GraceOver(Event, frozen=True, kw_only=True):
 
 
 class Adopted(Event, frozen=True, kw_only=True):
-    """A new daemon has found it as its record says: what was waited for is waited for again."""
+    """A new daemon has found it as its record says: what was waited for is waited for again. begun: services that init has
+    executed, or tried to, as is told next."""
+
+    begun: list[str] = []
 
 
 class InitGone(Event, frozen=True, kw_only=True):

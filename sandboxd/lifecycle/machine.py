@@ -181,7 +181,7 @@ def restart_ended(turn: Turn, event: ev.Event) -> None:
     else:
         if turn.record.cause == "idle":
             turn.set(cause="", reason="", idle_since=None)  # from here on no request wakes it
-        turn.set(wanted=Wanted.STOPPED)
+        turn.set(wanted=Wanted.STOPPED, again=False)
         turn.do(ev.Disarm(timer="restart:"))
 
 

@@ -142,6 +142,7 @@ def claimed(turn: Turn, event: ev.Event) -> None:
 
 def resume_running(turn: Turn, event: ev.Event) -> None:
     """Another daemon's timers and probes are gone: arm and begin them again, and start what was about to start."""
+    assert isinstance(event, ev.Adopted)
     arm_ttl(turn)
     if turn.record.overrides:
         turn.do(ev.ApplyLimits())  # the daemon may have died between their record and their effect
@@ -149,7 +150,8 @@ def resume_running(turn: Turn, event: ev.Event) -> None:
         if service.state is ServiceState.WAITING and service.failures:
             turn.do(ev.Arm(timer=f"restart:{name}", after=delay(service.failures - 1), event=ev.RestartDue(service=name)))
         elif service.state is ServiceState.STARTING:
-            turn.do(ev.StartService(service=name))
+            if name not in event.begun:
+                turn.do(ev.StartService(service=name))
         elif service.state is ServiceState.RUNNING or (service.state is ServiceState.READY and service.port is None):
             turn.do(ev.Probe(service=name))
     start_next(turn)

@@ -1,0 +1,95 @@
+"""The daemon, dying by SIGKILL at the N-th point of its work: `python -m tests.daemon.crash.mortal`, N in CRASH_AT.
+
+A point is the moment before or after each effect of the state machine, each write to the journal, each order to router,
+launcher or parked child, and each change to an env's directory. Everything behind a point is the real thing. Where it died is
+appended to the file that CRASH_LOG names; CRASH_AT=0 only counts.
+"""
+
+import functools
+import inspect
+import os
+import signal
+from typing import Any
+
+from sandboxd.daemon import body, building, main, supervisor
+from sandboxd.launch import parked
+from sandboxd.launch.client import Launcher
+from sandboxd.router.handle import RouterHandle
+from sandboxd.store import removal
+from sandboxd.store.journal import Journal
+from sandboxd.store.rundir import RunDir
+
+
+class Fate:
+    """Counts points; the one that is meant is the last."""
+
+    def __init__(self) -> None:
+        self.at = int(os.environ.get("CRASH_AT", "0"))
+        self.count = 0
+        self.log = os.environ.get("CRASH_LOG", "")
+
+    def point(self, name: str) -> None:
+        """Here it may end."""
+        self.count += 1
+        if self.count != self.at:
+            return
+        if self.log:
+            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(log, f"{self.count} {name}\n".encode())
+            os.close(log)
+        os.kill(os.getpid(), signal.SIGKILL)
+        signal.pause()
+
+
+FATE = Fate()
+
+
+def named(function: Any, arguments: tuple[Any, ...]) -> str:
+    """The function, and for an effect or an order which one."""
+    kinds = [type(argument).__name__ for argument in arguments[1:2] if type(argument).__module__.startswith("sandboxd.")]
+    return " ".join([function.__qualname__, *kinds])
+
+
+def mortal(function: Any) -> Any:
+    """The same, with a point before and one after."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            FATE.point(f"before {named(function, args)}")
+            result = await function(*args, **kwargs)
+            FATE.point(f"after {named(function, args)}")
+            return result
+
+        return slow
+
+    @functools.wraps(function)
+    def quick(*args: Any, **kwargs: Any) -> Any:
+        FATE.point(f"before {named(function, args)}")
+        result = function(*args, **kwargs)
+        FATE.point(f"after {named(function, args)}")
+        return result
+
+    return quick
+
+
+def doom(owner: Any, *names: str) -> None:
+    """Give these functions of a class or a module their points."""
+    for name in names:
+        setattr(owner, name, mortal(getattr(owner, name)))
+
+
+doom(Journal, "put", "remove", "put_fact", "add_events")
+doom(RouterHandle, "push", "_order")
+doom(Launcher, "launch")
+doom(parked.Parked, "begin", "launch", "release")
+doom(RunDir, "create_env_dir", "prepare_env_dir", "remove_env_dir", "remove_prepared")
+doom(removal, "remove_tree")
+doom(building, "publish", "first_fds", "open_logs")
+doom(supervisor.Supervisor, "start_launcher", "start_router")
+doom(body.Body, "adopt", "let_go")
+for effect, perform in list(body.PERFORM.items()):
+    body.PERFORM[effect] = mortal(perform)
+
+if __name__ == "__main__":
+    main.main()
