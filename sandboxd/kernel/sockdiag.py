@@ -24,6 +24,7 @@ TCP_LISTEN, TCP_NEW_SYN_RECV = 10, 12
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length type flags seq pid
 REQUEST = struct.Struct("=BBBxI2s2s16s16sI8s")  # inet_diag_req_v2: family protocol ext, states, inet_diag_sockid
 MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")  # inet_diag_msg: … expires rqueue wqueue uid inode
+OWNER = struct.Struct("=4xH10xxBxx2s2s56xII")  # of both of them: type, state, ports, uid, inode
 NO_COOKIE = b"\xff" * 8
 ANY = b"\0" * 16
 MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96
@@ -113,6 +114,16 @@ def uid_of(answer: bytes, ports: tuple[bytes, bytes]) -> int | None:
     """The owner that an inet_diag_msg names, if it is one of exactly this connection."""
     _, state, _, _, port, peer_port, *_, uid, inode = MESSAGE.unpack_from(answer)
     if state in (TCP_LISTEN, TCP_NEW_SYN_RECV) or inode == 0 or (port, peer_port) != ports:
+        return None
+    return int(uid)
+
+
+def uid_in(answer: bytes, port: bytes, peer_port: bytes) -> int | None:
+    """The same of a whole answer, header and message, for who asks thousands of times a second; None where it is an error."""
+    if len(answer) < OWNER.size:
+        return None
+    kind, state, *ports, uid, inode = OWNER.unpack_from(answer)
+    if kind != SOCK_DIAG_BY_FAMILY or state in (TCP_LISTEN, TCP_NEW_SYN_RECV) or not inode or ports != [port, peer_port]:
         return None
     return int(uid)
 

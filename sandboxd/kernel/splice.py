@@ -4,6 +4,7 @@ One thin function per call; imports errors only. Growing a pipe is a wish: past 
 for the whole uid, pipe(7)) F_SETPIPE_SZ is EPERM and new pipes hold as little as one page. So capacity is read back.
 """
 
+import _socket
 import errno
 import fcntl
 import os
@@ -36,7 +37,7 @@ def make_pipe(size: int) -> tuple[int, int, int]:
     return read_end, write_end, fcntl.fcntl(write_end, fcntl.F_GETPIPE_SZ)
 
 
-def unacknowledged(sock: socket.socket) -> int:
+def unacknowledged(sock: _socket.socket) -> int:
     """Bytes that the peer's kernel has not confirmed; 0 when the connection is gone."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock, SIOCOUTQ, b"\0\0\0\0"))[0])
@@ -44,12 +45,12 @@ def unacknowledged(sock: socket.socket) -> int:
         return 0
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: _socket.socket) -> None:
     """Make close(2) send a reset instead of a FIN (socket(7), SO_LINGER with a time of zero)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
 
 
-def is_fresh_tcp(sock: socket.socket, family: int, cookie: int) -> bool:
+def is_fresh_tcp(sock: _socket.socket, family: int, cookie: int) -> bool:
     """Whether a received descriptor is an unconnected TCP socket of that family, born in that netns (0: any)."""
     get = sock.getsockopt
     try:
@@ -64,7 +65,7 @@ def is_fresh_tcp(sock: socket.socket, family: int, cookie: int) -> bool:
         return False
 
 
-def tame(sock: socket.socket) -> None:
+def tame(sock: _socket.socket) -> None:
     """Undo what was set before the socket was handed over to hold us up; raises OSError.
 
     O_NONBLOCK lives in the open file description, so whoever kept a duplicate can clear it again at any time: it is no more

@@ -20,9 +20,6 @@ MOST_PROCESSES = 4096
 log = logging.getLogger("sandboxd.router")
 
 
-DIAG = sockdiag.SOCK_DIAG_BY_FAMILY.to_bytes(2, "little")
-
-
 class Visitor(Protocol):
     """What is asked about: a client connection."""
 
@@ -61,25 +58,26 @@ class Access:
     def _uid(self, visitor: Visitor) -> int | None:
         """`sockdiag.peer_uid` for who asks thousands of times a second: one kept socket, requests made ahead but for a port."""
         port = visitor.source[1].to_bytes(2, "big")
+        before, after, here = request_around(visitor.source[0], visitor.here[0], visitor.here[1])
         try:
             if self._diag is None:
                 self._diag = sockdiag.open_diag()
                 self._diag.connect((0, 0))  # only the kernel answers from here on (netlink(7))
-            before, after = request_around(visitor.source[0], visitor.here[0], visitor.here[1])
             self._diag.send(before + port + after, socket.MSG_DONTWAIT)
             answer = self._diag.recv(512, socket.MSG_DONTWAIT)  # there before send returned: the kernel answers in the call
         except OSError as error:
             log.warning("the owner of a connection cannot be looked up: %s", error)
             self.close()
             return None
-        if len(answer) < sockdiag.HEADER.size + sockdiag.MESSAGE.size or answer[4:6] != DIAG:
-            return None  # NLMSG_ERROR: there is no such socket any more
-        return sockdiag.uid_of(answer[sockdiag.HEADER.size :], (port, visitor.here[1].to_bytes(2, "big")))
+        return sockdiag.uid_in(answer, port, here)
 
 
 @functools.lru_cache(256)
-def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes]:
-    """What stands before and behind the source port in a request for the socket at `source` that is connected to here:port."""
+def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes, bytes]:
+    """What stands before and behind the source port in a request for the socket at `source` that is connected to here:port.
+
+    And that port, in network order.
+    """
     family, from_address = sockdiag.packed(source)
     _, to_address = sockdiag.packed(here)
     body = sockdiag.REQUEST.pack(
@@ -88,7 +86,11 @@ def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes]:
     )
     length = sockdiag.HEADER.size + len(body)
     head = sockdiag.HEADER.pack(length, sockdiag.SOCK_DIAG_BY_FAMILY, sockdiag.NLM_F_REQUEST, 1, 0)
-    return head + body[:8], body[10:]  # inet_diag_req_v2: the source port follows family, protocol, ext, pad and states
+    return (
+        head + body[:8],
+        body[10:],
+        port.to_bytes(2, "big"),
+    )  # inet_diag_req_v2: the source port follows family, protocol, ext, pad and states
 
 
 def is_local(source: str, here: str) -> bool:

@@ -4,7 +4,7 @@ First half of an `exchange`, which it is a base of. It keeps the client connecti
 reused only after a fully framed answer to a fully sent request. Imports the dialer, upstream and routing.
 """
 
-import socket
+import _socket
 
 from sandboxd.router.backends import Backend
 from sandboxd.router.bodies import first_part
@@ -33,10 +33,10 @@ class Asking(Side):
     __slots__ = (
         *("bounds", "pipes", "peer", "trusted", "carry", "eof", "cookie"),
         *("upstreams", "backend", "request", "upstream", "dial", "tunnel", "sending", "receiving", "interim"),
-        *("busy", "plain", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
+        *("busy", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
     )
 
-    def __init__(self, loop: Loop, sock: socket.socket, bounds: Bounds, pipes: Pipes) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, bounds: Bounds, pipes: Pipes) -> None:
         super().__init__(loop, sock, 0)
         self.bounds = bounds
         self.pipes = pipes
@@ -53,7 +53,7 @@ class Asking(Side):
         self.sending: Flow | None = None
         self.receiving: Flow | None = None
         self.interim = 0
-        self.eof = self.busy = self.plain = self.sent = False
+        self.eof = self.busy = self.sent = False
         self.received = self.begun = self.keep = self.closing = self.until_close = self.continued = False
 
     # -- what the other halves do -------------------------------------------------------------------------------------
@@ -99,7 +99,6 @@ class Asking(Side):
         self.busy = True
         self.request = request
         self.backend = backend
-        self.plain = request.minor == b"1" and not request.close and not self.cookie
         upstream = self.upstreams.get(backend)
         if upstream is not None:
             if request.method in IDEMPOTENT or upstream.is_quiet():
@@ -129,7 +128,7 @@ class Asking(Side):
             if self.dial is dial:  # else it is over already
                 backend.env.held.add(self)
 
-    def connected(self, sock: socket.socket) -> None:
+    def connected(self, sock: _socket.socket) -> None:
         """From the dial."""
         if self.backend is None or self.request is None:
             sock.close()

@@ -13,6 +13,7 @@ from sandboxd.router.dialer import Stock
 from sandboxd.router.loop import Loop
 from sandboxd.routing.orders import Traffic
 from sandboxd.routing.requests import Request
+from sandboxd.routing.responses import Response
 from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint, Routes, RouteTable
 
@@ -69,9 +70,9 @@ class Env:
 
 
 class Backend:
-    """One endpoint. family: which of 127.0.0.1 and ::1 answered last."""
+    """One endpoint. family: which of 127.0.0.1 and ::1 answered last. size, last, known: see `Upstream`."""
 
-    __slots__ = ("_stock", "endpoint", "env", "family", "loop")
+    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "size")
 
     def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
         self.endpoint = endpoint
@@ -79,6 +80,9 @@ class Backend:
         self.loop = loop
         self.family: int = socket.AF_INET
         self._stock: Stock | None = None
+        self.size = 0
+        self.last = b"\0"
+        self.known: Response | None = None
 
     @property
     def stock(self) -> Stock:

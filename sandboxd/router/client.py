@@ -5,6 +5,7 @@ that `tick` looks at once a second. Imports exchange, backends, closing and rout
 earlier request is left; every other state ends by itself or by its deadline.
 """
 
+import _socket
 import socket
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class Client(Exchange):
     """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here.
 
     admitted: where the last request went, of `host`, in the table in force. size, head, known: of the last request, and, once
-    two of one size came, its bytes and what they were parsed to: clients that poll send the same head over and over.
+    two of one size came, its bytes and what they were parsed to: clients that poll send the same head over and over. A new
+    connection begins with those of the one before it.
     """
 
     __slots__ = (
@@ -45,7 +47,7 @@ class Client(Exchange):
         *("admitted", "host", "size", "head", "known", "keyed"),
     )
 
-    def __init__(self, router: "Router", sock: socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
+    def __init__(self, router: "Router", sock: _socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
         """`source`, `here`: the address it came from and the one it came to."""
         super().__init__(router.loop, sock, router.bounds, router.pipes)
         self.router = router
@@ -58,9 +60,9 @@ class Client(Exchange):
         self.state = READING
         self.admitted: Backend | None = None
         self.host: bytes | None = None
-        self.size = 0
-        self.head = b"\0"
-        self.known: Request | None = None
+        self.size = router.size
+        self.head = router.head
+        self.known = router.known
         self.keyed: Keyed | None = None
         self.scanned = 0
         self.deadline = router.loop.now + router.bounds.idle
@@ -131,8 +133,8 @@ class Client(Exchange):
         if request.end == end:
             self.carry = b""
             if end == self.size and not request.length:
-                self.head, self.known = bytes(view[:end]), request
-            self.size = end
+                self.head, self.known = self.router.head, self.router.known = bytes(view[:end]), request
+            self.size = self.router.size = end
         else:
             self.carry = bytes(view[request.end : end])
         self._take_request(request)

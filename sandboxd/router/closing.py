@@ -5,6 +5,7 @@ answer that said why. So a refused client is told, half-closed, and read out for
 service broke off, its client must not take the end for a clean one: it gets the bytes that came, and then a reset.
 """
 
+import _socket
 import socket
 
 from sandboxd.kernel.splice import reset_on_close, unacknowledged
@@ -24,7 +25,7 @@ class Lingering(Side):
 
     __slots__ = ("discarded",)
 
-    def __init__(self, loop: Loop, sock: socket.socket, patience: float) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, patience: float) -> None:
         super().__init__(loop, sock)
         self.discarded = 0
         self.half_close()
@@ -46,7 +47,7 @@ class Lingering(Side):
 class Resetting:
     """A socket that is reset once its peer has confirmed all that was sent, or will not within a bound."""
 
-    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket) -> None:
         """`sock` is out of the loop and belongs to this object from here on."""
         self._loop = loop
         self._sock = sock
@@ -61,7 +62,7 @@ class Resetting:
         reset(self._sock)
 
 
-def reset(sock: socket.socket) -> None:
+def reset(sock: _socket.socket) -> None:
     """Close with a reset; what was not yet delivered is lost."""
     try:
         reset_on_close(sock)
@@ -94,7 +95,7 @@ def release(side: Side) -> None:
         side.loop.forget(side.fd)
 
 
-def probe(sock: socket.socket) -> None:
+def probe(sock: _socket.socket) -> None:
     """Have the kernel find out when a client that half-closed is gone altogether."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_IDLE)

@@ -7,6 +7,7 @@ time is bounded. Protocol (init answers in order): 2 bytes, family (4 or 6) and 
 the descriptors.
 """
 
+import _socket
 import errno
 import os
 import socket
@@ -30,7 +31,7 @@ LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 class Waiting(Protocol):
     """Who asked for a socket."""
 
-    def supplied(self, sock: socket.socket) -> None:
+    def supplied(self, sock: _socket.socket) -> None:
         """Here it is, checked."""
 
     def unsupplied(self, reason: str) -> None:
@@ -44,18 +45,18 @@ class Stock:
         self._loop = loop
         self._path = path
         self._cookie = cookie
-        self._sock: socket.socket | None = None
+        self._sock: _socket.socket | None = None
         self._asked: deque[tuple[int, int]] = deque()
-        self._ready: dict[int, list[socket.socket]] = {family: [] for family in FAMILIES}
+        self._ready: dict[int, list[_socket.socket]] = {family: [] for family in FAMILIES}
         self._coming = dict.fromkeys(FAMILIES, 0)
         self._waiting: dict[int, deque[Waiting]] = {family: deque() for family in FAMILIES}
         self._level = dict.fromkeys(FAMILIES, FEW)
         self.over = False
 
-    def take(self, family: int) -> socket.socket | None:
+    def take(self, family: int) -> _socket.socket | None:
         """A socket at once, or None: then `wait` for one. Raises OSError where the host gives none."""
         if not self._path:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = _socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
         ready = self._ready[family]
@@ -165,13 +166,13 @@ class Stock:
         if len(self._waiting[family]) > self._coming[family]:
             self._ask(family)
 
-    def _check(self, received: list[int], family: int) -> list[socket.socket] | None:
+    def _check(self, received: list[int], family: int) -> list[_socket.socket] | None:
         """The sockets, tamed, if each is what was asked for; else None, and all are closed."""
-        socks: list[socket.socket] = []
+        socks: list[_socket.socket] = []
         try:
             while received:
                 # Even making the object fails for what is no socket; until then the number is ours to close.
-                socks.append(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=received[-1]))
+                socks.append(_socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=received[-1]))
                 received.pop()
                 if not is_fresh_tcp(socks[-1], family, self._cookie):
                     raise OSError(errno.EINVAL, "not fresh")
@@ -188,11 +189,11 @@ class Stock:
         return [waiting.popleft() for _ in range(len(waiting) if count is None else min(count, len(waiting)))]
 
 
-def connect(path: str) -> socket.socket:
+def connect(path: str) -> _socket.socket:
     """A connection to a dial.sock, by way of its directory: sun_path holds 108 bytes only. Raises OSError."""
     directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = _socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.connect(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
         except OSError:
@@ -206,7 +207,7 @@ def connect(path: str) -> socket.socket:
 class Dialled(Protocol):
     """Who wants a connection."""
 
-    def connected(self, sock: socket.socket) -> None:
+    def connected(self, sock: _socket.socket) -> None:
         """It stands."""
 
     def unreachable(self, reason: str) -> None:
@@ -224,7 +225,7 @@ class Target(Protocol):
         """Where sockets come from."""
 
 
-def dial_at_once(target: Target, port: int) -> socket.socket | None:
+def dial_at_once(target: Target, port: int) -> _socket.socket | None:
     """A connection, where a ready socket is at hand and is connected when connect(2) returns: on loopback nearly always.
 
     None: it takes longer, and a `Dial`. Raises OSError where the host gives no socket.
@@ -233,6 +234,7 @@ def dial_at_once(target: Target, port: int) -> socket.socket | None:
     if sock is None:
         return None
     target.loop.guard()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
     sock.connect_ex((LOOPBACK[target.family], port))
     if is_established(sock, port):
         return sock
@@ -240,7 +242,7 @@ def dial_at_once(target: Target, port: int) -> socket.socket | None:
     return None
 
 
-def abandon(sock: socket.socket) -> None:
+def abandon(sock: _socket.socket) -> None:
     """Close it, whoever else holds it."""
     try:
         sock.shutdown(socket.SHUT_RDWR)
@@ -249,7 +251,7 @@ def abandon(sock: socket.socket) -> None:
     sock.close()
 
 
-def is_established(sock: socket.socket, port: int) -> bool:
+def is_established(sock: _socket.socket, port: int) -> bool:
     """Whether it is connected, and not to itself."""
     state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     return state == TCP_ESTABLISHED and not (port >= EPHEMERAL and sock.getsockname() == sock.getpeername())
@@ -267,7 +269,7 @@ class Dial:
         first = target.family
         self._families = [socket.AF_INET6 if first == socket.AF_INET else socket.AF_INET]
         self._family: int = first
-        self._sock: socket.socket | None = None
+        self._sock: _socket.socket | None = None
         self._timer: Timer | None = None
         self._queue: Stock | None = None
         self._number = 0
@@ -284,7 +286,7 @@ class Dial:
         self._end()
         self._drop()
 
-    def supplied(self, sock: socket.socket) -> None:
+    def supplied(self, sock: _socket.socket) -> None:
         """From the stock."""
         self._queue = None
         loop = self._target.loop

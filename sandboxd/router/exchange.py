@@ -52,18 +52,22 @@ class Exchange(Asking):
 
     def answered(self, upstream: Upstream, response: Response, start: int, end: int) -> bool:
         """shared[start:end] begins with that head. True: it is an interim one. Raises FramingError(502)."""
-        if (
-            self.plain
-            and self.sent
-            and response.verbatim
-            and response.length == end - response.end
-            and not response.close
-            and response.status >= 200
-        ):
-            self._pass_whole(upstream, start, end)
-            return False
         request = self.request
         if request is None:
+            return False
+        if (
+            self.sent
+            and response.verbatim
+            and response.length == end - response.end
+            and response.close == request.close
+            and response.status >= 200
+            and request.minor == b"1"
+            and not self.cookie
+        ):
+            if response.close:
+                self._pass_last(upstream, start, end)
+            else:
+                self._pass_whole(upstream, start, end)
             return False
         if response.status < 200:
             return self._interim(upstream, request, response, end)
@@ -125,6 +129,21 @@ class Exchange(Asking):
         if upstream.mask != READ:
             upstream.want(READ)
         self.next_request()
+
+    def _pass_last(self, upstream: Upstream, start: int, end: int) -> None:
+        """The same where it ends both connections."""
+        upstream.awaiting = False
+        upstream.backend.env.bytes_out += end - start
+        self.begun = self.closing = True
+        try:
+            gone = self.put_last(view[start:end])
+        except OSError:
+            self.close()
+            return
+        if gone:  # else `client_drained` goes on
+            self.busy = False
+            self.upstream = None
+            self.exchanged(close=True, unread=False)
 
     def _interim(self, upstream: Upstream, request: Request, response: Response, end: int) -> bool:
         self.interim += 1
@@ -270,9 +289,14 @@ class Exchange(Asking):
 
     def drop(self) -> None:
         """Let go of everything; the client is going."""
-        if not self.busy and not self.upstreams and self.tunnel is None:
-            return
-        self.busy = False
+        if self.busy:
+            self._drop_exchange()
+        for upstream in self.upstreams.values():
+            upstream.awaiting = False
+            upstream.close()
+        self.upstreams.clear()
+
+    def _drop_exchange(self) -> None:
         if self.dial is not None:
             self.dial.cancel()
             self.end_dial()
@@ -284,8 +308,6 @@ class Exchange(Asking):
             self.tunnel.inward.stop()
             self.tunnel.outward.stop()
         self.end_request()
-        for upstream in list(self.upstreams.values()):
-            self.forget(upstream)
 
     def end_request(self) -> None:
         """Our own page is the answer. A service that has half a request must not take it for a whole one."""

@@ -1,10 +1,14 @@
-"""Listening sockets: accept in batches, hold back when descriptors run out. Imports the loop only.
+"""Listening sockets: accept in batches, hold back when descriptors run out or other workers have less to do.
+
+Imports the loop only.
 
 One listening socket per address, inherited from the daemon (and later by successors): never SO_REUSEPORT, where closing one
 of two sockets resets the connections that wait in its queue, and another process of the uid may join in.
 """
 
+import _socket
 import errno
+import select
 import socket
 from collections.abc import Callable
 
@@ -15,20 +19,23 @@ BACKLOG = 4096  # cut by net.core.somaxconn
 REST = 0.1  # seconds without accepting once there is no descriptor left; the queue keeps who waits
 
 
-YIELD = 0.003  # seconds for a worker with fewer connections to take what waits
+YIELD = 0.005  # seconds for workers with fewer connections to take what waits
+# Of the workers that sleep one is woken for a connection, not all (epoll_ctl(2)); such an entry cannot be modified.
+WANTED = READ | select.EPOLLEXCLUSIVE
 
-
-Accepted = Callable[[socket.socket, tuple[str, int]], None]
+Accepted = Callable[[_socket.socket, tuple[str, int]], None]
 
 
 class Listener:
     """Calls `accepted` with each connection, and the address it came from. room: how many may be taken now, see `Router`."""
 
+    __slots__ = ("_accepted", "_family", "_loop", "_resting", "_room", "sock")
+
     def __init__(
         self,
         loop: Loop,
         sock: socket.socket,
-        accepted: Callable[[socket.socket, tuple[str, int]], None],
+        accepted: Accepted,
         room: Callable[[], int],
     ) -> None:
         self.sock = sock
@@ -36,12 +43,11 @@ class Listener:
         self._accepted = accepted
         self._room = room
         self._resting = False
-        self._yielded = False
         self._family = int(sock.family)
         sock.setblocking(False)
         # Accepted sockets inherit it (net/ipv4/tcp_minisocks.c), which spares a call for each.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        loop.watch(sock.fileno(), self, READ)
+        loop.watch(sock.fileno(), self, WANTED)
 
     @property
     def address(self) -> str:
@@ -54,14 +60,9 @@ class Listener:
         accept, family = self.sock._accept, self._family  # type: ignore[attr-defined]
         room = self._room()
         if room <= 0:
-            # Others may be busy as well: whoever waited a while for them takes one.
-            if not room or not self._yielded:
-                self._yielded = room < 0
-                self._rest(YIELD if room else REST)
-                return
-            room = 1
-        self._yielded = False
-        for _ in range(room):
+            # Out of the epoll: an exclusive wake-up that is not used would be nobody's. What made it one of ours is taken.
+            self._rest(YIELD if room else REST)
+        for _ in range(abs(room)):
             try:
                 fd, address = accept()
             except BlockingIOError:
@@ -72,7 +73,8 @@ class Listener:
                     return
                 continue  # accept(2): the connection failed while it waited, the next may be well
             # Left blocking: every call on it says MSG_DONTWAIT, and `relay` sets O_NONBLOCK before it splices.
-            self._accepted(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd), address)
+            # A plain socket: the class around it in `socket` costs as much as all else here.
+            self._accepted(_socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd), address)
 
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop: a connection failed in being taken; the listener stays."""
@@ -86,13 +88,13 @@ class Listener:
     def _rest(self, seconds: float) -> None:
         if not self._resting:
             self._resting = True
-            self._loop.change(self.sock.fileno(), 0)
+            self._loop.forget(self.sock.fileno())
             self._loop.at(self._loop.now + seconds, self._resume)
 
     def _resume(self) -> None:
         self._resting = False
         if self.sock.fileno() >= 0:
-            self._loop.change(self.sock.fileno(), READ)
+            self._loop.watch(self.sock.fileno(), self, WANTED)
 
 
 def address_of(sock: socket.socket) -> str:

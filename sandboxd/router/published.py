@@ -5,6 +5,7 @@ connection for an env that is starting or asleep waits like a request does; one 
 has no other words. Imports the dialer, tunnel and listener.
 """
 
+import _socket
 import socket
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ class Service(Side):
 
     __slots__ = ("raw",)
 
-    def __init__(self, raw: "Raw", sock: socket.socket) -> None:
+    def __init__(self, raw: "Raw", sock: _socket.socket) -> None:
         super().__init__(raw.router.loop, sock)
         self.raw = raw
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -47,7 +48,7 @@ class Raw(Side):
 
     __slots__ = ("backend", "deadline", "dial", "far", "port", "router", "tunnel")
 
-    def __init__(self, router: "Router", port: "Port", sock: socket.socket) -> None:
+    def __init__(self, router: "Router", port: "Port", sock: _socket.socket) -> None:
         super().__init__(router.loop, sock, 0)
         self.router = router
         self.port = port
@@ -82,7 +83,7 @@ class Raw(Side):
             self.dial = Dial(backend, self.port.published.port, self)
             self.dial.start(self.router.bounds.dial)
 
-    def connected(self, sock: socket.socket) -> None:
+    def connected(self, sock: _socket.socket) -> None:
         """From the dial."""
         self.dial = None
         self.router.loop.hold_foreign()
@@ -179,7 +180,7 @@ class Port:
         """Stop listening; connections run on."""
         self._listener.close()
 
-    def _accepted(self, sock: socket.socket, _source: tuple[str, int]) -> None:
+    def _accepted(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
         raw = Raw(self._router, self, sock)
         self._router.raws.add(raw)
         self._router.wake()

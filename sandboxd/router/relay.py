@@ -10,6 +10,7 @@ nothing can be sent (memory); ignoring EPOLLHUP and EPOLLERR while not reading (
 Sockets that were born in an env may be held by it, too: MSG_DONTWAIT on each call, shutdown(2) before close(2).
 """
 
+import _socket
 import enum
 import os
 import socket
@@ -48,7 +49,7 @@ class Side:
 
     __slots__ = ("backlog", "fd", "feeder", "loop", "mask", "open", "outgoing", "parked", "sock")
 
-    def __init__(self, loop: Loop, sock: socket.socket, mask: int = READ) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, mask: int = READ) -> None:
         """`mask` 0: not in the loop until something is wanted."""
         self.loop = loop
         self.sock = sock

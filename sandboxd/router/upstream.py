@@ -4,6 +4,7 @@ Kept between two requests of its client, never lent to another client's (a pool 
 one connection at a time). What arrives while no request is out ends the connection. Imports relay and routing.responses.
 """
 
+import _socket
 import socket
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class Upstream(Side):
 
     __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "known", "last", "reused", "size", "tunnelled")
 
-    def __init__(self, loop: Loop, sock: socket.socket, backend: Backend, asker: Asker) -> None:
+    def __init__(self, loop: Loop, sock: _socket.socket, backend: Backend, asker: Asker) -> None:
         super().__init__(loop, sock)
         self.backend = backend
         self.asker = asker
@@ -51,10 +52,11 @@ class Upstream(Side):
         self.reused = False
         self.tunnelled = False
         self.head = b""
-        # Of the last answer the size of its head, and, once two of one size came, its bytes and what they were parsed to.
-        self.size = 0
-        self.last = b"\0"
-        self.known: Response | None = None
+        # Of the last answer the size of its head, and, once two of one size came, its bytes and what they were parsed to; at
+        # first those of the connection before it.
+        self.size = backend.size
+        self.last = backend.last
+        self.known = backend.known
         backend.env.open += 1
         backend.env.held.add(self)
         loop.hold_foreign()
@@ -165,8 +167,8 @@ class Upstream(Side):
         try:
             while (response := parse_response(shared, at, end, bodiless=self.bodiless)) is not None:
                 if response.end == self.size and not at and response.status >= 200 and not self.bodiless:
-                    self.last, self.known = bytes(view[: response.end]), response
-                self.size = response.end
+                    self.last, self.known = self.backend.last, self.backend.known = bytes(view[: response.end]), response
+                self.size = self.backend.size = response.end
                 # Once the answer is handed over, the next request may be on its way already and `shared` be used for it.
                 if not self.asker.answered(self, response, at, end):
                     return

@@ -4,6 +4,7 @@ Wiring only. The tick runs while there are connections, so that an idle router s
 client that is closed.
 """
 
+import _socket
 import gc
 import logging
 import socket
@@ -30,7 +31,7 @@ from sandboxd.routing.requests import Request
 
 TICK = 1.0
 SHRINK = 10  # ticks between two looks at what is kept ready for nobody
-SLACK, SHARE = 4, 8  # with several workers: connections more than the fewest of any, and taken at a time
+SLACK, SHARE = 16, 16  # with several workers: connections more than the fewest of any, and taken at a time
 MOST_PASSED = 64
 DESCRIPTORS_PER_CLIENT = 3  # its own, its service's, and a share of ready sockets and pipes
 
@@ -62,6 +63,10 @@ class Router:
         self._ticking = False
         self._ticks = 0
         self._pages_told = 0
+        # Of the last request on a new connection, see `Client`: many clients make one connection for each request.
+        self.size = 0
+        self.head = b"\0"
+        self.known: Request | None = None
         self._roused: set[str] = set()
         self.doors = Doors(self)
         self._asking: deque[tuple[Client, Request]] = deque()
@@ -81,15 +86,15 @@ class Router:
     # -- connections -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many clients can be taken now; 0: none. Negative: others have fewer, and are to take what waits."""
+        """How many clients can be taken now; 0: none. Negative: that many, but others have fewer and are to take the next."""
         held = len(self.clients) + len(self.raws)
         if len(self._loads) == 1:
             return min(BATCH, self._most - held)
         self._loads[self._number] = held
         fewest = min(self._loads)
-        if held > fewest + SLACK + fewest // 4:
-            return -1
-        return min(SHARE, self._most - held)
+        room = min(SHARE, self._most - held)
+        # Short connections are many at once by chance: one that counts those would leave waiting what it has time for.
+        return -room if held > fewest + SLACK + fewest // 4 else room
 
     def _connections(self) -> "Iterator[Client | Raw]":
         yield from self.clients
@@ -135,7 +140,7 @@ class Router:
         here = None if name[0] in ("0.0.0.0", "::") else name  # where its connections arrive, if that is one place
         return Listener(self.loop, sock, lambda accepted, source: self._accepted(accepted, source, here), self.room)
 
-    def _accepted(self, sock: socket.socket, source: tuple[str, int], here: tuple[str, int] | None) -> None:
+    def _accepted(self, sock: _socket.socket, source: tuple[str, int], here: tuple[str, int] | None) -> None:
         held = self._sources.get(source[0], 0)
         if held >= self._most_of_one and not is_trusted(source[0], self.bounds.trusted):
             reset(sock)  # one address must not take what all the others need; there is no request yet that could be answered
