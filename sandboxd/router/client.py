@@ -1,4 +1,4 @@
-"""One client connection: reads request heads, finds the env, waits while it starts, says so when it cannot be reached.
+"""One client connection: reads request heads, answers what cannot be passed on, keeps its time.
 
 One request at a time; what is pipelined behind it waits in `carry`, capped by the shared buffer. Each state has a deadline
 that `tick` looks at once a second. Imports exchange, backends, closing and routing. Invariant: in state READING nothing of an
@@ -6,67 +6,35 @@ earlier request is left; every other state ends by itself or by its deadline.
 """
 
 import _socket
-import socket
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.closing import linger, probe, reset_when_taken
-from sandboxd.router.exchange import Exchange
+from sandboxd.router.finding import BUSY, HELD, LEAVING, READING, Finding
 from sandboxd.router.loop import READ, WRITE
 from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
 from sandboxd.routing import pages
-from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.requests import Request, parse_request
-from sandboxd.routing.rules import Rule, stripped
 
 if TYPE_CHECKING:
-    from sandboxd.router.doors import Keyed
     from sandboxd.router.worker import Router
 
-# Where a connection is. Plain numbers: they are compared several times a request, and members of an enum are slow to get at.
-READING = 0  # a head, or nothing yet
-HELD = 1  # for an env that starts
-BUSY = 2  # with an exchange
-LEAVING = 3  # the last answer is going out
 
-
-class Client(Exchange):
-    """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here.
-
-    admitted: where the last request went, of `host`, in the table in force. size, head, known: of the last request, and, once
-    two of one size came, its bytes and what they were parsed to: clients that poll send the same head over and over. A new
-    connection begins with those of the one before it.
+class Client(Finding):
+    """See above. size, head, known: of the last request, and, once two of one size came, its bytes and what they were parsed
+    to: clients that poll send the same head over and over. A new connection begins with those of the one before it.
     """
 
-    __slots__ = (
-        *("router", "source", "here", "local", "uid", "state", "deadline", "moved", "scanned", "proceeding", "unread"),
-        *("admitted", "host", "size", "head", "known", "keyed"),
-    )
+    __slots__ = ("head", "known", "proceeding", "scanned", "size", "unread")
 
     def __init__(self, router: "Router", sock: _socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
         """`source`, `here`: the address it came from and the one it came to."""
-        super().__init__(router.loop, sock, router.bounds, router.pipes)
-        self.router = router
-        self.source = source
-        self.here = here
-        self.peer = source[0].encode()
-        self.trusted = bool(router.bounds.trusted) and is_trusted(source[0], router.bounds.trusted)
-        self.local = is_local(source[0], here[0])
-        self.uid: int | None = None
-        self.state = READING
-        self.admitted: Backend | None = None
-        self.host: bytes | None = None
+        super().__init__(router, sock, source, here)
         self.size = router.size
         self.head = router.head
         self.known = router.known
-        self.keyed: Keyed | None = None
         self.scanned = 0
-        self.deadline = router.loop.now + router.bounds.idle
-        self.moved = 0
         self.proceeding = False
         self.unread = False
 
@@ -144,13 +112,13 @@ class Client(Exchange):
         self.request = request
         backend = self.admitted
         if backend is not None and request.host == self.host:
-            # As before: same name, same table (see `Router.obey`), so the same answer to every question `_route` asks.
+            # As before: same name, same table (see `Router.obey`), so the same answer to every question `find` asks.
             backend.env.requests += 1
             self.state = BUSY
             self.moved = -1
             self.ask(request, backend)
         else:
-            self._route(request)
+            self.find(request)
 
     def _proceed(self) -> None:
         """Take the requests that are already here, in turn; a loop, since each may be answered before this returns."""
@@ -181,74 +149,6 @@ class Client(Exchange):
             probe(self.sock)
         self.want(self.mask & ~READ)
 
-    # -- routing ---------------------------------------------------------------------------------------------------------
-
-    def _route(self, request: Request) -> None:
-        try:
-            backend, rule = self.router.backends.choose(request)
-        except FramingError as error:
-            self.refuse(error.status, error.reason)
-            return
-        if request.host is None:
-            self.answer_page(pages.unknown_host())
-        elif backend is None:
-            if not self.router.doors.opens(self, request):
-                self.hold()
-                self.router.ask_newest(self, request)
-        elif not self.router.access.allows(self, backend.endpoint):
-            self.answer_page(pages.not_yours())
-        else:
-            backend.env.requests += self.state != HELD
-            self.route(request, backend, rule)
-
-    def is_unknown(self, request: Request) -> None:
-        """No table is on its way that could name this request's host, if it is still the one that is under way."""
-        if not self.is_held or self.request is not request or self.router.backends.choose(request)[0] is not None:
-            return
-        if not self.router.doors.opens(self, request):
-            self.answer_page(pages.unknown_host())
-
-    @property
-    def is_held(self) -> bool:
-        """Whether its request waits for an env."""
-        return self.open and self.state == HELD
-
-    def hold(self) -> None:
-        """Have the request wait for its env; whoever it is lets it wait no longer than is allowed."""
-        self.state = HELD
-        self.deadline = self.loop.now + self.router.backends.routes.table.hold
-        self.router.held.add(self)
-
-    def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:
-        """What the env's state allows; called again for a held request when the table changed."""
-        endpoint = backend.endpoint
-        if endpoint.state == "ready":
-            if self.state == HELD:
-                self.router.held.discard(self)
-            if rule is None:
-                self.admitted, self.host = backend, request.host
-            else:
-                self.admitted = None  # the next one may go elsewhere
-                if rule.strip:
-                    request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))
-            self.state = BUSY
-            self.moved = -1  # the first tick sets the deadline
-            self.ask(request, backend)
-        elif endpoint.state in ("starting", "asleep"):
-            if endpoint.state == "asleep":
-                self.router.rouse(endpoint.env_id)
-            if self.state != HELD:
-                self.hold()
-        elif endpoint.state == "stopped":
-            self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
-        else:
-            self.answer_page(pages.failed(endpoint.name, endpoint.reason))
-
-    def reconsider(self) -> None:
-        """The table changed while this request was held. Whose name is not in it is answered by `is_unknown`."""
-        if self.request is not None:
-            self._route(self.request)
-
     # -- ends of an exchange ---------------------------------------------------------------------------------------------
 
     def answer_page(self, page: pages.Page, *, close: bool = False) -> None:
@@ -274,10 +174,6 @@ class Client(Exchange):
             self.close()
             return
         self.exchanged(close=close, unread=unread or close)
-
-    def refuse(self, status: int, reason: str) -> None:
-        """Our own answer to a request that cannot be passed on; the connection ends."""
-        self.answer_page(pages.bad_request(status, reason), close=True)
 
     def exchanged(self, *, close: bool, unread: bool) -> None:
         """The exchange is over. `unread`: the client may still be sending what nobody reads."""

@@ -15,7 +15,7 @@ from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint
 
 if TYPE_CHECKING:
-    from sandboxd.router.client import Client
+    from sandboxd.router.finding import Finding
     from sandboxd.router.worker import Router
 
 AGAIN = 1.0  # seconds until what nobody answered is asked again
@@ -43,10 +43,10 @@ class Doors:
 
     def __init__(self, router: "Router") -> None:
         self._router = router
-        self._waiting: dict[str, set[Client]] = {}
+        self._waiting: dict[str, set[Finding]] = {}
         self._asked: dict[str, float] = {}
 
-    def opens(self, client: "Client", request: Request) -> bool:
+    def opens(self, client: "Finding", request: Request) -> bool:
         """Whether a request is for a template: then it goes to its env, waits for it, or is answered. Raises FramingError."""
         keyed = self._keyed(client, request)
         if keyed is None:
@@ -76,7 +76,7 @@ class Doors:
         """How many wait for envs that are yet to be made."""
         return sum(map(len, self._waiting.values()))
 
-    def late(self, client: "Client") -> pages.Page:
+    def late(self, client: "Finding") -> pages.Page:
         """What to tell one who waited for as long as anybody does, here or for an env that is known."""
         keyed, routes = client.keyed, self._router.backends.routes
         if keyed is not None and keyed.request is client.request:
@@ -108,7 +108,7 @@ class Doors:
                 self._ask(keyed)
         self._asked = {slot: when for slot, when in self._asked.items() if slot in self._waiting}
 
-    def _keyed(self, client: "Client", request: Request) -> Keyed | None:
+    def _keyed(self, client: "Finding", request: Request) -> Keyed | None:
         """The request's key, found once; None: it is for no template (client.keyed is None), or was answered."""
         known = client.keyed
         if client.is_held and known is not None and known.request is request:
@@ -139,7 +139,7 @@ class Doors:
             self._router.tell(orders.Ask(template=keyed.door.name, key=keyed.found.key, slot=keyed.slot, source=keyed.source))
 
 
-def waits(client: "Client", slot: str) -> bool:
+def waits(client: "Finding", slot: str) -> bool:
     """Whether a client still waits for that key."""
     return client.is_held and client.keyed is not None and client.keyed.request is client.request and client.keyed.slot == slot
 

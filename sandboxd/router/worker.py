@@ -20,6 +20,7 @@ from sandboxd.router.closing import reset
 from sandboxd.router.control import Wire
 from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
+from sandboxd.router.finding import Finding
 from sandboxd.router.listener import BATCH, Listener, split_address
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
@@ -49,7 +50,7 @@ class Router:
         self.backends = Backends(self.loop)
         self.access = Access()
         self.clients: set[Client] = set()
-        self.held: set[Client] = set()
+        self.held: set[Finding] = set()
         self.pages: Counter[int] = Counter()
         self.raws: set[Raw] = set()
         self.held_raw: set[Raw] = set()
@@ -69,7 +70,7 @@ class Router:
         self.known: Request | None = None
         self._roused: set[str] = set()
         self.doors = Doors(self)
-        self._asking: deque[tuple[Client, Request]] = deque()
+        self._asking: deque[tuple[Finding, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self._signals = Signals(self.loop, self.loop.stop)
 
@@ -124,7 +125,7 @@ class Router:
         backend.env.release()
         self.tell(orders.Stuck(env_id=backend.env.env_id))
 
-    def ask_newest(self, client: Client, request: Request) -> None:
+    def ask_newest(self, client: Finding, request: Request) -> None:
         """Have the client told by `is_unknown` once no table is on its way here any more."""
         self._asking.append((client, request))
         self.tell(orders.AskNewest())
@@ -247,8 +248,8 @@ class Router:
         self.access.hosted = {e.env_id: e.init_pid for e in order.table.endpoints if e.init_pid and not e.dial}
         for client in self.clients:
             client.admitted = None
-        for client in list(self.held):
-            client.reconsider()
+        for held in list(self.held):
+            held.reconsider()
         for raw in list(self.held_raw):
             raw.begin()
         for one in self._connections():

@@ -1,6 +1,6 @@
 """An env that is asleep: a request for it is held and not lost, and the daemon is told, once for each table.
 
-So of sandboxd.router.worker, sandboxd.router.client, and of dozing in sandboxd.router.tunnel.
+So of sandboxd.router.worker, sandboxd.router.client, sandboxd.router.finding, and of dozing in sandboxd.router.tunnel.
 """
 
 import socket

@@ -1,0 +1,127 @@
+"""From a request to its env: which it is, whether this client may reach it, waiting while it starts.
+
+A base of `client`, over `exchange`. What cannot be reached is answered with a page of ours; what may become reachable is held
+until the table changes or its time is up. Imports access, backends and routing. Invariant: a client in state HELD stands in
+`Router.held`, and no other does.
+"""
+
+import _socket
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sandboxd.router.access import is_local
+from sandboxd.router.backends import Backend
+from sandboxd.router.exchange import Exchange
+from sandboxd.routing import pages
+from sandboxd.routing.forwarded import is_trusted
+from sandboxd.routing.framing import FramingError
+from sandboxd.routing.requests import Request
+from sandboxd.routing.rules import Rule, stripped
+
+if TYPE_CHECKING:
+    from sandboxd.router.doors import Keyed
+    from sandboxd.router.worker import Router
+
+
+# Where a connection is. Plain numbers: they are compared several times a request, and members of an enum are slow to get at.
+READING = 0  # a head, or nothing yet
+HELD = 1  # for an env that starts
+BUSY = 2  # with an exchange
+LEAVING = 3  # the last answer is going out
+
+
+class Finding(Exchange):
+    """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here.
+
+    admitted: where the last request went, of `host`, in the table in force.
+    """
+
+    __slots__ = ("admitted", "deadline", "here", "host", "keyed", "local", "moved", "router", "source", "state", "uid")
+
+    def __init__(self, router: "Router", sock: _socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
+        super().__init__(router.loop, sock, router.bounds, router.pipes)
+        self.router = router
+        self.source = source
+        self.here = here
+        self.peer = source[0].encode()
+        self.trusted = bool(router.bounds.trusted) and is_trusted(source[0], router.bounds.trusted)
+        self.local = is_local(source[0], here[0])
+        self.uid: int | None = None
+        self.state = READING
+        self.deadline = router.loop.now + router.bounds.idle
+        self.admitted: Backend | None = None
+        self.host: bytes | None = None
+        self.keyed: Keyed | None = None
+        self.moved = 0
+
+    def refuse(self, status: int, reason: str) -> None:
+        """Our own answer to a request that cannot be passed on; the connection ends."""
+        self.answer_page(pages.bad_request(status, reason), close=True)
+
+    def find(self, request: Request) -> None:
+        """Which env it is for, and what then."""
+        try:
+            backend, rule = self.router.backends.choose(request)
+        except FramingError as error:
+            self.refuse(error.status, error.reason)
+            return
+        if request.host is None:
+            self.answer_page(pages.unknown_host())
+        elif backend is None:
+            if not self.router.doors.opens(self, request):
+                self.hold()
+                self.router.ask_newest(self, request)
+        elif not self.router.access.allows(self, backend.endpoint):
+            self.answer_page(pages.not_yours())
+        else:
+            backend.env.requests += self.state != HELD
+            self.route(request, backend, rule)
+
+    def is_unknown(self, request: Request) -> None:
+        """No table is on its way that could name this request's host, if it is still the one that is under way."""
+        if not self.is_held or self.request is not request or self.router.backends.choose(request)[0] is not None:
+            return
+        if not self.router.doors.opens(self, request):
+            self.answer_page(pages.unknown_host())
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its request waits for an env."""
+        return self.open and self.state == HELD
+
+    def hold(self) -> None:
+        """Have the request wait for its env; whoever it is lets it wait no longer than is allowed."""
+        self.state = HELD
+        self.deadline = self.loop.now + self.router.backends.routes.table.hold
+        self.router.held.add(self)
+
+    def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:
+        """What the env's state allows; called again for a held request when the table changed."""
+        endpoint = backend.endpoint
+        if endpoint.state == "ready":
+            if self.state == HELD:
+                self.router.held.discard(self)
+            if rule is None:
+                self.admitted, self.host = backend, request.host
+            else:
+                self.admitted = None  # the next one may go elsewhere
+                if rule.strip:
+                    request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))
+            self.state = BUSY
+            self.moved = -1  # the first tick sets the deadline
+            self.ask(request, backend)
+        elif endpoint.state in ("starting", "asleep"):
+            if endpoint.state == "asleep":
+                self.router.rouse(endpoint.env_id)
+            if self.state != HELD:
+                self.hold()
+        elif endpoint.state == "stopped":
+            self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
+        else:
+            self.answer_page(pages.failed(endpoint.name, endpoint.reason))
+
+    def reconsider(self) -> None:
+        """The table changed while this request was held. Whose name is not in it is answered by `is_unknown`."""
+        if self.request is not None:
+            self.find(self.request)
