@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     control: the control socket; runtime: its directory by default; state: all that is kept. metrics: whether they are served
     at http://sandboxd.BASE_DOMAIN/metrics. router_workers: processes that route (0: one for each
     cpu we may use, eight at most). trusted_proxies: networks whose word on where a request came from is passed on.
+    resolvers: ADDRESS:PORT of the name servers that answer envs; none: those of the host.
     max_per_source: connections of one address to each worker (0: no bound of their own).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection.
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: bool = True
     router_workers: int = 0
     trusted_proxies: tuple[str, ...] = ()
+    resolvers: tuple[str, ...] = ()
     max_per_source: int = 0
     head_timeout: float = 15.0
     client_timeout: float = 75.0
@@ -98,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
             router_workers=whole(environ, "SANDBOXD_ROUTER_WORKERS", 0, low=0, high=64),
             trusted_proxies=networks(environ, "SANDBOXD_TRUSTED_PROXIES"),
+            resolvers=servers(environ, "SANDBOXD_RESOLVERS"),
             max_per_source=whole(environ, "SANDBOXD_MAX_PER_SOURCE", 0, low=0, high=1 << 20),
             head_timeout=float(whole(environ, "SANDBOXD_HEAD_TIMEOUT", 15, low=1, high=3600)),
             client_timeout=float(whole(environ, "SANDBOXD_CLIENT_TIMEOUT", 75, low=1, high=86400)),
@@ -167,6 +170,16 @@ def networks(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
         except ValueError:
             hint = f"as {variable}=10.0.0.0/8,::1"
             raise UsageError(f"{variable}: {part!r} is neither an address nor a network", hint=hint) from None
+    return found
+
+
+def servers(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    """ADDRESS:PORT of name servers from the environment, as "127.0.0.1:53,[::1]:53"."""
+    found = tuple(part.strip() for part in environ.get(variable, "").split(",") if part.strip())
+    for part in found:
+        address, _, port = part.rpartition(":")
+        if not address or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+            raise UsageError(f"{variable}: {part!r} is not ADDRESS:PORT", hint=f"as {variable}=127.0.0.1:53")
     return found
 
 

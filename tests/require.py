@@ -1,7 +1,7 @@
 """What a test needs of the host: a skip that says the fact, or a failure where `SANDBOXD_REQUIRE` demands it.
 
 `SANDBOXD_REQUIRE=userns,redis-server` in CI turns skips for want of these into failures, so that it cannot go quietly blind.
-A fact is `userns`, `landlock`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, `vm` (tests/vm), or the name of a program.
+A fact is `userns`, `nft`, `landlock`, `unprivileged`, `ipv6`, `pypi`, `npm-registry`, `vm` (tests/vm), or a program's name.
 """
 
 import functools
@@ -16,6 +16,7 @@ import pytest
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel import landlock
+from sandboxd.launch.probes import probe_features
 
 # As the launcher does it: user namespace, id map, then the rest; a kernel or profile that refuses says so here with its errno.
 TRY_NAMESPACES = """
@@ -36,6 +37,9 @@ def missing(fact: str) -> str:
     if fact == "userns":
         tried = subprocess.run([sys.executable, "-I", "-S", "-c", TRY_NAMESPACES], capture_output=True, text=True, check=False)
         return tried.stderr.strip() and f"no unprivileged user namespaces here ({tried.stderr.strip().splitlines()[-1]})"
+    if fact == "nft":
+        failed = probe_features()["nft"]
+        return f"no nf_tables in user namespaces here ({os.strerror(failed)})" if failed else ""
     if fact == "unprivileged":
         return "" if os.geteuid() else "runs as root, whom rlimits and modes do not bind"
     if fact == "ipv6":

@@ -20,7 +20,7 @@ FILES = sorted((ROOT / "sandboxd").rglob("*.py"))
 # -- what decides ---------------------------------------------------------------------------------------------------------
 
 PURE = (
-    "spec", "specfile", "units", "settings", "protocol", "lifecycle", "isolation", "routing",
+    "spec", "specfile", "units", "egress", "settings", "protocol", "lifecycle", "isolation", "routing",
     "limits.verdict", "limits.change", "limits.pace", "limits.controls", "limits.delegation", "client.session", "cli.ceilings",
     "doctor.facts", "doctor.report", "doctor.walls", "doctor.host", "doctor.service", "doctor.limits", "doctor.names",
     "doctor.fixes", "doctor.diagnosis",
@@ -35,13 +35,14 @@ IMPURE_CALLS = {"open", "print", "input", "exec", "eval"}
 
 # -- arrows: package or top-level module -> what of ours it may import besides itself and errors ------------------------------
 
-NOUNS = {"spec", "units", "protocol"}
+NOUNS = {"spec", "units", "protocol", "egress"}
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "spec": set(),
     "units": set(),
+    "egress": set(),
     "settings": {"spec", "units"},
-    "specfile": {"spec", "units"},
+    "specfile": {"spec", "units", "egress"},
     "protocol": {"spec", "units"},
     "lifecycle": {*NOUNS},
     "isolation": {*NOUNS},

@@ -75,7 +75,12 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @click.option(
     "--network", "--net", "network", type=click.Choice(["private", "host", "none"]), default="private", help="Default: private."
 )
-@click.option("--egress", multiple=True, metavar="open|none|HOST,...", help="What it may reach outside (default: none).")
+@click.option(
+    "--egress",
+    multiple=True,
+    metavar="none|open|lan|host|NAME|ADDRESS[:PORT],...",
+    help="What it may reach outside (default: none).",
+)
 @click.option("--forward", multiple=True, metavar="PORT", help="A port of this host's loopback, reachable inside.")
 @click.option("--nested", is_flag=True, help="Let programs make namespaces inside: Chromium, bwrap, podman.")
 @click.option("--isolation", type=click.Choice(["full", "landlock", "none"]), default="full", help="The least to start with.")

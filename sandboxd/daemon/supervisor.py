@@ -20,6 +20,7 @@ from sandboxd.daemon.building import publish
 from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
+from sandboxd.daemon.outlets import outlets
 from sandboxd.daemon.routes import Ground, is_asleep, route_table
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
 from sandboxd.isolation.facts import HostFacts
@@ -34,7 +35,9 @@ from sandboxd.limits.cpus import Load, rank
 from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
+from sandboxd.router.listener import split_address
 from sandboxd.routing.framing import Bounds
+from sandboxd.routing.orders import SetOutlets
 from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
 from sandboxd.store.journal import Journal
@@ -313,6 +316,13 @@ class Supervisor:
         )
         table = route_table(records, ground, version=self._table_version)
         self.router.push(table)
+        self.router.ways.push(
+            SetOutlets(
+                outlets=outlets(records, envs_dir=str(self.rundir.envs_dir)),
+                resolvers=list(self.settings.resolvers),
+                own=[split_address(address)[1] for address in self.router.listen],
+            )
+        )
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""

@@ -63,6 +63,7 @@ class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What this host offers. proc: which procfs can be mounted. groups: names of groups that give power over the host.
+    egress: whether an env with a network of its own can be led to the relay, and so be given a way out.
 
     landlock: the kernel's newest ABI of it, 0 where it has none. machine: as of uname(2). listener: whether a filter may have
     one, so that refused system calls can be told.
@@ -77,6 +78,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     listener: bool = True
     groups: list[str] = []
     limits: LimitFacts = LimitFacts()
+    egress: Offer = Offer(offered=False, reason="it was never probed")
 
 
 class MountFact(msgspec.Struct, frozen=True, kw_only=True):

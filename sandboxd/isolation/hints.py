@@ -102,5 +102,16 @@ def without_seccomp(number: int) -> Offer:
     )
 
 
+def without_nftables(number: int) -> Offer:
+    """Why there is no way out of a network namespace: the rules could not be loaded (nf_tables in a user namespace)."""
+    name = errno.errorcode.get(number, str(number))
+    if number in (errno.ENOENT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP):
+        return refused(
+            f"this kernel has no nf_tables with nat, notrack and reject at hand ({name})",
+            "sudo modprobe -a nf_tables nft_chain_nat nft_ct nft_reject_inet",
+        )
+    return refused(f"this host forbids nf_tables in a user namespace ({name})", "allow it, or use --egress none")
+
+
 # Walls that no setting of the host has to do with.
 ITS_OWN = {"landlock": without_landlock, "seccomp": without_seccomp}

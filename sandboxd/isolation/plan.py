@@ -39,7 +39,6 @@ from sandboxd.spec import EnvSpec
 PLAN_LIMIT = 4 << 20
 NOBODY = 65534
 NEVER_LOOKED = Offer(offered=False, reason="it was never probed")
-ONLY_HOST = "only --network host reaches out in this version"
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +103,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 
     cpus: those to run on, best first, where the number of CPUs is limited that way (none given: the host's first ones).
     """
-    refuse(spec)
+    refuse(spec, host)
     is_full = spec.isolation.level == "full"
     if not is_full:
         levels.check(spec, place, uid)
@@ -137,6 +136,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
             start=roots(spec),
             refusals=refusals_text(host.machine, demand) if is_full and host.listener else "",
             sift=demand.clone3 and walls["seccomp"].demanded,
+            egress=reaches_out(spec),
         ),
         network=spec.network.mode,
         walls=walls,
@@ -150,7 +150,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 def base_of(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
     """What a parked child has done before."""
     network, nested = spec.network.mode != "host", spec.isolation.nested
-    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested)
+    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=reaches_out(spec))
 
 
 def steps_of(
@@ -169,7 +169,6 @@ def steps_of(
     if any(isinstance(step, Landlock) for step in confined):
         binds = [step for step in steps if isinstance(step, Bind)]
         steps.append(landlock.inside(host.landlock, layout, binds, ports_of(spec)))
-    # Between here and the capabilities: cgroup namespace, nft.
     if not spec.isolation.nested:
         steps.append(Sysctl("user/max_user_namespaces", "0"))
     steps += confined
@@ -242,14 +241,20 @@ def default_profile(uid: int, gid: int) -> Profile:
     return profile_of(EnvSpec(services={}), uid, gid)
 
 
-def refuse(spec: EnvSpec) -> None:
-    """What this version does not have."""
+def reaches_out(spec: EnvSpec) -> bool:
+    """Whether there is a way out of the env's own network."""
+    return spec.network.mode == "private" and spec.network.egress != "none"
+
+
+def refuse(spec: EnvSpec, host: HostFacts) -> None:
+    """What cannot be had together, or not here."""
     if spec.network.forward:
-        raise NotOffered("`forward` is not in this version", hint=ONLY_HOST)
+        raise NotOffered("`forward` is not in this version", hint="--network host shares the host's own")
     if spec.network.mode == "host" and isinstance(spec.network.egress, list):
         raise NotOffered("egress cannot be narrowed with --network host", hint="leave `egress` out")
-    if spec.network.mode != "host" and spec.network.egress != "none":
-        raise NotOffered(f"egress from network mode {spec.network.mode!r} is not in this version", hint=ONLY_HOST)
+    if reaches_out(spec) and not host.egress.offered:
+        hint = "; or ".join(filter(None, [host.egress.fix, "--egress none"]))
+        raise NotOffered(f"this host cannot give an env a way out: {host.egress.reason}", hint=hint)
 
 
 def waived(wall: str, spec: EnvSpec) -> str:

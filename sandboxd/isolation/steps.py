@@ -2,8 +2,7 @@
 
 Pure. A step travels as a JSON array, its tag first, to the child that applies it (`launch.apply` has one function for each
 tag). Every step has a phase, and a list of steps is only ever applied in the order of phases: mounts need the capabilities
-that a later phase gives up, and each phase takes away what the ones before it used. Walls to come take the places numbered
-here: nft rules.
+that a later phase gives up, and each phase takes away what the ones before it used.
 """
 
 import enum
@@ -200,6 +199,13 @@ class Mask(Step, frozen=True):
     hidden: list[tuple[Path, Path]]
 
 
+class Way(Step, frozen=True):
+    """The way out: an address of the env's own, a default route, and rules that lead all that goes out to the relay."""
+
+    phase: ClassVar[Phase] = Phase.NFT
+    words: ClassVar[str] = "open the way out to the relay (nf_tables)"
+
+
 class Bounding(Step, frozen=True):
     """Empty the bounding and ambient sets, and set no_new_privs: nothing executed from here on gains privileges."""
 
@@ -276,7 +282,8 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Groups | Queues | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Bounding | Ruleset | Rules | Capabilities | Landlock
+    | Groups | Queues | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Way | Bounding | Ruleset | Rules | Capabilities
+    | Landlock
     | Seccomp | Prove
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ from sandboxd.isolation.steps import (
     Sysctl,
     System,
     Tmpfs,
+    Way,
 )
 
 OWN = "/.sandboxd"
@@ -54,7 +55,12 @@ LINKS = [
 TMP_LEAST, TMP_MOST = 64 << 20, 2 << 30
 RESOLVER = """\
 # This env has a network of its own with no way out, so no name beyond /etc/hosts can be resolved.
-# To reach the internet: sandbox run --network host
+# To reach the internet: sandbox run --egress open
+"""
+RELAYED = """\
+# Names are answered by sandboxd, as the host resolves them and `egress` allows: see `sandbox net`.
+nameserver 192.0.2.3
+options timeout:5 attempts:2
 """
 
 
@@ -64,20 +70,22 @@ def tmp_size(memory: int, limit: int | None) -> int:
     return size if limit is None else max(1 << 20, min(size, limit))
 
 
-def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested: bool = False) -> list[AnyStep]:
+def base_steps(
+    layout: Layout, proc: str, *, network: bool, abi: int = 0, nested: bool = False, egress: bool = False
+) -> list[AnyStep]:
     """What every env of this host shares; applied to a parked child before any plan is there. abi: of Landlock.
 
-    nested: a procfs is to be mounted inside, which the kernel refuses where parts of this one are covered
-    (mount_too_revealing, fs/namespace.c).
+    egress: there is a way out. nested: a procfs is to be mounted inside, which the kernel refuses where parts of this one are
+    covered (mount_too_revealing, fs/namespace.c).
     """
-    size = tmp_size(layout.memory, None)
+    size, resolver = tmp_size(layout.memory, None), RELAYED if egress else RESOLVER
     own = [(HOSTS, layout.hosts), (RESOLV_CONF, layout.resolv_conf)]
     trees = [(source, path) for path, source in layout.directories]
     steps: list[AnyStep] = [
         Enter(ROOT_SIZE),
         Directories(directories(layout)),
         Directories([EMPTY], 0o555),
-        Files([(BLANK, ""), (HOSTS, ""), (RESOLV_CONF, RESOLVER)]),
+        Files([(BLANK, ""), (HOSTS, ""), (RESOLV_CONF, resolver)]),
         System(
             trees=[*trees, *[(part, part) for part in layout.system]],
             files=[(ours, theirs) for ours, theirs in own if is_shown(theirs, layout)],
@@ -93,7 +101,7 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested
         Pivot(),
     ]
     if layout.resolv_conf and not is_shown(layout.resolv_conf, layout):
-        steps.append(Files([(layout.resolv_conf, RESOLVER)]))
+        steps.append(Files([(layout.resolv_conf, resolver)]))
     if abi:
         steps.append(landlock.base(abi, layout, network=network))
     if network:
@@ -107,6 +115,8 @@ def base_steps(layout: Layout, proc: str, *, network: bool, abi: int = 0, nested
         kept = ["/proc/sys/user", *(["/proc/sys/net"] if network else [])]
         hidden = [(BLANK if is_file else EMPTY, path) for path, is_file in layout.hidden]
         steps.append(Mask(layout.sealed, kept if layout.sealed else [], hidden))
+    if egress:
+        steps.append(Way())
     steps.append(Bounding())
     return steps
 

@@ -14,7 +14,7 @@ import os
 import resource
 
 from sandboxd.errors import KernelError, SandboxdError
-from sandboxd.kernel import capabilities, fds, mounts, namespaces
+from sandboxd.kernel import capabilities, fds, mounts, namespaces, nftables
 from sandboxd.launch import walls
 
 TYPE_CHECKING = False
@@ -305,6 +305,11 @@ def attach(stage: Stage, tree: int, path: str) -> None:
     os.close(tree)
 
 
+def way(_: Stage) -> None:
+    """The way out."""
+    nftables.open_way()
+
+
 def bounding(_: Stage) -> None:
     """Nothing to gain any more."""
     capabilities.drop_bounding()
@@ -348,6 +353,7 @@ APPLY = {
     "leave": leave,
     "sysctl": sysctl,
     "mask": mask,
+    "way": way,
     "bounding": bounding,
     "capabilities": empty,
     "rlimits": rlimits,

@@ -9,15 +9,13 @@ single-threaded process and would copy a daemon's page tables each time.
 
 import json
 import os
-import socket
-import struct
 import sys
 from errno import EOPNOTSUPP
 
 if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from sandboxd.kernel import capabilities, landlock, mounts, namespaces, seccomp, signals
+from sandboxd.kernel import capabilities, landlock, mounts, namespaces, nftables, seccomp, signals
 
 FLAGS = {
     "user": 0,
@@ -82,9 +80,16 @@ def sift(*, listener: bool) -> None:
     seccomp.install(ALLOW_ALL, listener=listener)
 
 
+def way() -> None:
+    """The rules and routes of an env that may reach out: nf_tables with nat, notrack and reject."""
+    namespaces.loopback_up()
+    nftables.open_way()
+
+
 TRIALS = {
     "mount": (namespaces.NEWNS, mount_view),
     "net": (namespaces.NEWNET, namespaces.loopback_up),
+    "egress": (namespaces.NEWNET, way),
     "proc": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("")),
     "subset": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("subset=pid")),
     "capabilities": (0, give_up),
@@ -108,26 +113,9 @@ def overlay() -> None:
     mounts.mount("overlay", "/tmp/merged", QUIET, "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work,userxattr")
 
 
-def nft() -> None:
-    """A table of our own in nf_tables (linux/netfilter/nf_tables.h): one batch of begin, NEWTABLE with an ack, end."""
-    table = struct.pack("=BBHHH2s2x", 1, 0, 0, 6, 1, b"t\0")  # nfgenmsg NFPROTO_INET; attribute NFTA_TABLE_NAME
-    frames = [(0x10, 1, 10), (10 << 8, 1 | 4 | 0x400, table), (0x11, 1, 10)]  # NFNL_MSG_BATCH_BEGIN, NFT_MSG_NEWTABLE, …_END
-    batch = b""
-    for number, (kind, flags, body) in enumerate(frames):
-        told = body if isinstance(body, bytes) else struct.pack("=BB", 0, 0) + struct.pack("!H", body)
-        batch += struct.pack("=IHHII", 16 + len(told), kind, flags, number, 0) + told
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netfilter:  # NETLINK_NETFILTER
-        netfilter.settimeout(2)
-        netfilter.send(batch)
-        answer = netfilter.recv(4096)
-    number = struct.unpack_from("=i", answer, 16)[0]  # struct nlmsgerr
-    if number:
-        raise OSError(-number, os.strerror(-number))
-
-
 FEATURES = {
     "overlay": (namespaces.NEWNS, overlay),
-    "nft": (namespaces.NEWNET, nft),
+    "nft": (namespaces.NEWNET, way),
 }
 
 

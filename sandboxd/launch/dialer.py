@@ -1,8 +1,10 @@
 """Sockets born in the env's network namespace, handed to whoever holds dial.sock: the router, from outside.
 
 Runs inside pid 1. Request: 2 bytes, family (4 or 6) and count (1 to 16). Reply: 2 bytes, count given and errno (0), with that
-many unconnected, non-blocking TCP sockets. Nothing else can be asked for here, and descriptors that come with a request are
-dropped by the kernel, since no room is given for them (recvmsg(2)). A peer that does not read its replies is cut off.
+many unconnected, non-blocking TCP sockets. Family 0: the sockets on which the env's way out is served, the count-th sixteen of
+them; pid 1 keeps them, so that none is gone with who serves it. Nothing else can be asked for here, and descriptors that come
+with a request are dropped by the kernel, since no room is given for them (recvmsg(2)). A peer that does not read its replies is
+cut off.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import _socket
 import errno
 
 from sandboxd.kernel import fds
+from sandboxd.kernel.nftables import DNS_PORT, RELAY, RELAY6, TCP_PORT
 from sandboxd.launch.loop import READ, Loop, complain
 
 TYPE_CHECKING = False
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FAMILIES = {4: _socket.AF_INET, 6: _socket.AF_INET6}
+WAYS = 0
 COUNT_LIMIT = 16
 PEERS_LIMIT = 64
 DONTWAIT = _socket.MSG_DONTWAIT
@@ -25,6 +29,8 @@ BATCH = 16  # requests of one peer served at a time
 PAUSE = 1.0  # seconds without accepting after the descriptors ran out
 KIND = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
 NETLINK_SOCK_DIAG = 4
+WAYS_AT = ((_socket.AF_INET, 0, 15, RELAY), (_socket.AF_INET6, 41, 78, RELAY6))  # with IP_FREEBIND, IPV6_FREEBIND
+BACKLOG = 4096  # cut by net.core.somaxconn
 
 
 class Listener:
@@ -71,12 +77,13 @@ class Listener:
 
 
 class Dialer:
-    """Serves dial.sock."""
+    """Serves dial.sock. ways: sockets that are handed out as they are."""
 
-    __slots__ = ("listener", "loop")
+    __slots__ = ("listener", "loop", "ways")
 
-    def __init__(self, loop: Loop, fd: int) -> None:
+    def __init__(self, loop: Loop, fd: int, ways: list[_socket.socket]) -> None:
         self.loop = loop
+        self.ways = ways
         self.listener = Listener(loop, fd, PEERS_LIMIT, self.join)
 
     def join(self, peer: _socket.socket) -> None:
@@ -98,16 +105,26 @@ class Dialer:
                 return
             except OSError:
                 asked = b""
-            if not give(peer, asked):
+            if not self.give(peer, asked):
                 self.leave(peer)
                 return
 
+    def give(self, peer: _socket.socket, asked: bytes) -> bool:
+        """Answer one request; False when it was none, or the peer takes no answer."""
+        if len(asked) == 2 and asked[0] == WAYS and asked[1]:
+            return answer(peer, self.ways[COUNT_LIMIT * (asked[1] - 1) : COUNT_LIMIT * asked[1]], 0)
+        if len(asked) != 2 or asked[0] not in FAMILIES or not 1 <= asked[1] <= COUNT_LIMIT:
+            return False
+        sockets, refused = born_here(FAMILIES[asked[0]], asked[1])
+        try:
+            return answer(peer, sockets, refused)
+        finally:
+            for sock in sockets:
+                sock.close()
 
-def give(peer: _socket.socket, asked: bytes) -> bool:
-    """Answer one request; False when it was none, or the peer takes no answer."""
-    if len(asked) != 2 or asked[0] not in FAMILIES or not 1 <= asked[1] <= COUNT_LIMIT:
-        return False
-    sockets, refused = born_here(FAMILIES[asked[0]], asked[1])
+
+def answer(peer: _socket.socket, sockets: list[_socket.socket], refused: int) -> bool:
+    """Reply; False when the peer takes no answer."""
     try:
         send(peer, sockets, refused)
     except OSError as error:
@@ -119,9 +136,6 @@ def give(peer: _socket.socket, asked: bytes) -> bool:
             send(peer, [], error.errno)
         except OSError:
             return False
-    finally:
-        for sock in sockets:
-            sock.close()
     return True
 
 
@@ -139,6 +153,28 @@ def born_here(family: int, count: int) -> tuple[list[_socket.socket], int]:
     except OSError as error:
         return sockets, min(error.errno or errno.EIO, 255)
     return sockets, 0
+
+
+def open_ways() -> list[_socket.socket]:
+    """Where all that goes out arrives (kernel.nftables): TCP and the resolver, of each family that there is."""
+    ways: list[_socket.socket] = []
+    for family, level, free, address in WAYS_AT:
+        for kind, port in ((_socket.SOCK_STREAM, TCP_PORT), (_socket.SOCK_DGRAM, DNS_PORT)):
+            sock = None
+            try:
+                sock = _socket.socket(family, kind | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+                # ip(7), IP_FREEBIND: on a cold launch the stager gives `lo` the address a moment later.
+                sock.setsockopt(level, free, 1)
+                sock.bind((address, port))
+                if kind == _socket.SOCK_STREAM:
+                    sock.listen(BACKLOG)
+                ways.append(sock)
+            except OSError as error:
+                if sock is not None:
+                    sock.close()
+                if family == _socket.AF_INET:  # a host without IPv6 has none inside either
+                    complain("listening for what goes out", error)
+    return ways
 
 
 def open_diag() -> _socket.socket:

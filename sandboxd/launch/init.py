@@ -19,7 +19,7 @@ from sandboxd.kernel.namespaces import netns_cookie
 from sandboxd.kernel.signals import default_all, read_signals, signalfd
 from sandboxd.launch.clients import Call, Control
 from sandboxd.launch.denials import Denials
-from sandboxd.launch.dialer import Dialer, open_diag
+from sandboxd.launch.dialer import Dialer, open_diag, open_ways
 from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
 from sandboxd.launch.guard import end_all, signal_all
@@ -95,6 +95,7 @@ class Init:
         self.services = Services(self.loop, exits, int(config.get("log_limit") or LOG_LIMIT), self.tell)
         self.services.birth = Birth(fds.get("group", -1), sift=bool(config.get("sift")))
         self.sessions = Sessions(self.loop, self.services, self.tell)
+        ways = open_ways() if config.get("egress") else []  # before anything runs that could reach for them
         start_all(self.services, config, fds)
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))
@@ -105,7 +106,7 @@ class Init:
         self.walls = fds.get("proven", [])
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
-        self.dialer = Dialer(self.loop, fds["dial"]) if fds.get("dial", -1) >= 0 else None
+        self.dialer = Dialer(self.loop, fds["dial"], ways) if fds.get("dial", -1) >= 0 else None
         self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
         if "launched" in fds:
             fds["launched"]()

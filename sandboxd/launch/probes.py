@@ -58,6 +58,7 @@ def probe_host(user: int | None = None) -> HostFacts:
         listener=not failed["listener"],
         groups=powerful_groups(user),
         limits=look_at_limits(),
+        egress=Offer(offered=True) if not failed["egress"] else hints.without_nftables(failed["egress"]),
     )
 
 

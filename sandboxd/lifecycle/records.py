@@ -54,7 +54,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     come, and `claimed` is when that came. source: the address that asked for it. queued: since when it waits for its turn, or
     did last. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
-    accepted: what its owner let it open when asked (`up --accept`).
+    accepted: what its owner let it open when asked (`up --accept`). allowed: rules of egress given since, by `net --allow`.
     """
 
     version: int = RECORD_VERSION
@@ -94,6 +94,14 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpus: list[int] = []
     cgroup: str = ""
     accepted: list[str] = []
+    allowed: list[str] = []
+
+    @property
+    def egress(self) -> list[str]:
+        """The rules in force."""
+        asked = self.spec.network.egress
+        given = ([] if asked == "none" else [asked]) if isinstance(asked, str) else asked
+        return [*given, *self.allowed]
 
     @property
     def limits(self) -> Limits:

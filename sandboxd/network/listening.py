@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel import sockdiag
+from sandboxd.kernel.nftables import RELAY, RELAY6
 
 
 class Listener(NamedTuple):
@@ -34,9 +35,12 @@ class Listening:
         self._diag = diag
 
     def ports(self) -> list[Listener]:
-        """Who listens now, by port; never waits; raises KernelError."""
+        """Who listens now but the way out, by port; never waits; raises KernelError."""
         rows = sockdiag.dump_listeners(self._diag)
-        return sorted((Listener(*row) for row in rows), key=lambda row: (row.port, row.family, row.address))
+        return sorted(
+            (Listener(*row) for row in rows if row.address not in (RELAY, RELAY6)),
+            key=lambda row: (row.port, row.family, row.address),
+        )
 
     def close(self) -> None:
         """Let the namespace go: a diag socket pins it."""

@@ -34,6 +34,7 @@ from sandboxd.router.starting import (
     tail,
     taken,
 )
+from sandboxd.router.ways import Ways
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.table import RouteTable
@@ -68,6 +69,7 @@ class RouterHandle:
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._offset = 0
         self._numbers = itertools.count(1)
+        self.ways = Ways(partial(self._send, is_table=False), self._order, self._numbers)
         self._waiting: dict[int, asyncio.Future[orders.Done]] = {}
         self._hello: asyncio.Future[orders.Hello] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -256,9 +258,7 @@ class RouterHandle:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def _order(
-        self, order: "orders.Listen | orders.Publish | orders.Unpublish | orders.Count | orders.Release"
-    ) -> orders.Done:
+    async def _order(self, order: orders.Numbered) -> orders.Done:
         if not self._open:
             raise Internal("the router is gone", hint=f"see {self._path.parent / LOG}")
         future: asyncio.Future[orders.Done] = self._loop.create_future()
@@ -324,6 +324,8 @@ class RouterHandle:
             case orders.Counts():
                 self.pages = report.pages or self.pages
                 self.counts.update({env_id: msgspec.structs.asdict(traffic) for env_id, traffic in report.envs.items()})
+            case orders.Flows():
+                self.ways.told(report)
             case orders.Wake():
                 if self.on_wake is not None:
                     self.on_wake(report.env_id)

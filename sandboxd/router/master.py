@@ -20,6 +20,7 @@ from sandboxd.kernel import fds
 from sandboxd.kernel.libc import prctl
 from sandboxd.kernel.titles import set_title
 from sandboxd.router.control import Control, Wire
+from sandboxd.router.egress import Egress
 from sandboxd.router.listener import address_of, bind, split_address
 from sandboxd.router.loop import READ, Loop, Signals
 from sandboxd.router.worker import Router
@@ -32,6 +33,7 @@ MISSED_BEATS = 4
 PATIENCE = 3.0  # seconds for workers to end when told to
 SOON, LATE, YOUNG = 0.05, 5.0, 10.0  # before a replacement; before one of a worker that ended when it was that young
 PR_SET_PDEATHSIG = 1
+EGRESS = -1  # the number of the worker that has what goes out; there is one once some env has a way out
 
 log = logging.getLogger("sandboxd.router")
 
@@ -89,6 +91,7 @@ class Master:
         self._listeners = listeners
         self._ports: dict[tuple[str, int], tuple[orders.Published, socket.socket]] = {}
         self._table: bytes | None = None
+        self._outlets: bytes | None = None
         self._version = -1
         self._sums = Sums()
         self._numbers = 0
@@ -112,7 +115,7 @@ class Master:
     # -- workers ---------------------------------------------------------------------------------------------------------
 
     def _begin(self, number: int) -> None:
-        if self._ending:
+        if self._ending or number in self.workers:
             return
         ours, theirs = socket.socketpair()
         pid = os.fork()
@@ -121,6 +124,9 @@ class Master:
         theirs.close()
         ours.setblocking(False)
         worker = self.workers[number] = Worker(self, number, pid, ours)
+        if number == EGRESS:
+            worker.wire.send(self._outlets or b"")
+            return
         if self._table is not None:
             worker.wire.send(self._table)
         worker.wire.send(*self._listen_order(0))
@@ -133,9 +139,12 @@ class Master:
         try:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL, name="PR_SET_PDEATHSIG")
             fds.keep_only([0, 1, 2, link.fileno()])
-            set_title("sandboxd-router: worker")
+            set_title("sandboxd-egress" if number == EGRESS else "sandboxd-router: worker")
             link.setblocking(False)
-            Router(self.bounds, link, self._loads, number).run()
+            if number == EGRESS:
+                Egress(self.bounds, link).run()
+            else:
+                Router(self.bounds, link, self._loads, number).run()
             status = 0
         except BaseException:
             log.exception("a worker failed")
@@ -145,7 +154,8 @@ class Master:
     def worker_ended(self, worker: Worker, code: int) -> None:
         """Replace it; what was asked of it is done."""
         del self.workers[worker.number]
-        self._loads[worker.number] = 0
+        if worker.number != EGRESS:
+            self._loads[worker.number] = 0
         self._control.send(self._sums.end(worker.number))
         for number in list(self._pending):
             self._done_by(worker.number, number)
@@ -166,7 +176,7 @@ class Master:
                 self._control.send(self._sums.add(worker.number, report))
             case orders.Done():
                 self._done_by(worker.number, report.order)
-            case orders.Wake() | orders.Ask() | orders.Stuck():
+            case orders.Wake() | orders.Ask() | orders.Stuck() | orders.Flows():
                 self._control.send(report)
             case orders.AskNewest():
                 # Whoever was told of an env asks for it at once: its table may have come, and not been passed on.
@@ -194,7 +204,7 @@ class Master:
             listen=self._addresses(),
             published=[published for published, _ in self._ports.values()],
             table=self._version,
-            workers=[worker.pid for worker in self.workers.values()],
+            workers=[worker.pid for worker in self._routers()],
         )
 
     def take(self, frame: bytes) -> None:
@@ -204,14 +214,12 @@ class Master:
             case None:
                 log.warning("an order was not understood: %d bytes", len(frame))
             case orders.BriefTable():
-                self._table = orders.LENGTH.pack(len(frame)) + frame
-                self._version = order.table.version
-                self._sums.keep({endpoint.env_id for endpoint in order.table.endpoints})
-                for worker in list(self.workers.values()):
-                    worker.wire.send(self._table)
+                self._set_table(frame, order.table)
             case orders.Deny():
-                for worker in list(self.workers.values()):
+                for worker in self._routers():
                     worker.wire.send(orders.encode(order))
+            case orders.SetOutlets():
+                self._set_outlets(frame, wanted=bool(order.outlets))
             case orders.Listen():
                 self._relisten(order)
             case orders.Publish():
@@ -220,7 +228,7 @@ class Master:
                 for key in [key for key, (held, _) in self._ports.items() if held.env_id == order.env_id]:
                     self._ports.pop(key)[1].close()
                 self._pass_on(order)
-            case orders.Release() | orders.Count():
+            case orders.Release() | orders.Count() | orders.Look():
                 self._pass_on(order)
             case orders.Ping():
                 self._control.send(orders.Done(order=order.order, listen=self._addresses()))
@@ -238,13 +246,23 @@ class Master:
         if not self.workers:
             self.loop.stop()
 
+    def _routers(self) -> list[Worker]:
+        return [worker for number, worker in self.workers.items() if number != EGRESS]
+
+    def _takers(self, order: orders.Numbered) -> list[Worker]:
+        """Whom an order is for."""
+        if isinstance(order, orders.Look):
+            return [worker for number, worker in self.workers.items() if number == EGRESS]
+        return list(self.workers.values()) if isinstance(order, orders.Release | orders.Count) else self._routers()
+
     def _pass_on(self, order: orders.Numbered, passed: tuple[int, ...] = ()) -> None:
-        """To every worker; the daemon hears once all have done it."""
+        """To every worker that it is for; the daemon hears once all have done it."""
+        workers = self._takers(order)
         self._numbers += 1
         done = orders.Done(order=order.order, listen=self._addresses())
         frame = orders.encode(msgspec.structs.replace(order, order=self._numbers))
-        self._pending[self._numbers] = Pending(order.order, done, set(self.workers))
-        for worker in list(self.workers.values()):
+        self._pending[self._numbers] = Pending(order.order, done, {worker.number for worker in workers})
+        for worker in workers:
             worker.wire.send(frame, passed)
         self._done_by(-1, self._numbers)
 
@@ -274,6 +292,22 @@ class Master:
                 return
         self._ports[key] = (published_of(order), sock)
         self._pass_on(order, (sock.fileno(),))
+
+    def _set_table(self, frame: bytes, table: orders.Brief) -> None:
+        """To every worker that routes, in the bytes it came in."""
+        self._table = orders.LENGTH.pack(len(frame)) + frame
+        self._version = table.version
+        self._sums.keep({endpoint.env_id for endpoint in table.endpoints})
+        for worker in self._routers():
+            worker.wire.send(self._table)
+
+    def _set_outlets(self, frame: bytes, *, wanted: bool) -> None:
+        """To the worker of what goes out, which there is from the first env on that has a way out."""
+        self._outlets = orders.LENGTH.pack(len(frame)) + frame
+        if EGRESS in self.workers:
+            self.workers[EGRESS].wire.send(self._outlets)
+        elif wanted:
+            self._begin(EGRESS)
 
     def _relisten(self, order: orders.Listen) -> None:
         """Listen on exactly these; nothing changes when one of them is not to be had."""

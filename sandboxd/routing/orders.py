@@ -89,6 +89,30 @@ class Deny(Message, frozen=True, kw_only=True, tag="deny"):
     retry_after: int
 
 
+class Outlet(msgspec.Struct, frozen=True, kw_only=True):
+    """An env's way out. dial: the path of its dial.sock. cookie: of its network namespace. rules: as `egress` has them."""
+
+    env_id: str
+    dial: str
+    cookie: int
+    rules: list[str]
+
+
+class SetOutlets(Message, frozen=True, kw_only=True, tag="outlets"):
+    """Replace all ways out. resolvers: HOST:PORT, none: those of the host. own: the router's ports, which no env may reach."""
+
+    outlets: list[Outlet]
+    resolvers: list[str] = []
+    own: list[int] = []
+
+
+class Look(Message, frozen=True, kw_only=True, tag="look"):
+    """What of an env goes out; answered by Flows and Done."""
+
+    order: int
+    env_id: str
+
+
 class Newest(Message, frozen=True, kw_only=True, tag="newest"):
     """From master to worker: every table that was on its way when the worker asked stands before this."""
 
@@ -113,8 +137,9 @@ class BriefTable(Message, frozen=True, kw_only=True, tag="table"):
 
 
 Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny
-BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny
-Numbered = Listen | Publish | Unpublish | Release | Count
+EgressOrder = SetOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
+BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny | SetOutlets | Look
+Numbered = Listen | Publish | Unpublish | Release | Count | Look
 
 
 # -- router to daemon ----------------------------------------------------------------------------------------------------
@@ -195,10 +220,41 @@ class AskNewest(Message, frozen=True, kw_only=True, tag="ask-newest"):
     """From worker to master: somebody asks for a host that is in no table yet; answered by Newest."""
 
 
-Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection, or a name that was asked for (port 0). rule: what gave or denied it; lacking: what would have given it.
+
+    state: open, closed, denied or failed. began: seconds of the monotonic clock.
+    """
+
+    number: int
+    name: str
+    address: str
+    port: int
+    state: str
+    rule: str = ""
+    lacking: str = ""
+    reason: str = ""
+    sent: int = 0
+    received: int = 0
+    began: float = 0.0
+
+
+class Flows(Message, frozen=True, kw_only=True, tag="flows"):
+    """What of an env goes out now and did lately; and since it began: connections, denied ones, bytes."""
+
+    env_id: str
+    passages: list[Passage]
+    total: int = 0
+    denied: int = 0
+    sent: int = 0
+    received: int = 0
+
+
+Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest | Flows
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)
+egress_decoder: "msgspec.json.Decoder[EgressOrder]" = msgspec.json.Decoder(EgressOrder)
 brief_decoder: "msgspec.json.Decoder[BriefOrder]" = msgspec.json.Decoder(BriefOrder)
 report_decoder: "msgspec.json.Decoder[Report]" = msgspec.json.Decoder(Report)
 

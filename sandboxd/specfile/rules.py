@@ -233,9 +233,23 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
     if spec.network.publish and spec.network.mode != "private":
         why = "has no way in" if spec.network.mode == "none" else "is the host's own: what listens is published already"
         yield Problem(("network", "publish"), f"network mode {spec.network.mode} {why}", 'publish needs mode = "private"')
+    yield from egress(spec)
     for index, forward in enumerate(spec.network.forward):
         if isinstance(forward, int) and not 1 <= forward <= 65535:
             yield Problem(("network", "forward", index), f"{forward} is no port", "a port is a number from 1 to 65535")
+
+
+def egress(spec: EnvSpec) -> Iterator[Problem]:
+    """Rules that can be meant."""
+    if isinstance(spec.network.egress, str):
+        return
+    from sandboxd.egress import parse as parse_rule  # noqa: PLC0415 - most specs have no list, and ipaddress takes a while
+
+    for index, text in enumerate(spec.network.egress):
+        try:
+            parse_rule(text)
+        except SpecInvalid as error:
+            yield Problem(("network", "egress", index), error.message, error.hint)
 
 
 def routes(spec: EnvSpec) -> Iterator[Problem]:

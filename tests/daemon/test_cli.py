@@ -199,7 +199,7 @@ def test_signals_reach_the_command(shared_daemon, place, number, name):
         (["run", "-v", "/nonexistent/src:/data", "--", "true"], 2, "/nonexistent/src"),
         (["run", "--cpus", "1.5", "--", "true"], 125, "cpus"),
         (["run", "--isolation", "landlock", "--network", "none", "--", "true"], 125, "network namespace"),
-        (["run", "--egress", "open", "--", "true"], 125, "egress"),
+        (["run", "--egress", "no such rule", "--", "true"], 2, "egress"),
         (["run", "-p", "70000", "--", "true"], 2, "70000"),
         (["run", "--name", "Not_A_Label", "--", "true"], 2, "not-a-label"),
         (["run", "--name", "all", "--", "true"], 2, "all"),

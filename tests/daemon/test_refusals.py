@@ -78,7 +78,7 @@ def test_workspace_missing_unreadable_or_not_to_be_shared(client, tmp_path):
         (errors.LimitUnenforceable, {"limits": Limits(memory_high=1 << 30)}),
         (errors.WallUnavailable, {"isolation": Isolation(level="landlock", home="readonly")}),
         (errors.WallUnavailable, {"isolation": Isolation(level="none"), "network": Network(mode="none")}),
-        (errors.NotOffered, {"network": Network(egress="open")}),
+        (errors.SpecInvalid, {"network": Network(egress=["no such rule"])}),
         (errors.NotOffered, {"network": Network(forward=[5432])}),
         (errors.SpecInvalid, {"mounts": [Mount(source="/no/such/place", target="/x")]}),
     ],

@@ -212,7 +212,7 @@ def test_names_are_dns_labels(name: str) -> None:
         ({"restart": "sometimes"}, UsageError, "--restart"),
         ({"user": "bob"}, NotOffered, "--user bob"),
         ({"label": ("=x",)}, UsageError, "-l"),
-        ({"egress": ("open", "a.example")}, UsageError, "--egress"),
+        ({"egress": ("none", "a.example")}, UsageError, "--egress"),
         ({"forward": ("0",)}, UsageError, "--forward"),
         ({"stop_timeout": "never"}, UsageError, "--stop-timeout"),
     ],

@@ -17,9 +17,14 @@ LAYOUT = Layout(
 )
 
 
+WAY = Offer(offered=True)
+
+
 def host(**refused: Offer) -> HostFacts:
     """A host that offers every wall but those given."""
-    return HostFacts(walls={**{wall: Offer(offered=True) for wall in WALLS}, **refused}, proc="full", layout=LAYOUT, landlock=7)
+    return HostFacts(
+        walls={**{wall: Offer(offered=True) for wall in WALLS}, **refused}, proc="full", layout=LAYOUT, landlock=7, egress=WAY
+    )
 
 
 def place(**facts: Any) -> PlaceFacts:

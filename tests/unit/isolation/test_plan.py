@@ -22,6 +22,7 @@ from sandboxd.isolation.steps import (
     Seal,
     Seccomp,
     Sysctl,
+    Way,
     in_order,
 )
 from sandboxd.spec import EnvSpec, Isolation, Limits, Network, Service
@@ -113,8 +114,6 @@ def test_a_limit_that_cannot_be_enforced_is_refused(limits: Limits) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"network": Network(egress="open")},
-        {"network": Network(egress=["pypi.org"])},
         {"network": Network(forward=[11434])},
         {"network": Network(mode="host", egress=["pypi.org"])},
     ],
@@ -125,10 +124,22 @@ def test_what_this_version_lacks_is_refused(parts: dict[str, Any]) -> None:
     assert refused.value.hint
 
 
-def test_egress_names_what_reaches_out() -> None:
-    with pytest.raises(NotOffered) as refused:
-        planned(spec(network=Network(egress="open")))
-    assert refused.value.hint == "only --network host reaches out in this version"
+@pytest.mark.parametrize("egress", ["open", ["pypi.org"], []])
+def test_a_way_out_is_made_ahead_and_served_by_init(egress: Any) -> None:
+    made = planned(spec(network=Network(egress=egress)))
+    assert Way() in made.base
+    assert made.init.egress
+    without = planned(spec(network=Network(egress="none")))
+    assert Way() not in without.base
+    assert not without.init.egress
+    assert not planned(spec(network=Network(mode="none", egress=egress))).init.egress
+
+
+def test_a_host_without_nf_tables_says_so() -> None:
+    lacking = msgspec.structs.replace(host(), egress=Offer(offered=False, reason="no nf_tables", fix="sudo modprobe nf_tables"))
+    with pytest.raises(NotOffered, match="no nf_tables") as refused:
+        planned(spec(network=Network(egress="open")), host=lacking)
+    assert refused.value.hint == "sudo modprobe nf_tables; or --egress none"
 
 
 def test_an_ordinary_users_env_is_its_own() -> None:

@@ -1,0 +1,108 @@
+"""The egress worker: relay and resolver of all that goes out of envs, forked by the router's master as its other workers are.
+
+Wiring only: orders in, outlets changed. It serves on while there is no daemon, and where it ends by itself the master forks
+another, which asks each env's init for the listeners again. One process for all: an env that makes it wait is cut off by the
+loop's own watch (`loop.guard`). Invariant: what is in no table, or was released, holds nothing of its env's network open.
+"""
+
+import gc
+import logging
+import socket
+
+from sandboxd.kernel.fds import raise_limit
+from sandboxd.router.control import Wire
+from sandboxd.router.listener import split_address
+from sandboxd.router.loop import Loop, Signals
+from sandboxd.router.outlet import Outlet
+from sandboxd.router.pipes import Pipes
+from sandboxd.router.resolver import Resolver
+from sandboxd.routing import orders
+from sandboxd.routing.framing import Bounds
+
+TRIM = 10.0
+
+log = logging.getLogger("sandboxd.egress")
+
+
+class Egress:
+    """Everything the worker holds. own: the router's ports. numbers: of connections, counted through."""
+
+    def __init__(self, bounds: Bounds, link: socket.socket) -> None:
+        self.loop = Loop()
+        self.pipes = Pipes(bounds.pipes)
+        self.resolver = Resolver(self.loop)
+        self.outlets: dict[str, Outlet] = {}
+        self.own: frozenset[int] = frozenset()
+        self.numbers = 0
+        self._trimming = False
+        self._wire = Wire(self.loop, link, self._take, self.loop.stop)
+        self._signals = Signals(self.loop, self.loop.stop)
+        raise_limit()
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+        try:
+            self.loop.run()
+        finally:
+            for outlet in self.outlets.values():
+                outlet.release()
+            self.resolver.close()
+            self.pipes.close()
+            self._wire.close()
+            self._signals.close()
+            self.loop.close()
+
+    def _take(self, frame: bytes) -> None:
+        """Do what the master wants, and answer where an answer is due."""
+        order = orders.decode(orders.egress_decoder, frame)
+        match order:
+            case None:
+                log.warning("an order was not understood: %d bytes", len(frame))
+            case orders.SetOutlets():
+                self._set(order)
+            case orders.Release():
+                outlet = self.outlets.get(order.env_id)
+                if outlet is not None:
+                    outlet.release()
+                self._tell(orders.Done(order=order.order))
+            case orders.Look():
+                outlet = self.outlets.get(order.env_id)
+                self._tell(outlet.flows() if outlet is not None else orders.Flows(env_id=order.env_id, passages=[]))
+                self._tell(orders.Done(order=order.order))
+            case orders.Stop():
+                self.loop.stop()
+            case orders.Ping() | orders.Count():
+                self._tell(orders.Done(order=order.order))
+
+    def _tell(self, report: orders.Report) -> None:
+        self._wire.send(orders.encode(report))
+
+    def _set(self, order: orders.SetOutlets) -> None:
+        """Let go of those that are gone, change those that changed, begin those that are new."""
+        self.own = frozenset(order.own)
+        self.resolver.given = [split_address(address) for address in order.resolvers]
+        wanted = {outlet.env_id: outlet for outlet in order.outlets}
+        for env_id, outlet in list(self.outlets.items()):
+            now = wanted.pop(env_id, None)
+            if now is not None and (now.dial, now.cookie) == (outlet.order.dial, outlet.order.cookie):
+                if now.rules != outlet.order.rules:
+                    outlet.change(now)
+                continue
+            outlet.release()
+            del self.outlets[env_id]
+            if now is not None:
+                wanted[env_id] = now
+        for env_id, new in wanted.items():
+            self.outlets[env_id] = Outlet(self, new)
+        if self.outlets and not self._trimming:
+            self._trimming = True
+            self.loop.at(self.loop.now + TRIM, self._trim)
+
+    def _trim(self) -> None:
+        """Pipes that nobody needed go back; an idle worker sleeps."""
+        self.pipes.trim()
+        self._trimming = any(outlet.passages for outlet in self.outlets.values()) or self.pipes.made > 0
+        if self._trimming:
+            self.loop.at(self.loop.now + TRIM, self._trim)

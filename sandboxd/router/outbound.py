@@ -1,0 +1,282 @@
+"""One connection that goes out: where it wanted to go, whether it may, the dial on the host's network, then a tunnel.
+
+connect(2) inside has been answered before anybody here heard of it, so whatever cannot be is told by a reset, at once. The
+decision is `egress`'s; where only a name gave it, the first bytes are looked at as well, so that TLS cannot ask for another
+name at the same address. Imports relay, tunnel and closing. Invariant: `over` is called once.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from sandboxd.egress import HOST, Address, Verdict, allows_tls_name
+from sandboxd.kernel.nftables import OWN, OWN6, RELAY, RELAY6
+from sandboxd.router.closing import release, reset
+from sandboxd.router.loop import READ, WRITE, Timer
+from sandboxd.router.relay import BUFFER, DONTWAIT, Flow, Side
+from sandboxd.router.tunnel import Tunnel
+from sandboxd.routing.clienthello import HelloError, server_name
+
+if TYPE_CHECKING:
+    from sandboxd.router.outlet import Outlet
+
+SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; of IPv6 the same number
+IPPROTO_IPV6 = 41
+CONNECT = 30.0  # seconds
+OURS = frozenset(ipaddress.ip_address(text) for text in (OWN, RELAY, OWN6, RELAY6))
+REASONS = {
+    errno.ECONNREFUSED: "refused",
+    errno.ETIMEDOUT: "no answer",
+    errno.ENETUNREACH: "no route",
+    errno.EHOSTUNREACH: "no route",
+}
+
+
+def wanted(sock: socket.socket) -> tuple[Address, int]:
+    """The destination that the program gave; raises OSError for a connection that was not led here."""
+    if sock.family == socket.AF_INET6:
+        port, packed = struct.unpack("!2xH4x16s4x", sock.getsockopt(IPPROTO_IPV6, SO_ORIGINAL_DST, 28))
+    else:
+        port, packed = struct.unpack("!2xH4s8x", sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16))
+    return ipaddress.ip_address(packed), port
+
+
+def is_local(address: Address) -> bool:
+    """Whether it is this host's own: then it is what a socket to it has as its source, too. Sends nothing. False: no route."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect((str(address), 9))
+            source = ipaddress.ip_address(probe.getsockname()[0].partition("%")[0])
+        except OSError:
+            return False
+    return source == address or source.is_loopback
+
+
+def has_route(address: Address) -> bool:
+    """Whether this host knows a way there."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex((str(address), 9)) == 0
+
+
+class Far(Side):
+    """The host's end."""
+
+    __slots__ = ("near",)
+
+    def __init__(self, near: "Outbound", sock: socket.socket) -> None:
+        super().__init__(near.loop, sock)
+        self.near = near
+
+    def broken(self) -> None:
+        """Nothing can be sent there any more."""
+        if self.near.tunnel is not None:
+            self.near.tunnel.broken(self)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.near.abort()
+
+
+class Dialling:
+    """The connection being made."""
+
+    def __init__(self, near: "Outbound", sock: socket.socket) -> None:
+        self.near = near
+        self.sock = sock
+        near.loop.watch(sock.fileno(), self, WRITE)
+
+    def on_event(self, mask: int) -> None:
+        """It stands, or cannot be had."""
+        self.near.loop.forget(self.sock.fileno())
+        self.near.dialled(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.near.fail("")
+
+
+class Sniffing(Flow):
+    """In the place of a tunnel's inward flow until the program has said whether it speaks TLS, and with whom."""
+
+    __slots__ = ("flow", "head", "near")
+
+    def __init__(self, near: "Outbound", flow: Flow) -> None:
+        self.near = near
+        self.flow = flow
+        self.head = bytearray()
+
+    def move(self) -> None:
+        """The program sent something."""
+        try:
+            data = self.near.sock.recv(BUFFER, DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.head += data
+        try:
+            name = server_name(self.head) if data else ""
+        except HelloError:
+            self.near.deny_tls("")
+            return
+        if name is None:
+            return  # more is to come
+        if name and not allows_tls_name(self.near.outlet.rules, name, self.near.port):
+            self.near.deny_tls(name)
+            return
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Pass on what was read; the rest is the flow's."""
+        flow, near = self.flow, self.near
+        near.outgoing = flow
+        flow.moved += len(self.head)
+        try:
+            gone = not self.head or flow.sink.put(bytes(self.head))
+        except OSError:
+            flow.sink.broken()
+            return
+        if not gone:
+            near.want(near.mask & ~READ)
+
+
+class Outbound(Side):
+    """The env's end, and what is known of the whole."""
+
+    __slots__ = (
+        *("address", "began", "dialling", "done", "names", "number", "outlet", "port", "reason", "state"),
+        *("timer", "tunnel", "verdict"),
+    )
+
+    def __init__(self, outlet: "Outlet", sock: socket.socket, number: int) -> None:
+        super().__init__(outlet.loop, sock, 0)
+        self.outlet = outlet
+        self.number = number
+        self.address: Address = HOST
+        self.port = 0
+        self.names: list[str] = []
+        self.verdict = Verdict(allowed=False)
+        self.state = "open"
+        self.reason = ""
+        self.began = outlet.loop.now
+        self.tunnel: Tunnel | None = None
+        self.dialling: Dialling | None = None
+        self.timer: Timer | None = None
+        self.done = False
+
+    @property
+    def sent(self) -> int:
+        """Bytes from the env."""
+        return self.tunnel.inward.moved if self.tunnel is not None else 0
+
+    @property
+    def received(self) -> int:
+        """Bytes to the env."""
+        return self.tunnel.outward.moved if self.tunnel is not None else 0
+
+    def begin(self, address: Address, port: int) -> None:
+        """Decide, and dial."""
+        self.address, self.port = address, port
+        if address in OURS:
+            self.fail("not a way out")
+            return
+        local = is_local(self.address)
+        self.names = self.outlet.names_of(self.address)
+        self.verdict = self.outlet.decide(self.address, self.port, self.names, local=local)
+        if not self.verdict.allowed:
+            self.state = "denied"
+            self.fail("")
+            return
+        self._dial()
+
+    def _dial(self) -> None:
+        target = "127.0.0.1" if self.address == HOST else str(self.address)
+        family = socket.AF_INET if self.address.version == 4 else socket.AF_INET6
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            self.fail(os.strerror(error.errno or 0))
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        number = sock.connect_ex((target, self.port))
+        if number not in (0, errno.EINPROGRESS):
+            sock.close()
+            self.fail(REASONS.get(number) or os.strerror(number))
+            return
+        self.timer = self.loop.at(self.loop.now + CONNECT, lambda: self.fail("no answer"))
+        self.dialling = Dialling(self, sock)
+
+    def dialled(self, number: int) -> None:
+        """The connection stands, or not."""
+        dialling, self.dialling = self.dialling, None
+        if dialling is None:
+            return
+        if self.timer is not None:
+            self.timer.cancel()
+        if number:
+            dialling.sock.close()
+            self.fail(REASONS.get(number) or os.strerror(number))
+            return
+        self.tunnel = Tunnel(self, Far(self, dialling.sock), self.outlet.pipes, self.over)
+        if self.verdict.by_name:
+            self.outgoing = Sniffing(self, self.tunnel.inward)
+
+    def deny_tls(self, name: str) -> None:
+        """TLS asked for a name that no rule gives."""
+        self.state = "denied"
+        self.reason = "TLS asks for another name" if name else "its first bytes are no TLS, and begin like it"
+        self.verdict = Verdict(allowed=False, lacking=f"{name}:{self.port}" if name else "")
+        self.names = [name] if name else self.names
+        self.cut()
+
+    def broken(self) -> None:
+        """Nothing can be sent to the env any more."""
+        if self.tunnel is not None:
+            self.tunnel.broken(self)
+
+    def lost(self) -> None:
+        """The env's end is gone while nobody reads it."""
+        if self.tunnel is None:
+            self.fail("given up")
+        else:
+            self.park()
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self.cut()
+
+    def cut(self) -> None:
+        """End both ends now."""
+        if self.tunnel is not None:
+            self.tunnel.cut()
+        else:
+            self.fail("")
+
+    def fail(self, reason: str) -> None:
+        """Reset it."""
+        if self.dialling is not None:
+            self.loop.forget(self.dialling.sock.fileno())
+            self.dialling.sock.close()
+            self.dialling = None
+        if self.timer is not None:
+            self.timer.cancel()
+        self.reason = self.reason or reason
+        if self.state == "open":
+            self.state = "failed"
+        if self.open:
+            release(self)
+            reset(self.sock)
+        self.over()
+
+    def over(self) -> None:
+        """Nothing is left of it."""
+        if not self.done:
+            self.done = True
+            if self.state == "open":
+                self.state = "closed"
+            self.outlet.ended(self)

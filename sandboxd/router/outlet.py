@@ -1,0 +1,306 @@
+"""One env's way out, as the egress worker has it: its listeners, its rules, the names it knows, what passes and what did not.
+
+The listeners were born in the env's network namespace and are kept by its init, which hands them over as often as it is asked:
+so none is lost with a worker. What init hands over is checked, since a hostile env may be behind it. An address is bound to the
+names that this env was told it for, and only to those. Imports outbound, resolver and listener. Invariant: all that is kept for
+an env is bounded.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from sandboxd.egress import HOST, HOST_NAMES, Address, Verdict, decide, decide_name, parse_all
+from sandboxd.errors import ProtocolViolation
+from sandboxd.kernel import fds
+from sandboxd.kernel.sockdiag import netns_cookie
+from sandboxd.router.closing import reset
+from sandboxd.router.dialer import connect
+from sandboxd.router.listener import BATCH, Listener
+from sandboxd.router.loop import READ, Timer
+from sandboxd.router.outbound import Outbound, has_route, is_local, wanted
+from sandboxd.router.resolver import Datagrams, Inquiry, Respond
+from sandboxd.routing import dns, orders
+
+if TYPE_CHECKING:
+    from sandboxd.router.egress import Egress
+
+MOST_PASSAGES = 2048  # connections of one env; what is over is reset
+MOST_BOUND, MOST_NAMES = 4096, 16
+MOST_KEPT = 64
+MOST_LISTENERS = 16
+TCP_LISTEN = 10
+SOON, LATE = 0.05, 2.0
+LONGEST_TTL = 300
+WAYS = b"\0\1"  # launch.dialer
+LOOPBACK = {dns.A: "127.0.0.1", dns.AAAA: "::1"}
+
+
+class Outlet:
+    """See above."""
+
+    def __init__(self, worker: "Egress", order: orders.Outlet) -> None:
+        self.worker = worker
+        self.loop = worker.loop
+        self.pipes = worker.pipes
+        self.order = order
+        self.rules = parse_all(order.rules)
+        self.passages: set[Outbound] = set()
+        self.inquiries: set[Inquiry] = set()
+        self.lookups = 0
+        self.total = self.denied = self.sent = self.received = 0
+        self._denied: OrderedDict[tuple[str, int], orders.Passage] = OrderedDict()
+        self._ended: deque[tuple[float, orders.Passage]] = deque(maxlen=MOST_KEPT)
+        self._bound: OrderedDict[Address, dict[str, None]] = OrderedDict()
+        self._listeners: list[Listener | Datagrams] = []
+        self._sock: socket.socket | None = None
+        self._timer: Timer | None = None
+        self._pause = SOON
+        self._ask()
+
+    # -- its listeners ---------------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        try:
+            self._sock = connect(self.order.dial)
+            self.loop.watch(self._sock.fileno(), self, READ)
+            self._sock.send(WAYS, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            self._again()
+
+    def _again(self) -> None:
+        """Init does not take it now, or is gone: then a table without us is on its way."""
+        self._hang_up()
+        self._timer = self.loop.at(self.loop.now + self._pause, self._ask)
+        self._pause = min(LATE, 2 * self._pause)
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            self.loop.forget(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+
+    def on_event(self, mask: int) -> None:
+        """Init answers."""
+        if self._sock is None:
+            return
+        received: list[int] = []
+        try:
+            data, received = fds.recv(self._sock, 16, max_fds=MOST_LISTENERS, flags=socket.MSG_DONTWAIT)
+            if len(data) != 2 or data[1]:
+                raise OSError(errno.EPROTO, "init answered something else than was asked")
+        except BlockingIOError:
+            return
+        except (OSError, ProtocolViolation):
+            fds.close_all(received)
+            self._again()
+            return
+        self._hang_up()
+        for fd in received:
+            self._open(fd)
+
+    def abort(self, *, stalled: bool = False) -> None:
+        """From the loop, after a failure of ours."""
+        self._again()
+
+    def _open(self, fd: int) -> None:
+        """Serve one listener, if it is one of this env's network."""
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            os.close(fd)
+            return
+        try:
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or netns_cookie(sock) != self.order.cookie:
+                raise OSError(errno.EINVAL, "not of its network namespace")
+            if sock.type == socket.SOCK_STREAM:
+                if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_LISTEN:
+                    raise OSError(errno.EINVAL, "it does not listen")
+                self._listeners.append(Listener(self.loop, sock, self._accepted, self._room))
+            elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_UDP:
+                self._listeners.append(Datagrams(self, sock))
+            else:
+                raise OSError(errno.EINVAL, "neither TCP nor UDP")
+        except OSError:
+            sock.close()
+
+    def _room(self) -> int:
+        # Whoever keeps a duplicate of the listener can have accept(2) wait.
+        self.loop.guard()
+        return BATCH
+
+    # -- what passes -----------------------------------------------------------------------------------------------------
+
+    def _accepted(self, sock: socket.socket, _source: tuple[str, int]) -> None:
+        self.total += 1
+        if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
+            reset(sock)
+            return
+        try:
+            address, port = wanted(sock)
+        except OSError:  # it was not led here: somebody connects to the relay itself
+            reset(sock)
+            return
+        if port == 53:
+            self.inquiries.add(Inquiry(self, sock))
+            return
+        self.worker.numbers += 1
+        passage = Outbound(self, sock, self.worker.numbers)
+        self.passages.add(passage)
+        passage.begin(address, port)
+
+    def decide(self, address: Address, port: int, names: list[str], *, local: bool) -> Verdict:
+        """Over one connection."""
+        if port in self.worker.own and (local or address == HOST or address.is_loopback):
+            return Verdict(allowed=False, rule="the router's own port")  # behind which are the envs of others
+        return decide(self.rules, address, port, names=names, local=local)
+
+    def names_of(self, address: Address) -> list[str]:
+        """The names that this env was told the address for, the latest first."""
+        return list(reversed(self._bound.get(address, {})))
+
+    def ended(self, passage: Outbound) -> None:
+        """A connection is over."""
+        self.passages.discard(passage)
+        self.sent += passage.sent
+        self.received += passage.received
+        seen = self.seen(passage)
+        if passage.state == "denied":
+            self.deny(seen)
+        else:
+            self._ended.append((self.loop.now, seen))
+
+    def deny(self, seen: orders.Passage) -> None:
+        """Keep what was denied, each place once."""
+        self.denied += 1
+        self._denied.pop((seen.name or seen.address, seen.port), None)
+        self._denied[seen.name or seen.address, seen.port] = seen
+        while len(self._denied) > MOST_KEPT:
+            self._denied.popitem(last=False)
+
+    def seen(self, passage: Outbound) -> orders.Passage:
+        """A connection as it is told of."""
+        verdict = passage.verdict
+        name = HOST_NAMES[0] if passage.address == HOST else (passage.names or [""])[0]
+        return orders.Passage(
+            number=passage.number,
+            name=name,
+            address=str(passage.address),
+            port=passage.port,
+            state=passage.state,
+            rule=verdict.rule,
+            lacking=verdict.lacking,
+            reason=passage.reason,
+            sent=passage.sent,
+            received=passage.received,
+            began=passage.began,
+        )
+
+    def flows(self) -> orders.Flows:
+        """All that is known."""
+        alive = [self.seen(passage) for passage in sorted(self.passages, key=lambda one: one.number)]
+        return orders.Flows(
+            env_id=self.order.env_id,
+            passages=[*(seen for _, seen in self._ended), *self._denied.values(), *alive],
+            total=self.total,
+            denied=self.denied,
+            sent=self.sent + sum(one.sent for one in self.passages),
+            received=self.received + sum(one.received for one in self.passages),
+        )
+
+    # -- names -----------------------------------------------------------------------------------------------------------
+
+    def resolve(self, question: dns.Question, respond: Respond) -> None:
+        """Answer a question of the env's."""
+        name, kind = question.name, question.kind
+        if name == "localhost" or name.endswith(".localhost"):  # RFC 6761: its own
+            addresses = [ipaddress.ip_address(LOOPBACK[kind])] if kind in LOOPBACK else []
+            respond(dns.reply(question, dns.NOERROR, addresses, LONGEST_TTL))
+            return
+        if name in HOST_NAMES:
+            verdict = decide(self.rules, HOST, 0)
+            if verdict.allowed:
+                respond(dns.reply(question, dns.NOERROR, [HOST] if kind == dns.A else [], LONGEST_TTL))
+                return
+        else:
+            verdict = decide_name(self.rules, name)
+        if not verdict.allowed:
+            self._deny_name(name, verdict, "")
+            respond(dns.reply(question, dns.NXDOMAIN))
+        elif kind in (dns.SVCB, dns.HTTPS):  # they carry addresses that would be bound to nothing
+            respond(dns.reply(question, dns.NOERROR))
+        elif kind in (dns.ANY, dns.AXFR, dns.IXFR):
+            respond(dns.reply(question, dns.NOTIMP))
+        else:
+            self.worker.resolver.ask(self, question, respond)
+
+    def told(self, question: dns.Question, answer: dns.Answer) -> bytes:
+        """The answer to give: the addresses that may be reached at all, bound to the name from here on."""
+        found: list[Address] = []
+        verdict: Verdict | None = None
+        for address in answer.addresses:
+            local = is_local(address)
+            seen = self.decide(address, 0, [question.name], local=local)
+            if not seen.allowed:
+                verdict = seen
+            elif local or address.is_loopback:
+                found += [HOST] if question.kind == dns.A and HOST not in found else []
+            elif address.version == 4 or has_route(address):
+                found.append(address)
+        if not found and verdict is not None:
+            self._deny_name(question.name, verdict, "it leads to what is private")
+        for address in found:
+            self._bind(address, question.name)
+        return dns.reply(question, answer.rcode, found, min(answer.ttl, LONGEST_TTL))
+
+    def _bind(self, address: Address, name: str) -> None:
+        names = self._bound.setdefault(address, {})
+        self._bound.move_to_end(address)
+        names.pop(name, None)
+        names[name] = None
+        if len(names) > MOST_NAMES:
+            del names[next(iter(names))]
+        if len(self._bound) > MOST_BOUND:
+            self._bound.popitem(last=False)
+
+    def _deny_name(self, name: str, verdict: Verdict, reason: str) -> None:
+        self.worker.numbers += 1
+        self.deny(
+            orders.Passage(
+                number=self.worker.numbers,
+                name=name,
+                address="",
+                port=0,
+                state="denied",
+                rule=verdict.rule,
+                lacking=verdict.lacking,
+                reason=reason,
+                began=self.loop.now,
+            )
+        )
+
+    # -- changes ---------------------------------------------------------------------------------------------------------
+
+    def change(self, order: orders.Outlet) -> None:
+        """Other rules: what they no longer give is cut."""
+        self.order = order
+        self.rules = parse_all(order.rules)
+        for passage in list(self.passages):
+            if not self.decide(passage.address, passage.port, passage.names, local=is_local(passage.address)).allowed:
+                passage.cut()
+
+    def release(self) -> None:
+        """Let go of all that is of its network."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._hang_up()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for passage in list(self.passages):
+            passage.cut()
+        for inquiry in list(self.inquiries):
+            inquiry.close()

@@ -1,0 +1,129 @@
+"""The way out of an env, by real programs: what the rules give works, all else is refused at once.
+
+Of `sandboxd.router.egress`, `sandboxd.router.outlet` and `sandboxd.router.ways`.
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+ASK = """
+import errno, json, socket, sys
+found = {}
+for place in sys.argv[1:]:
+    host, _, port = place.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 20) as sock:
+            sock.settimeout(20)
+            sock.sendall(b"hello")
+            sock.shutdown(socket.SHUT_WR)
+            found[place] = sock.makefile("rb").read().decode()
+    except socket.gaierror as error:
+        found[place] = "no name"
+    except OSError as error:
+        found[place] = errno.errorcode.get(error.errno, str(error))
+print(json.dumps(found))
+"""
+DENIED = {"ECONNRESET", "ECONNREFUSED", "EPIPE"}
+
+
+class Echo:
+    """A server of the host's loopback: what it is told, it says, and ends."""
+
+    def __init__(self) -> None:
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        self.port = self.sock.getsockname()[1]
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        """Until it is closed."""
+        while True:
+            try:
+                connection, _ = self.sock.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"echo " + connection.makefile("rb").read())
+
+    def close(self) -> None:
+        """End."""
+        self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+        self.thread.join()
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    """One server."""
+    server = Echo()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def asked(shared_daemon, require, tmp_path) -> Callable[..., dict[str, str]]:
+    """What came of connecting to each place, from an env with that way out."""
+    require("nft")
+
+    def ask(egress: str, *places: str) -> dict[str, str]:
+        argv = ["run", "--rm", "--egress", egress, "--", "/usr/bin/python3", "-c", ASK, *places]
+        found: dict[str, str] = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
+        return found
+
+    return ask
+
+
+def test_the_host_is_reached_by_its_word_only(asked, echo) -> None:
+    place, name = f"198.51.100.1:{echo.port}", f"host.sandbox.internal:{echo.port}"
+    assert asked(f"host:{echo.port}", place, name) == {place: "echo hello", name: "echo hello"}
+    for egress in ("open", "lan", "host:1", f"host,!host:{echo.port}", "127.0.0.0/8"):
+        found = asked(egress, place, f"127.0.0.1:{echo.port}")
+        assert set(found.values()) <= DENIED, egress
+
+
+def test_nobody_there_is_refused(asked) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    assert asked("host", f"198.51.100.1:{port}")[f"198.51.100.1:{port}"] in DENIED
+
+
+def test_what_no_rule_gives_is_refused_at_once(asked) -> None:
+    places = ["93.184.216.34:443", "10.0.0.1:80", "169.254.169.254:80", "192.0.2.3:15001", "192.0.2.2:80", "[2606:2800::1]:443"]
+    found = asked("127.0.0.1:9", *[place.replace("[", "").replace("]", "") for place in places])
+    assert set(found.values()) <= DENIED
+
+
+def test_names_that_no_rule_gives_are_not_asked_for(asked) -> None:
+    found = asked("host", "tunnel.example:80", "localhost:1")
+    assert found["tunnel.example:80"] == "no name"
+    assert found["localhost:1"] == "ECONNREFUSED"
+
+
+def test_the_router_is_not_to_be_had(asked, shared_daemon) -> None:
+    """Behind it are other envs."""
+    place = f"198.51.100.1:{shared_daemon.port}"
+    assert asked("host", place)[place] in DENIED
+
+
+def egress_worker(keeper: int) -> psutil.Process:
+    """The process of `sandboxd.router.egress`."""
+    return next(one for one in psutil.Process(keeper).children(recursive=True) if one.cmdline()[:1] == ["sandboxd-egress"])
+
+
+def test_a_worker_that_is_killed_is_replaced_and_nobody_notices(shared_daemon, require, echo, tmp_path) -> None:
+    """Its listeners are the init's: what connects meanwhile waits in their queue."""
+    require("nft")
+    place = f"198.51.100.1:{echo.port}"
+    shared_daemon.sandbox("run", "-d", "--name", "long", "--egress", "host", "--", "sleep", "1000", cwd=tmp_path)
+    try:
+        for _ in range(3):
+            argv = ["exec", "long", "/usr/bin/python3", "-c", ASK, place]
+            assert json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout) == {place: "echo hello"}
+            egress_worker(shared_daemon.keeper.process.pid).kill()
+    finally:
+        shared_daemon.sandbox("rm", "-f", "long", cwd=tmp_path)

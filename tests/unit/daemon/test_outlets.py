@@ -1,0 +1,46 @@
+"""Which envs have a way out, and by which rules."""
+
+import pytest
+from msgspec.structs import replace
+
+from sandboxd.daemon.outlets import outlets
+from sandboxd.lifecycle.records import EnvRecord, Identity
+from sandboxd.lifecycle.states import State
+from sandboxd.spec import EnvSpec, Network, Service
+
+INIT = Identity(pid=1, start_time=1, boot_id="b", netns_cookie=7)
+
+
+def record(**network: object) -> EnvRecord:
+    """An env that runs."""
+    spec = EnvSpec(services={"web": Service(command="x")}, network=Network(**network))  # type: ignore[arg-type]
+    return EnvRecord(id="e", name="n", owner=1, group=1, spec=spec, services={}, created=0.0, init=INIT, state=State.READY)
+
+
+@pytest.mark.parametrize(
+    ("network", "rules"),
+    [
+        ({"egress": "open"}, ["open"]),
+        ({"egress": ["a.example", "lan"]}, ["a.example", "lan"]),
+        ({"egress": []}, []),
+        ({"egress": "none"}, None),
+        ({"mode": "host", "egress": "open"}, None),
+        ({"mode": "none", "egress": "open"}, None),
+    ],
+)
+def test_who_has_a_way_out(network: dict[str, object], rules: list[str] | None) -> None:
+    found = outlets([record(**network)], envs_dir="/envs")
+    assert [outlet.rules for outlet in found] == ([] if rules is None else [rules])
+    assert all((outlet.dial, outlet.cookie) == ("/envs/e/dial.sock", 7) for outlet in found)
+
+
+def test_what_has_ended_has_none() -> None:
+    assert outlets([replace(record(egress="open"), state=State.STOPPED)], envs_dir="/") == []
+    assert outlets([replace(record(egress="open"), init=None)], envs_dir="/") == []
+
+
+def test_what_was_allowed_since_is_added() -> None:
+    assert outlets([replace(record(egress=["a.example"]), allowed=["b.example"])], envs_dir="/")[0].rules == [
+        "a.example",
+        "b.example",
+    ]
