@@ -5,6 +5,7 @@ decision is `egress`'s; where only a name gave it, the first bytes are looked at
 name at the same address. Imports relay, tunnel and closing. Invariant: `over` is called once.
 """
 
+import _socket
 import errno
 import ipaddress
 import os
@@ -35,7 +36,7 @@ REASONS = {
 }
 
 
-def wanted(sock: socket.socket) -> tuple[Address, int]:
+def wanted(sock: _socket.socket) -> tuple[Address, int]:
     """The destination that the program gave; raises OSError for a connection that was not led here."""
     if sock.family == socket.AF_INET6:
         port, packed = struct.unpack("!2xH4x16s4x", sock.getsockopt(IPPROTO_IPV6, SO_ORIGINAL_DST, 28))
@@ -153,7 +154,7 @@ class Outbound(Side):
         *("timer", "tunnel", "verdict"),
     )
 
-    def __init__(self, outlet: "Outlet", sock: socket.socket, number: int) -> None:
+    def __init__(self, outlet: "Outlet", sock: _socket.socket, number: int) -> None:
         super().__init__(outlet.loop, sock, 0)
         self.outlet = outlet
         self.number = number

@@ -6,6 +6,7 @@ names that this env was told it for, and only to those. Imports outbound, resolv
 an env is bounded.
 """
 
+import _socket
 import errno
 import ipaddress
 import os
@@ -56,7 +57,7 @@ class Outlet:
         self._ended: deque[tuple[float, orders.Passage]] = deque(maxlen=MOST_KEPT)
         self._bound: OrderedDict[Address, dict[str, None]] = OrderedDict()
         self._listeners: list[Listener | Datagrams] = []
-        self._sock: socket.socket | None = None
+        self._sock: _socket.socket | None = None
         self._timer: Timer | None = None
         self._pause = SOON
         self._ask()
@@ -134,7 +135,7 @@ class Outlet:
 
     # -- what passes -----------------------------------------------------------------------------------------------------
 
-    def _accepted(self, sock: socket.socket, _source: tuple[str, int]) -> None:
+    def _accepted(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
         self.total += 1
         if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
             reset(sock)

@@ -5,6 +5,7 @@ must answer it exactly, and nothing of it is passed on unread. Everything is bou
 time, bytes. The host's own /etc/hosts is asked first, as its programs do. Imports the loop, relay and routing.dns.
 """
 
+import _socket
 import ipaddress
 import os
 import socket
@@ -263,7 +264,7 @@ class Inquiry(Side):
 
     __slots__ = ("_buffer", "_outlet", "_timer")
 
-    def __init__(self, outlet: "Outlet", sock: socket.socket) -> None:
+    def __init__(self, outlet: "Outlet", sock: _socket.socket) -> None:
         super().__init__(outlet.loop, sock)
         self._outlet = outlet
         self._buffer = bytearray()
