@@ -21,7 +21,7 @@ from sandboxd.launch.pids import host_pids
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE, ENDED
 from sandboxd.lifecycle.view import env_info, matches, rfc3339
-from sandboxd.lifecycle.why import answers, rules
+from sandboxd.lifecycle.why import answers, rules, unknowable
 from sandboxd.observe.logs import follow, read_logs
 from sandboxd.protocol import messages as m
 from sandboxd.units import parse_duration
@@ -161,7 +161,7 @@ class Queries:
             limits=[hit for hit in notebook.limits if hit.time >= since],
             awake=self.supervisor.idling.outlook(actor),
             rules=rules(record),
-            unknown=notebook.unknown,
+            unknown=[*notebook.unknown, *unknowable(record)],
         )
 
     async def stats(self, call: Call) -> m.StatsReply:

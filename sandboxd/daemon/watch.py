@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from sandboxd.daemon import limiting
 from sandboxd.daemon.disk import DiskWatch
 from sandboxd.errors import KernelError, SandboxdError
+from sandboxd.isolation.enforcement import lowest
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
 from sandboxd.limits.pace import LEAST, pause
@@ -93,8 +94,14 @@ class Watch:
         verdict = judge(sample, record.limits, record.enforced)
         if not verdict.within:
             limiting.end(actor, verdict._replace(value=max(verdict.value, self.peak(record, verdict))))
-        elif is_full(sample, record):
+            return
+        if is_full(sample, record):
             limiting.met(actor, over("pids", sample.pids, record.limits.pids or 0))
+        if record.limits.nofile is not None and record.init is not None:
+            ceiling = lowest(record.limits.nofile, self.supervisor.host.limits.hard.get("NOFILE", -1))
+            used = sample.descriptors or self._sampler.descriptors(record.init.pid)
+            if used >= ceiling:
+                limiting.met(actor, over("nofile", used, ceiling))
 
     def peak(self, record: EnvRecord, verdict: Verdict) -> int:
         """The most that was seen of it."""

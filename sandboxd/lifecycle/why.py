@@ -29,6 +29,8 @@ WALLS = {
     "cgroup": "it sees its own control group only",
 }
 
+NO_WALL = Wall(offered=False, demanded=False, enforced=False)
+
 
 def answers(record: EnvRecord, unready: Mapping[str, str], unguarded: Sequence[str] = ()) -> list[Answer]:
     """What there is to say, the weightiest first. unready: the last answer of each readiness check that does not hold;
@@ -209,6 +211,18 @@ def rules(record: EnvRecord) -> list[str]:
     limits = [f"{name} {shown(name, value)}" for name in of.__struct_fields__ if (value := getattr(of, name))]
     found += [f"limits: {', '.join(limits)}"] if limits else []
     found += [f"{name}: not asked for ({wall.reason})" for name, wall in record.walls.items() if is_left_out(wall)]
+    return found
+
+
+def unknowable(record: EnvRecord) -> list[str]:
+    """What an env may have met and nobody here can know, so that silence is not taken for an answer."""
+    found = []
+    if record.walls.get("landlock", NO_WALL).enforced:
+        found.append("what Landlock refused: the kernel tells it to root only, as audit records")
+    if record.limits.nofile is not None:
+        found.append("a nofile limit that was met for a moment (EMFILE): the kernel tells the program alone")
+    if record.limits.memory is not None and record.enforced.get("memory") == "sampled":
+        found.append("memory between two looks, and System V shared memory that no process has attached: no cgroup counts it")
     return found
 
 

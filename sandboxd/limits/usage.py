@@ -11,7 +11,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     rss: resident sets added up, so what processes share counts once for each. pss: anonymous and shared memory with each
     page counted once, without the page cache, which the kernel takes back by itself; None: not looked at. tmpfs: files in
-    the env's own memory file systems. mapped: the part of `tmpfs` that is in `pss` already. pids: tasks, threads included.
+    the env's own memory file systems, and in memfds. mapped: the part of `tmpfs` that is in `pss` already. pids: tasks,
+    threads included. descriptors: the most that one process has open; 0: not looked at.
     """
 
     rss: int
@@ -23,6 +24,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     pss: int | None = None
     mapped: int = 0
+    descriptors: int = 0
 
     @property
     def memory(self) -> int:

@@ -45,7 +45,7 @@ def judge(sample: Sample, limits: Limits, ways: Mapping[str, str]) -> Verdict:
         return Verdict()
     found = over("memory", sample.memory, limits.memory)
     if sample.tmpfs - sample.mapped > sample.pss:
-        hint = f"most of it is files in /tmp or /dev/shm, which are memory: delete some, or {found.hint}"
+        hint = f"most of it is files in /tmp, /dev/shm or memfds, which are memory: delete some, or {found.hint}"
         return found._replace(hint=hint)
     return found
 
@@ -64,6 +64,8 @@ def advice(limit: str, used: int) -> str:
             return f"delete some, or raise it with --disk {suggested(used)}, or limits.disk in sandbox.toml"
         case "pids":
             return f"raise it with --pids-limit {used * 2}, or limits.pids in sandbox.toml, unless something forks without end"
+        case "nofile":
+            return f"raise it with --ulimit nofile={used * 2}, or limits.nofile in sandbox.toml, unless something leaks them"
         case "cpus":
             return "raise it with --cpus, or limits.cpus in sandbox.toml"
     return f"raise limits.{limit} in sandbox.toml"

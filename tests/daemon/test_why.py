@@ -1,10 +1,12 @@
 """`sandbox why` against a real daemon: what waits, what ended, what was refused, in words."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from sandboxd.protocol.messages import Remove, Run
+from sandboxd.limits.openfiles import descriptors
+from sandboxd.protocol.messages import Events, Remove, Run
 from sandboxd.spec import EnvSpec, Service, Workspace
 from tests.daemons import Daemon
 
@@ -55,6 +57,25 @@ def test_a_limit_that_was_met_stays_known(shared_daemon: Daemon, place: Path) ->
     told = shared_daemon.sandbox("why", "hungry").stdout
     assert "Exited (137)" in told
     shared_daemon.sandbox("rm", "hungry")
+
+
+FULL = "import os, time; f = []\ntry:\n  while True: f.append(os.open('/dev/null', 0))\nexcept OSError: time.sleep(600)"
+
+
+def test_a_process_with_all_the_descriptors_it_may_have_is_told(shared_daemon: Daemon, place: Path) -> None:
+    if not descriptors(os.getpid()):
+        pytest.skip("this kernel does not tell how many descriptors a process has (Linux 6.2)")
+    with shared_daemon.client() as client:
+        events = client.stream(Events(follow=True))
+        shared_daemon.sandbox("run", "-d", "--name", "full", "--ulimit", "nofile=64", "--", "python3", "-c", FULL, cwd=place)
+        met = next(event for reply in events for event in reply.events if (event.event, event.name) == ("limit", "full"))
+        assert met.detail["limit"] == "nofile"
+        events.close()
+    (found,) = shared_daemon.json("why", "full")
+    assert [(hit["limit"], hit["value"], hit["peak"]) for hit in found["limits"]] == [("nofile", 64, 64)]
+    assert "--ulimit nofile=128" in found["limits"][0]["advice"]
+    assert any("for a moment (EMFILE)" in line for line in found["unknown"])
+    shared_daemon.sandbox("rm", "-f", "full")
 
 
 def test_what_ended_or_never_started_says_so(shared_daemon: Daemon, place: Path) -> None:

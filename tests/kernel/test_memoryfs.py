@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sandboxd.limits import memoryfs
+from sandboxd.limits import memoryfs, openfiles
 from sandboxd.limits.sampler import Sampler, walk
 from sandboxd.limits.verdict import judge
 from sandboxd.spec import Limits
@@ -113,3 +113,44 @@ def test_nothing_is_kept_open(tmp_path):
         for _ in range(5):
             sampler.sample(env.pid, gate=0)
         assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+MEMFD = """
+fd = os.memfd_create("hoard")
+for _ in range(20):
+    os.write(fd, b"x" * (1 << 20))
+child(signal.pause)
+"""
+
+
+def test_memfds_are_counted_once_whether_mapped_or_not(tmp_path):
+    with tree(tmp_path, MEMFD) as env:
+        seen = Sampler().sample(env.pid, gate=0)
+        assert 20 * M <= seen.tmpfs < 22 * M
+        assert not judge(seen, Limits(memory=16 * M), {}).within
+        assert judge(seen, Limits(memory=64 * M), {}).within
+    mapped = "pool = mmap.mmap(fd, 20 << 20)\nfor page in range(0, len(pool), 4096): pool[page]\n"
+    with tree(tmp_path / "again", MEMFD + mapped) as env:
+        seen = Sampler().sample(env.pid, gate=0)
+        assert 19 * M <= seen.mapped <= seen.tmpfs < 22 * M
+        assert seen.memory < 40 * M + 20 * M, "not twice"
+
+
+def test_below_the_gate_no_descriptor_is_looked_at(tmp_path, monkeypatch):
+    """Where all of the host has less shared memory than that, so has the env."""
+    looked = []
+    monkeypatch.setattr(openfiles, "memfds", lambda pids: looked.append(1) or {})
+    with tree(tmp_path, "pass") as env:
+        Sampler().sample(env.pid, gate=1 << 60)
+        assert not looked
+        Sampler().sample(env.pid, gate=0)
+        assert looked
+
+
+def test_the_fullest_process_is_told(tmp_path):
+    with tree(tmp_path, "files = [os.open('/dev/null', os.O_RDONLY) for _ in range(200)]") as env:
+        if not openfiles.descriptors(os.getpid()):
+            pytest.skip("this kernel does not tell how many descriptors a process has (Linux 6.2)")
+        assert 200 < Sampler().sample(env.pid).descriptors < 250
+        assert 200 < Sampler().descriptors(env.pid) < 250
+    assert openfiles.descriptors(1 << 30) == 0

@@ -146,6 +146,12 @@ ONE_FILE = """
 file = open("big", "wb", buffering=0)
 again(lambda: file.write(bytes(1 << 20)))
 """
+HOARD = """
+for _ in range(200):
+    kept.append(os.memfd_create("hoard"))
+    os.write(kept[-1], bytes(1 << 20))
+time.sleep(60)
+"""
 AT_HOME = """
 for number in range(64):
     with open(os.path.expanduser("~/") + str(number), "wb") as file:
@@ -155,6 +161,7 @@ time.sleep(60)
 
 BOMBS: dict[str, Bomb] = {
     "memory": Bomb("again(lambda: bytearray(os.urandom(1 << 16) * 64))", "", LIMITS, "memory"),
+    "memory that nobody has mapped": Bomb(HOARD, "", LIMITS, "memory"),
     "fork": Bomb(FORK, "EAGAIN", LIMITS),
     "threads": Bomb(THREAD, "RuntimeError", LIMITS),
     "descriptors": Bomb("again(lambda: os.open('/dev/null', os.O_RDONLY))", "EMFILE", LIMITS),
