@@ -90,11 +90,22 @@ class Isolation(Struct, frozen=True, kw_only=True):
 
 
 class Publish(Struct, frozen=True, kw_only=True):
-    """A host address that reaches a port inside as raw TCP."""
+    """A host address that reaches a port inside as raw TCP, or a Unix socket of the host: address "unix:/PATH", no host_port.
 
-    host_port: Port
+    proxy_protocol: each connection begins with a PROXY protocol v2 header that tells the service where it came from.
+    """
+
     port: Port
+    host_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     address: str = "127.0.0.1"
+    proxy_protocol: bool = False
+
+    @property
+    def where(self) -> str:
+        """The host address in a word."""
+        if self.address.startswith("unix:"):
+            return self.address
+        return f"[{self.address}]:{self.host_port}" if ":" in self.address else f"{self.address}:{self.host_port}"
 
 
 class Network(Struct, frozen=True, kw_only=True):

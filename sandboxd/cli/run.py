@@ -62,7 +62,13 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @click.option("-d", "--detach", is_flag=True, help="Do not stay: print the id and return.")
 @click.option("--rm", is_flag=True, help="Remove it once it has ended.")
 @click.option("--name", metavar="NAME", help="Becomes http://NAME.localhost (default: two words).")
-@click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOSTPORT:]PORT", help="The routed port; or a host port besides.")
+@click.option(
+    "-p",
+    "--publish",
+    multiple=True,
+    metavar="[[IP:]HOSTPORT:]PORT",
+    help="The routed port; or a host port, or unix:PATH, besides.",
+)
 @click.option("-e", "--env", multiple=True, metavar="K=V", help="A variable (K alone: your own value).")
 @click.option("--env-file", "env_files", multiple=True, metavar="FILE", help="Variables, one K=V a line.")
 @click.option("-w", "--workdir", "--cwd", "workdir", metavar="DIR", help="The workspace (default: this directory).")

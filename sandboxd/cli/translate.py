@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from sandboxd.cli.ceilings import LimitFlags, changes, nofile, whole
-from sandboxd.errors import NameInvalid, NotOffered, SandboxdError, UsageError
+from sandboxd.errors import NameInvalid, NotOffered, SandboxdError, SpecInvalid, UsageError
 from sandboxd.spec import EnvSpec, Idle, Isolation, Lifecycle, Limits, Mount, Network, Publish, Service, Workspace
 from sandboxd.units import parse_duration
 
@@ -77,7 +77,7 @@ def spec_of(flags: RunFlags, command: Sequence[str], caller: Caller) -> EnvSpec:
         raise UsageError(
             "run needs a command", hint="sandbox run -- npm run dev; for a project with a sandbox.toml: sandbox up"
         )
-    routed, published = ports(flags.publish)
+    routed, published = ports(flags.publish, caller.directory)
     return EnvSpec(
         name=None if flags.name is None else checked_name(flags.name),
         services={SERVICE: service_of(flags, command, routed)},
@@ -152,19 +152,25 @@ def absolute(path: str, directory: str, home: str | None = None) -> str:
     return posixpath.normpath(posixpath.join(directory, path))
 
 
-def ports(texts: Sequence[str]) -> tuple[int | None, list[Publish]]:
-    """`3000` is the routed port, `[IP:]8080:3000` a host address besides (and routed when no other is)."""
+def ports(texts: Sequence[str], directory: str) -> tuple[int | None, list[Publish]]:
+    """`3000` is the routed port, `[IP:]8080:3000` and `unix:PATH:3000` host addresses besides (and routed when no other is)."""
     routed: int | None = None
     published: list[Publish] = []
     for text in texts:
+        if text.startswith("unix:"):
+            published.append(socket(text, directory))
+            continue
         bare, _, protocol = text.partition("/")
-        if protocol not in {"", "tcp"}:
+        if protocol not in {"", "tcp", "tcp+proxy"}:
             raise NotOffered(f"-p {text}: only TCP ports can be published", hint=f"-p {bare}")
         address, host, inner = split_publish(bare, text)
         port = whole(f"-p {text}", inner, 1, 65535, "port")
         if host is not None:
             host_port = whole(f"-p {text}", host, 1, 65535, "port")
-            published.append(Publish(host_port=host_port, port=port, address=address or "127.0.0.1"))
+            proxied = protocol == "tcp+proxy"
+            published.append(Publish(host_port=host_port, port=port, address=address or "127.0.0.1", proxy_protocol=proxied))
+        elif protocol == "tcp+proxy":
+            raise UsageError(f"-p {text}: the routed port is told by Forwarded fields", hint=f"-p {port}:{port}/tcp+proxy")
         elif routed is not None and routed != port:
             raise UsageError(
                 f"-p {text}: an env has one routed port, and -p {routed} named it already",
@@ -175,6 +181,17 @@ def ports(texts: Sequence[str]) -> tuple[int | None, list[Publish]]:
     if routed is None and published:
         routed = published[0].port
     return routed, published
+
+
+def socket(text: str, directory: str) -> Publish:
+    """`unix:PATH:PORT`, the path as it is meant where it was typed."""
+    from sandboxd.specfile.words import parse_publish  # noqa: PLC0415 - few ask for it, and ipaddress is slow to import
+
+    path = text.removeprefix("unix:")
+    try:
+        return parse_publish("unix:" + posixpath.join(directory, path))
+    except SpecInvalid as error:
+        raise UsageError(f"-p {text}: {error.message}", hint="-p unix:./shop.sock:3000") from None
 
 
 def split_publish(bare: str, text: str) -> tuple[str | None, str | None, str]:

@@ -23,6 +23,7 @@ from sandboxd.launch.repository import repository_of
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import EnvRecord, Identity, Wall
 from sandboxd.lifecycle.view import main_service
+from sandboxd.routing.orders import Published
 from sandboxd.spec import EnvSpec
 
 if TYPE_CHECKING:
@@ -90,11 +91,15 @@ async def publish(router: "RouterHandle", record: EnvRecord) -> None:
     """Have the router listen on the env's published host addresses; raises PortTaken."""
     for published in record.spec.network.publish:
         await router.publish(
-            address=published.address,
-            host_port=published.host_port,
-            env_id=record.id,
-            service=service_of_port(record, published.port),
-            port=published.port,
+            Published(
+                address=published.address,
+                host_port=published.host_port,
+                env_id=record.id,
+                service=service_of_port(record, published.port),
+                port=published.port,
+                proxy=published.proxy_protocol,
+                owner=record.owner,
+            )
         )
 
 

@@ -60,7 +60,7 @@ def ports_of(record: EnvRecord, base: str) -> list[PortInfo]:
         if service.port is None:
             continue
         published = [p for p in record.spec.network.publish if p.port == service.port]
-        address = f"{published[0].address}:{published[0].host_port}" if published else None
+        address = published[0].where if published else None
         url = service_info(record, service, base).url
         main = main_service(record)
         routes = [rule_in_words(rule) for rule in record.spec.routes if (rule.service or main) == name]
@@ -68,8 +68,7 @@ def ports_of(record: EnvRecord, base: str) -> list[PortInfo]:
     declared = {port.port for port in found}
     for publish in record.spec.network.publish:
         if publish.port not in declared:
-            address = f"{publish.address}:{publish.host_port}"
-            found.append(PortInfo(service=main_service(record), port=publish.port, expose="tcp", address=address))
+            found.append(PortInfo(service=main_service(record), port=publish.port, expose="tcp", address=publish.where))
     return found
 
 

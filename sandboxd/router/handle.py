@@ -206,16 +206,12 @@ class RouterHandle:
         """Have those who wait for a key told that there will be no env for it."""
         self._send(orders.encode(denial), is_table=False)
 
-    async def publish(self, *, address: str, host_port: int, env_id: str, service: str, port: int) -> None:
+    async def publish(self, held: orders.Published) -> None:
         """Reach one port of an env at a host address, as raw TCP; raises PortTaken."""
-        number = next(self._numbers)
-        done = await self._order(
-            orders.Publish(order=number, address=address, host_port=host_port, env_id=env_id, service=service, port=port)
-        )
+        done = await self._order(orders.publish_order(next(self._numbers), held))
         if done.errno:
             raise taken(done.address, done.errno)
-        held = orders.Published(address=address, host_port=host_port, env_id=env_id, service=service, port=port)
-        same = (address, host_port)
+        same = (held.address, held.host_port)
         self.published = [*(other for other in self.published if (other.address, other.host_port) != same), held]
 
     async def unpublish(self, env_id: str) -> None:

@@ -1,6 +1,6 @@
 """Listening sockets: accept in batches, hold back when descriptors run out or other workers have less to do.
 
-Imports the loop only.
+Imports the loop and unixes only.
 
 One listening socket per address, inherited from the daemon (and later by successors): never SO_REUSEPORT, where closing one
 of two sockets resets the connections that wait in its queue, and another process of the uid may join in.
@@ -12,6 +12,7 @@ import select
 import socket
 from collections.abc import Callable
 
+from sandboxd.router import unixes
 from sandboxd.router.loop import READ, Loop
 
 BATCH = 64
@@ -29,7 +30,7 @@ Accepted = Callable[[_socket.socket, tuple[str, int]], None]
 class Listener:
     """Calls `accepted` with each connection, and the address it came from. room: how many may be taken now, see `Router`."""
 
-    __slots__ = ("_accepted", "_family", "_loop", "_resting", "_room", "sock")
+    __slots__ = ("_accepted", "_family", "_loop", "_protocol", "_resting", "_room", "sock")
 
     def __init__(
         self,
@@ -45,8 +46,10 @@ class Listener:
         self._resting = False
         self._family = int(sock.family)
         sock.setblocking(False)
-        # Accepted sockets inherit it (net/ipv4/tcp_minisocks.c), which spares a call for each.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._protocol = 0 if sock.family == socket.AF_UNIX else socket.IPPROTO_TCP
+        if self._protocol:
+            # Accepted sockets inherit it (net/ipv4/tcp_minisocks.c), which spares a call for each.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop.watch(sock.fileno(), self, WANTED)
 
     @property
@@ -74,7 +77,7 @@ class Listener:
                 continue  # accept(2): the connection failed while it waited, the next may be well
             # Left blocking: every call on it says MSG_DONTWAIT, and `relay` sets O_NONBLOCK before it splices.
             # A plain socket: the class around it in `socket` costs as much as all else here.
-            self._accepted(_socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=fd), address)
+            self._accepted(_socket.socket(family, socket.SOCK_STREAM, self._protocol, fileno=fd), address)
 
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop: a connection failed in being taken; the listener stays."""
@@ -98,13 +101,18 @@ class Listener:
 
 
 def address_of(sock: socket.socket) -> str:
-    """Where a socket listens, as HOST:PORT."""
+    """Where a socket listens, as HOST:PORT or unix:/PATH."""
+    if sock.family == socket.AF_UNIX:
+        return f"{unixes.PREFIX}{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind(address: str) -> socket.socket:
-    """A listening socket for HOST:PORT or [HOST]:PORT; raises OSError, ValueError."""
+def bind(address: str, owner: int = -1) -> socket.socket:
+    """A listening socket for HOST:PORT, [HOST]:PORT, or unix:/PATH of that owner; raises OSError, ValueError."""
+    path = unixes.path_of(address)
+    if path is not None:
+        return unixes.bind(path, owner)
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -122,9 +130,18 @@ def bind(address: str) -> socket.socket:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port; "" and "*" mean every IPv4 address; raises ValueError."""
+    """Host and port; "" and "*" mean every IPv4 address. A Unix socket's address is its own host. Raises ValueError."""
+    if unixes.path_of(address) is not None:
+        return address, 0
     host, separator, port = address.rpartition(":")
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{address!r} is not HOST:PORT")
     host = host.removeprefix("[").removesuffix("]")
     return {"": "0.0.0.0", "*": "0.0.0.0", "localhost": "127.0.0.1"}.get(host, host), int(port)
+
+
+def joined(address: str, port: int) -> str:
+    """The address to listen on for a host address and a port."""
+    if unixes.path_of(address) is not None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

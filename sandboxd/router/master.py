@@ -21,8 +21,9 @@ from sandboxd.kernel.libc import prctl
 from sandboxd.kernel.titles import set_title
 from sandboxd.router.control import Control, Wire
 from sandboxd.router.egress import Egress
-from sandboxd.router.listener import address_of, bind, split_address
+from sandboxd.router.listener import address_of, bind, joined, split_address
 from sandboxd.router.loop import READ, Loop, Signals
+from sandboxd.router.unixes import Files
 from sandboxd.router.worker import Router
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
@@ -89,6 +90,9 @@ class Master:
         self._count = workers
         self._loads = memoryview(mmap.mmap(-1, 4 * workers)).cast("I")  # shared with what is forked (mmap(2))
         self._listeners = listeners
+        self._files = Files()
+        for sock in listeners:
+            self._files.note(sock)
         self._ports: dict[tuple[str, int], tuple[orders.Published, socket.socket]] = {}
         self._table: bytes | None = None
         self._outlets: bytes | None = None
@@ -107,7 +111,7 @@ class Master:
         self.loop.at(self.loop.now + BEAT, self._beat)
         self.loop.run()
         for sock in (*self._listeners, *(sock for _, sock in self._ports.values())):
-            sock.close()
+            self._close_listener(sock)
         self._control.close()
         self._signals.close()
         self.loop.close()
@@ -131,7 +135,7 @@ class Master:
             worker.wire.send(self._table)
         worker.wire.send(*self._listen_order(0))
         for published, sock in self._ports.values():
-            worker.wire.send(orders.encode(publish_order(0, published)), (sock.fileno(),))
+            worker.wire.send(orders.encode(orders.publish_order(0, published)), (sock.fileno(),))
 
     def _become(self, number: int, link: socket.socket) -> None:
         """In the child: be that worker. What the master had stays unfreed, so no number is closed that is another's by then."""
@@ -226,7 +230,7 @@ class Master:
                 self._publish(order)
             case orders.Unpublish():
                 for key in [key for key, (held, _) in self._ports.items() if held.env_id == order.env_id]:
-                    self._ports.pop(key)[1].close()
+                    self._close_listener(self._ports.pop(key)[1])
                 self._pass_on(order)
             case orders.Release() | orders.Count() | orders.Look():
                 self._pass_on(order)
@@ -280,17 +284,18 @@ class Master:
         self._control.send(orders.Done(order=order, errno=number, address=address, listen=self._addresses()))
 
     def _publish(self, order: orders.Publish) -> None:
-        address = f"{order.address}:{order.host_port}" if ":" not in order.address else f"[{order.address}]:{order.host_port}"
+        address = joined(order.address, order.host_port)
         key = split_address(address)
         held = self._ports.get(key)
         sock = held[1] if held is not None and held[0].env_id == order.env_id else None
         if sock is None:
             try:
-                sock = bind(address)
+                sock = bind(address, order.owner)
             except OSError as error:
                 self._refuse(order.order, error, address)
                 return
-        self._ports[key] = (published_of(order), sock)
+            self._files.note(sock, order.owner)
+        self._ports[key] = (orders.published_of(order), sock)
         self._pass_on(order, (sock.fileno(),))
 
     def _set_table(self, frame: bytes, table: orders.Brief) -> None:
@@ -324,9 +329,15 @@ class Master:
                 return
         for sock in self._listeners:
             if sock not in wanted:
-                sock.close()
+                self._close_listener(sock)
         self._listeners = wanted
+        for sock in wanted:
+            self._files.note(sock)
         self._pass_on(orders.Listen(order=order.order, addresses=self._addresses()), self._passed())
+
+    def _close_listener(self, sock: socket.socket) -> None:
+        self._files.forget(sock)
+        sock.close()
 
     def _listen_order(self, number: int) -> tuple[bytes, tuple[int, ...]]:
         return orders.encode(orders.Listen(order=number, addresses=self._addresses())), self._passed()
@@ -336,22 +347,3 @@ class Master:
 
     def _addresses(self) -> list[str]:
         return [address_of(sock) for sock in self._listeners]
-
-
-def published_of(order: orders.Publish) -> orders.Published:
-    """What an order to publish makes."""
-    return orders.Published(
-        address=order.address, host_port=order.host_port, env_id=order.env_id, service=order.service, port=order.port
-    )
-
-
-def publish_order(number: int, held: orders.Published) -> orders.Publish:
-    """The order that made it, for a worker that comes later."""
-    return orders.Publish(
-        order=number,
-        address=held.address,
-        host_port=held.host_port,
-        env_id=held.env_id,
-        service=held.service,
-        port=held.port,
-    )

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from sandboxd.router import unixes
 from sandboxd.router.backends import Backend
 from sandboxd.router.closing import release, reset
 from sandboxd.router.dialer import Dial
 from sandboxd.router.listener import Listener
 from sandboxd.router.relay import Side
 from sandboxd.router.tunnel import Tunnel
+from sandboxd.routing import proxied
 from sandboxd.routing.orders import Published
 
 if TYPE_CHECKING:
@@ -46,12 +48,14 @@ class Service(Side):
 class Raw(Side):
     """One connection to a published port: waits, dials, then is one end of a tunnel."""
 
-    __slots__ = ("backend", "deadline", "dial", "far", "port", "router", "tunnel")
+    __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel")
 
-    def __init__(self, router: "Router", port: "Port", sock: _socket.socket) -> None:
+    def __init__(self, router: "Router", port: "Port", sock: _socket.socket, source: tuple[str, int]) -> None:
         super().__init__(router.loop, sock, 0)
         self.router = router
         self.port = port
+        self.source = source
+        self.early = b""  # what the service gets before what the client sends
         self.tunnel: Tunnel | None = None
         self.dial: Dial | None = None
         self.far: Service | None = None
@@ -88,6 +92,11 @@ class Raw(Side):
         self.dial = None
         self.router.loop.hold_foreign()
         self.far = Service(self, sock)
+        try:
+            self.far.put(self.early)
+        except OSError:
+            self.fail()
+            return
         self.tunnel = Tunnel(self, self.far, self.router.pipes, self.over)
 
     def unreachable(self, reason: str) -> None:
@@ -180,8 +189,12 @@ class Port:
         """Stop listening; connections run on."""
         self._listener.close()
 
-    def _accepted(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
-        raw = Raw(self._router, self, sock)
+    def _accepted(self, sock: _socket.socket, source: tuple[str, int]) -> None:
+        if sock.family == socket.AF_UNIX:
+            source = (unixes.PEER, unixes.peer(sock)[0])
+        raw = Raw(self._router, self, sock, source)
+        if self.published.proxy:
+            raw.early = proxied.header(source, (unixes.PEER, 0) if sock.family == socket.AF_UNIX else sock.getsockname())
         self._router.raws.add(raw)
         self._router.wake()
         raw.begin()

@@ -16,6 +16,7 @@ import msgspec
 
 from sandboxd.errors import KernelError, PortTaken, UsageError
 from sandboxd.router.listener import address_of, bind, split_address
+from sandboxd.router.unixes import PREFIX
 from sandboxd.routing.framing import Bounds
 
 SOCKET = "router.sock"
@@ -130,6 +131,14 @@ async def bound_after(directory: Path, address: str, handed: Sequence[socket.soc
 def taken(address: str, number: int) -> PortTaken:
     """Why a host address cannot be listened on, and who is in the way."""
     host, port = split_address(address)
+    if host.startswith(PREFIX):
+        why = "it is being served" if number == errno.EADDRINUSE else os.strerror(number)
+        hint = (
+            "another path, in a directory of yours"
+            if number != errno.EADDRINUSE
+            else "end who serves it, or choose another path"
+        )
+        return PortTaken(f"cannot listen on {address}: {why}", hint=hint, address=address, errno=number)
     if number != errno.EADDRINUSE:
         hint = "ports below 1024 need privileges, or socket activation" if number == errno.EACCES else ""
         return PortTaken(f"cannot listen on {address}: {os.strerror(number)}", hint=hint, address=address, errno=number)

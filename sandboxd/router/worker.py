@@ -21,7 +21,7 @@ from sandboxd.router.control import Wire
 from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.finding import Finding
-from sandboxd.router.listener import BATCH, Listener, split_address
+from sandboxd.router.listener import BATCH, Listener, joined, split_address
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
@@ -261,15 +261,8 @@ class Router:
                 one.tunnel.rise()
 
     def _publish(self, order: orders.Publish, sock: socket.socket) -> None:
-        address = f"{order.address}:{order.host_port}" if ":" not in order.address else f"[{order.address}]:{order.host_port}"
-        key = split_address(address)
-        published = orders.Published(
-            address=order.address,
-            host_port=order.host_port,
-            env_id=order.env_id,
-            service=order.service,
-            port=order.port,
-        )
+        key = split_address(joined(order.address, order.host_port))
+        published = orders.published_of(order)
         held = self._ports.get(key)
         if held is not None and held.published.env_id == order.env_id:
             held.published = published

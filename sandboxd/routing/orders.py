@@ -40,7 +40,8 @@ class Listen(Message, frozen=True, kw_only=True, tag="listen"):
 
 
 class Publish(Message, frozen=True, kw_only=True, tag="publish"):
-    """Listen on a host address for one port of an env, as raw TCP; answered by Done."""
+    """Listen on a host address for one port of an env, as raw TCP; answered by Done. address: an IP, or `unix:/PATH`, bound as
+    `owner`. proxy: begin with a PROXY protocol v2 header."""
 
     order: int
     address: str
@@ -48,6 +49,8 @@ class Publish(Message, frozen=True, kw_only=True, tag="publish"):
     env_id: str
     service: str
     port: int
+    proxy: bool = False
+    owner: int = -1
 
 
 class Unpublish(Message, frozen=True, kw_only=True, tag="unpublish"):
@@ -146,13 +149,25 @@ Numbered = Listen | Publish | Unpublish | Release | Count | Look
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """A published port: host address and port, and what it leads to."""
+    """A published port: host address and port, and what it leads to; see Publish."""
 
     address: str
     host_port: int
     env_id: str
     service: str
     port: int
+    proxy: bool = False
+    owner: int = -1
+
+
+def published_of(order: Publish) -> Published:
+    """What an order to publish makes."""
+    return Published(**{field: getattr(order, field) for field in Published.__struct_fields__})
+
+
+def publish_order(number: int, held: Published) -> Publish:
+    """The order that makes it."""
+    return Publish(order=number, **msgspec.structs.asdict(held))
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

@@ -219,8 +219,13 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
     taken: set[tuple[str, int]] = set()
     for index, publish in enumerate(spec.network.publish):
         path: Path = ("network", "publish", index)
-        if not (1 <= publish.host_port <= 65535 and 1 <= publish.port <= 65535):
+        if not 1 <= publish.port <= 65535 or not publish.host_port <= 65535:
             yield Problem(path, "it has a port out of range", "a port is a number from 1 to 65535")
+            continue
+        if publish.address.startswith("unix:") != (publish.host_port == 0):
+            yield Problem(
+                path, "it has a port out of range", 'address "unix:/PATH" without a host_port, or a host_port from 1 to 65535'
+            )
             continue
         try:
             address = parse_address(publish.address)
@@ -228,7 +233,7 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
             yield Problem(path, error.message, error.hint)
             continue
         if (address, publish.host_port) in taken:
-            yield Problem(path, f"{address}:{publish.host_port} is published twice", "each host address reaches one port")
+            yield Problem(path, f"{publish.where} is published twice", "each host address reaches one port")
         taken.add((address, publish.host_port))
     if spec.network.publish and spec.network.mode != "private":
         why = "has no way in" if spec.network.mode == "none" else "is the host's own: what listens is published already"

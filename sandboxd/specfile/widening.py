@@ -69,7 +69,8 @@ def of_network(before: Network, after: Network) -> list[str]:
     found += [f"network.forward: {port} of this host" for port in after.forward if port not in before.forward]
     for publish in after.publish:
         if publish not in before.publish and publish.address not in LOOPBACK:
-            found.append(f"network.publish: {publish.address}:{publish.host_port}, for other machines")
+            whom = "a file of yours" if publish.address.startswith("unix:") else "for other machines"
+            found.append(f"network.publish: {publish.where}, {whom}")
     return found
 
 

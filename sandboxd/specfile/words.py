@@ -4,14 +4,22 @@ Pure; imports spec only. One reading for flags and files alike. Raises SpecInval
 """
 
 import ipaddress
+import posixpath
 import re
 
 from sandboxd.errors import SpecInvalid
 from sandboxd.spec import Idle, Mount, Publish
 from sandboxd.units import parse_duration, shown
 
-PUBLISH = re.compile(r"(?:(?P<address>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):)?(?P<host>[0-9]{1,5}):(?P<port>[0-9]{1,5})(?:/tcp)?")
-PUBLISH_HINT = 'write "HOST_PORT:PORT" or "ADDRESS:HOST_PORT:PORT", as "8080:3000" or "127.0.0.1:8080:3000" (ports 1 to 65535)'
+PUBLISH = re.compile(
+    r"(?:(?P<address>\[[0-9a-fA-F:.]+\]|[^:\[\]]+):)?(?P<host>[0-9]{1,5}):(?P<port>[0-9]{1,5})(?:/tcp(?P<proxy>\+proxy)?)?"
+)
+UNIX = re.compile(r"(?P<address>unix:/[^\0]*[^\0/]):(?P<port>[0-9]{1,5})(?:/tcp(?P<proxy>\+proxy)?)?")
+PUBLISH_HINT = (
+    'write "HOST_PORT:PORT", "ADDRESS:HOST_PORT:PORT" or "unix:/PATH:PORT", as "8080:3000" or "127.0.0.1:8080:3000" (ports 1 to'
+    ' 65535); "/tcp+proxy" behind it adds a PROXY protocol header'
+)
+LONGEST_SOCKET = 107  # bytes (unix(7), sun_path)
 MOUNT_HINT = 'write "SOURCE:TARGET" or "SOURCE:TARGET:ro"; for paths with a colon: { source = "…", target = "…" }'
 IDLE_HINT = '"15m" to stop it after that, or "suspend=5m,stop=1h,remove=7d"'
 
@@ -25,17 +33,21 @@ SIGNALS = {
 
 def parse_publish(text: str) -> Publish:
     """A host address that reaches a port inside, from "[ADDRESS:]HOST_PORT:PORT"; loopback unless an address is given."""
-    found = PUBLISH.fullmatch(text.strip())
+    unix = UNIX.fullmatch(text.strip())
+    found = unix or PUBLISH.fullmatch(text.strip())
     if not found:
         raise SpecInvalid(f"{shown(text)} says no host port and port", hint=PUBLISH_HINT)
-    host_port, port = int(found["host"]), int(found["port"])
-    if not (1 <= host_port <= 65535 and 1 <= port <= 65535):
+    host_port, port = 0 if unix else int(found["host"]), int(found["port"])
+    if not (1 <= port <= 65535 and (unix or 1 <= host_port <= 65535)):
         raise SpecInvalid(f"{shown(text)} has a port out of range", hint=PUBLISH_HINT)
-    return Publish(host_port=host_port, port=port, address=parse_address(found["address"] or "127.0.0.1"))
+    address = parse_address(found["address"] or "127.0.0.1")
+    return Publish(host_port=host_port, port=port, address=address, proxy_protocol=bool(found["proxy"]))
 
 
 def parse_address(text: str) -> str:
-    """A numeric host address in its one spelling."""
+    """A numeric host address in its one spelling, or the path of a Unix socket behind `unix:`."""
+    if text.startswith("unix:"):
+        return "unix:" + parse_socket(text.removeprefix("unix:"))
     if text == "localhost":
         return "127.0.0.1"
     try:
@@ -44,6 +56,16 @@ def parse_address(text: str) -> str:
         raise SpecInvalid(
             f"{shown(text)} is no IP address", hint='use a number: "127.0.0.1", "0.0.0.0" for all, "[::1]"'
         ) from None
+
+
+def parse_socket(path: str) -> str:
+    """Where a Unix socket can be."""
+    whole = posixpath.normpath(path) if path.startswith("/") and not path.startswith("//") else ""
+    if not whole or whole == "/" or "\0" in path or len(whole.encode("utf-8", "replace")) > LONGEST_SOCKET:
+        raise SpecInvalid(
+            f"{shown(path)} is no place for a Unix socket", hint=f"an absolute path of at most {LONGEST_SOCKET} bytes"
+        )
+    return whole
 
 
 def parse_mount(text: str) -> Mount:

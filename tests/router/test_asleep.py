@@ -10,6 +10,7 @@ from socket import create_connection
 
 import pytest
 
+from sandboxd.routing.orders import Published
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
 from tests.router.test_tunnels import UPGRADE, free_port
@@ -69,7 +70,9 @@ def test_who_is_not_its_owner_wakes_nobody(bench: Bench, shop: Standin, woken: l
 
 def test_a_raw_connection_wakes_it_too(bench: Bench, shop: Standin, woken: list[str]) -> None:
     port = free_port()
-    bench.run(bench.handle.publish(address="127.0.0.1", host_port=port, env_id=shop.env_id, service="web", port=3000))
+    bench.run(
+        bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id=shop.env_id, service="web", port=3000))
+    )
     bench.push([shop.endpoint(state="asleep")])
     with Talk(create_connection(("127.0.0.1", port), 30)) as talk:
         wait_for(bench, woken, 1)

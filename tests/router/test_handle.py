@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandboxd.errors import LaunchFailed, PortTaken, UsageError
+from sandboxd.routing.orders import Published
 from sandboxd.routing.table import Route, RouteTable
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
@@ -44,7 +45,7 @@ def test_a_second_handle_adopts_what_the_first_started(first: Bench, standin: Ca
     env = standin("shop")
     first.push([env.endpoint()])
     port = free_port()
-    first.run(first.handle.publish(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3000))
+    first.run(first.handle.publish(Published(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3000)))
     with Talk(first.connect()) as talk:
         assert talk.get().body == b"shop 1\n"
         first.call(first.handle.close)
@@ -103,12 +104,18 @@ def test_a_taken_port_is_named_when_publishing_and_relistening(bench: Bench) -> 
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(PortTaken) as caught:
-            bench.run(bench.handle.publish(address="127.0.0.1", host_port=port, env_id="a" * 32, service="web", port=3000))
+            bench.run(
+                bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id="a" * 32, service="web", port=3000))
+            )
         assert caught.value.details["pid"] == os.getpid()
         with pytest.raises(PortTaken):
             bench.run(bench.handle._relisten([f"127.0.0.1:{port}"]))
         with pytest.raises(PortTaken):  # the router's own port is no exception
-            bench.run(bench.handle.publish(address="127.0.0.1", host_port=bench.port, env_id="a" * 32, service="web", port=1))
+            bench.run(
+                bench.handle.publish(
+                    Published(address="127.0.0.1", host_port=bench.port, env_id="a" * 32, service="web", port=1)
+                )
+            )
     assert bench.handle.published == []
     bench.connect().close()  # it still listens where it did
 
@@ -134,7 +141,7 @@ def test_published_ports_come_and_go(bench: Bench, standin: Callable[..., Standi
     env = standin("shop", serve=[("http", "127.0.0.1", 3000), ("echo", "127.0.0.1", 5432)])
     bench.push([env.endpoint(state="starting")])
     port = free_port()
-    bench.run(bench.handle.publish(address="127.0.0.1", host_port=port, env_id=env.env_id, service="db", port=5432))
+    bench.run(bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id=env.env_id, service="db", port=5432)))
     with socket.create_connection(("127.0.0.1", port), 30) as sock:
         sock.sendall(b"held")
         bench.spin(0.1)
@@ -153,7 +160,7 @@ def test_published_ports_come_and_go(bench: Bench, standin: Callable[..., Standi
 
 def test_a_published_port_of_an_env_that_is_not_there(bench: Bench) -> None:
     port = free_port()
-    bench.run(bench.handle.publish(address="127.0.0.1", host_port=port, env_id="c" * 32, service="web", port=1))
+    bench.run(bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id="c" * 32, service="web", port=1)))
     with pytest.raises(ConnectionResetError):  # at once, or when it reads
         ask(port)
 

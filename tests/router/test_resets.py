@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sandboxd.routing.orders import Published
 from tests.router.servers import pattern
 from tests.router.standin import Bench, Standin, rested, settle
 from tests.router.talk import Talk
@@ -62,7 +63,7 @@ def test_raw_tcp_resets_after_data(bench: Bench, standin: Callable[..., Standin]
     env = standin("shop", serve=[("http", "127.0.0.1", 3000), ("raw", "127.0.0.1", 3002)])
     bench.push([env.endpoint()])
     port = free_port()
-    bench.run(bench.handle.publish(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3002))
+    bench.run(bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3002)))
     before = rested(bench)
     talks = [Talk(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(CLIENTS)]
     for talk in talks:

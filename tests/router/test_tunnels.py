@@ -11,6 +11,7 @@ from socket import create_connection
 import pytest
 from websockets.sync.client import connect
 
+from sandboxd.routing.orders import Published
 from tests.router.servers import pattern
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
@@ -98,7 +99,9 @@ def published(bench: Bench, standin: Callable[..., Standin]) -> Callable[[str], 
         if not any(held.port == ports[word] for held in bench.handle.published):
             port = free_port()
             bench.run(
-                bench.handle.publish(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=ports[word])
+                bench.handle.publish(
+                    Published(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=ports[word])
+                )
             )
         held = next(held for held in bench.handle.published if held.port == ports[word])
         return Talk(create_connection((held.address, held.host_port), 30))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxd.routing.orders import Published
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
 from tests.router.test_tunnels import free_port
@@ -56,7 +57,7 @@ def test_a_dead_worker_is_replaced_and_nobody_is_refused(pair: Bench, standin: C
     env = standin("shop")
     pair.push([env.endpoint()])
     port = free_port()
-    pair.run(pair.handle.publish(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3000))
+    pair.run(pair.handle.publish(Published(address="127.0.0.1", host_port=port, env_id=env.env_id, service="web", port=3000)))
     with Talk(pair.connect()) as talk:
         assert talk.get().status == 200
     pair.run(pair.handle.count())

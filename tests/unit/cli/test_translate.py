@@ -90,10 +90,14 @@ def test_limits() -> None:
         (("localhost:1:2",), 2, [Publish(host_port=1, port=2)]),
         (("[::1]:1:2",), 2, [Publish(host_port=1, port=2, address="::1")]),
         (("65535",), 65535, []),
+        (("8080:3000/tcp+proxy",), 3000, [Publish(host_port=8080, port=3000, proxy_protocol=True)]),
+        (("unix:/run/a.sock:3000",), 3000, [Publish(port=3000, address="unix:/run/a.sock")]),
+        (("unix:a.sock:3000/tcp+proxy",), 3000, [Publish(port=3000, address="unix:/src/a.sock", proxy_protocol=True)]),
+        (("unix:../a:b.sock:3000",), 3000, [Publish(port=3000, address="unix:/a:b.sock")]),
     ],
 )
 def test_ports(texts: tuple[str, ...], routed: int | None, published: list[Publish]) -> None:
-    assert ports(texts) == (routed, published)
+    assert ports(texts, "/src") == (routed, published)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +119,25 @@ def test_ports(texts: tuple[str, ...], routed: int | None, published: list[Publi
         "[::1",
         "٣",
         "1.5",
+        "3000/tcp+proxy",
+        "unix:a.sock",
+        "unix::3000",
+        "unix:a.sock:0",
+        "unix:a.sock:3000/udp",
+        "unix:" + "a" * 120 + ":3000",
     ],
 )
 def test_ports_that_cannot_be_meant(text: str) -> None:
     with pytest.raises(UsageError, match="-p"):
-        ports([text])
+        ports([text], "/src")
 
 
 def test_one_port_is_routed() -> None:
     with pytest.raises(UsageError, match="one routed port") as caught:
-        ports(["3000", "4000"])
+        ports(["3000", "4000"], "/src")
     assert "-p 4000:4000" in caught.value.hint
     with pytest.raises(NotOffered, match="TCP"):
-        ports(["53:53/udp"])
+        ports(["53:53/udp"], "/src")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from sandboxd.specfile.words import SIGNALS, parse_address, signal_number
         ("0.0.0.0:8080:3000", Publish(host_port=8080, port=3000, address="0.0.0.0")),
         ("localhost:8080:3000", Publish(host_port=8080, port=3000)),
         ("[::1]:8080:3000", Publish(host_port=8080, port=3000, address="::1")),
+        ("8080:3000/tcp+proxy", Publish(host_port=8080, port=3000, proxy_protocol=True)),
+        ("unix:/run/x.sock:3000", Publish(port=3000, address="unix:/run/x.sock")),
+        ("unix:/run//../x.sock:3000/tcp+proxy", Publish(port=3000, address="unix:/x.sock", proxy_protocol=True)),
         ("[0:0::1]:1:65535", Publish(host_port=1, port=65535, address="::1")),
     ],
 )
@@ -30,7 +33,23 @@ def test_publish(text, publish):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "3000", "a:b", "0:1", "1:65536", "1:2:3:4", "x:1:2", "::1:1:2", "8080:3000/udp", "-1:2", "1:2\n3", "256.0.0.1:1:2"],
+    [
+        *(
+            "",
+            "3000",
+            "a:b",
+            "0:1",
+            "1:65536",
+            "1:2:3:4",
+            "x:1:2",
+            "::1:1:2",
+            "8080:3000/udp",
+            "-1:2",
+            "1:2\n3",
+            "256.0.0.1:1:2",
+        ),
+        *("unix:x.sock:1", "unix:/:1", "unix:/a/:1", "unix:/a.sock", "unix:/a.sock:0", f"unix:/{'a' * 107}:1", "1:2/tcp+x"),
+    ],
 )
 def test_no_publish(text):
     with pytest.raises(SpecInvalid) as caught:
