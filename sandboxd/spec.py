@@ -142,6 +142,22 @@ class Lifecycle(Struct, frozen=True, kw_only=True):
     remove: bool = False
 
 
+class Scale(Struct, frozen=True, kw_only=True):
+    """Replicas of an env, each a sandbox of its own behind the env's one name; a request goes to the one that is least in use.
+
+    min: 0 lets the env stop when nobody uses it, until the next request. target_connections: requests under way and tunnels
+    (WebSockets) that one is meant to bear. sticky: a browser stays with the replica that answered it first, by a cookie.
+    down_after: for how long fewer must do before there are fewer; drain_timeout: how long one that goes may end its requests.
+    """
+
+    min: Annotated[int, Meta(ge=0, le=256)] = 1
+    max: Annotated[int, Meta(ge=1, le=256)] = 4
+    target_connections: Annotated[int, Meta(ge=1)] = 20
+    sticky: bool = False
+    down_after: Duration = 30.0
+    drain_timeout: Duration = 30.0
+
+
 class Mount(Struct, frozen=True, kw_only=True):
     """A host path shown inside at `target`."""
 
@@ -209,3 +225,4 @@ class EnvSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     routes: list[RouteRule] = []
     on_demand: OnDemand | None = None
+    scale: Scale | None = None

@@ -129,6 +129,12 @@ class Claimed(Event, frozen=True, kw_only=True):
     source: str
 
 
+class ScaleAsked(Event, frozen=True, kw_only=True):
+    """Have so many replicas from now on; None: as many as its [scale] says."""
+
+    replicas: int | None
+
+
 class RemoveAsked(Event, frozen=True, kw_only=True):
     """Remove it, and all it left. cause: "idle", and then only what sleeps for being idle is removed."""
 
@@ -180,7 +186,8 @@ class InitGone(Event, frozen=True, kw_only=True):
 EVENTS: tuple[type[Event], ...] = (
     Admitted, Launched, LaunchFailed, LaunchDeferred, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound,
     ServiceExited,
-    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, Claimed, RemoveAsked, SuspendAsked, Suspended,
+    RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, RemoveAsked, SuspendAsked, Suspended,
+    Claimed, ScaleAsked,
     SuspendFailed, ResumeAsked, GraceOver, Adopted, InitGone,
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.running import (
     arm_ttl,
     claimed,
+    change_scale,
     note_port,
     note_ready,
     note_unready,
@@ -306,6 +307,7 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.SpecChanged: ignored,
         ev.LimitsChanged: change_limits_now,
         ev.Claimed: claimed,
+        ev.ScaleAsked: change_scale,
         ev.RemoveAsked: unless_awake(remove_alive),
         ev.SuspendAsked: suspend,
         ev.Suspended: ignored,
@@ -342,6 +344,7 @@ def _suspended() -> dict[type[ev.Event], Handler]:
 
 
 NOTHING: dict[type[ev.Event], Handler] = dict.fromkeys(ev.EVENTS, ignored)
+NOTHING[ev.ScaleAsked] = change_scale
 
 
 def _ended() -> dict[type[ev.Event], Handler]:
@@ -391,7 +394,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
     },
     State.STOPPED: _ended(),
     State.FAILED: _ended(),
-    State.REMOVED: NOTHING,
+    State.REMOVED: NOTHING | {ev.ScaleAsked: ignored},
 }
 
 TABLE: dict[tuple[State, type[ev.Event]], Handler] = {

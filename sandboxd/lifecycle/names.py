@@ -82,7 +82,7 @@ def of_directory(records: Iterable[EnvRecord], directory: str | None) -> EnvReco
     depth = -1
     for record in records:
         place = record.spec.workspace.path
-        if directory is None or place is None or not is_within(directory, place):
+        if directory is None or place is None or record.replica_of or not is_within(directory, place):
             continue
         if len(place) > depth or (len(place) == depth and best is not None and record.created > best.created):
             best, depth = record, len(place)

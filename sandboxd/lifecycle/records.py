@@ -46,7 +46,8 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One env.
+    """One env. replica_of: the id of the env that it is a replica of, of which it is the `replica`th. replicas: how many somebody
+    asked for by hand; None: as [scale] says.
 
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
     what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
@@ -95,6 +96,9 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = ""
     accepted: list[str] = []
     allowed: list[str] = []
+    replica_of: str = ""
+    replica: int = 1
+    replicas: int | None = None
 
     @property
     def egress(self) -> list[str]:

@@ -164,3 +164,10 @@ def restart_service(turn: Turn, event: ev.Event) -> None:
     if service is not None and service.state is ServiceState.WAITING:
         turn.service(event.service, state=ServiceState.STARTING, restarts=service.restarts + 1)
         turn.do(ev.StartService(service=event.service))
+
+
+def change_scale(turn: Turn, event: ev.Event) -> None:
+    """`scale`: kept; who starts and ends the replicas looks at the record."""
+    assert isinstance(event, ev.ScaleAsked)
+    turn.set(replicas=event.replicas)
+    turn.do(ev.Announce(event="scaled", detail={"replicas": "auto" if event.replicas is None else str(event.replicas)}))

@@ -37,8 +37,7 @@ UNITS: dict[str, Callable[[object], float]] = {"size": parse_size, "duration": p
 
 # Named in the design or known from elsewhere: what to say instead of "unknown key". A * stands for any one key.
 NOT_YET = {
-    ("scale",): "scaling",
-    ("services", "*", "scale"): "scaling",
+    ("services", "*", "scale"): "scaling one service",
     ("services", "*", "replicas"): "scaling",
     ("limits", "io"): "limiting disk traffic",
 }

@@ -71,6 +71,7 @@ def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
     yield from ports(spec)
     yield from network(spec)
     yield from routes(spec)
+    yield from scale(spec)
     yield from limits(spec)
     yield from variables(("env",), spec.env)
     if not RESTART.fullmatch(spec.lifecycle.restart):
@@ -83,6 +84,17 @@ def problems(spec: EnvSpec, *, placed: bool = True) -> Iterator[Problem]:
         yield from text(("labels", key), value)
         if not key or "=" in key:
             yield Problem(("labels", key), f"{shown(key)} is no label's name", "a label is KEY=VALUE; the key has no =")
+
+
+def scale(spec: EnvSpec) -> Iterator[Problem]:
+    """Replicas, and what cannot be had more than once."""
+    if spec.scale is None:
+        return
+    if spec.scale.min > spec.scale.max:
+        yield Problem(("scale", "min"), f"{spec.scale.min} is above max ({spec.scale.max})", "min <= max")
+    if spec.network.mode != "private":
+        hint = "leave `mode` out of [network], or [scale] out"
+        yield Problem(("scale",), f"replicas need networks of their own, not network mode {spec.network.mode!r}", hint)
 
 
 def caps(spec: EnvSpec) -> Iterator[Problem]:
