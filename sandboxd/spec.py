@@ -142,7 +142,7 @@ class Lifecycle(Struct, frozen=True, kw_only=True):
     remove: bool = False
 
 
-class Scale(Struct, frozen=True, kw_only=True):
+class Replicas(Struct, frozen=True, kw_only=True):
     """Replicas of an env, each a sandbox of its own behind the env's one name; a request goes to the one that is least in use.
 
     min: 0 lets the env stop when nobody uses it, until the next request. target_connections: requests under way and tunnels
@@ -225,4 +225,4 @@ class EnvSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     routes: list[RouteRule] = []
     on_demand: OnDemand | None = None
-    scale: Scale | None = None
+    scale: Replicas | None = None

@@ -83,7 +83,8 @@ def status(info: EnvInfo, now: float) -> str:
     since = age(info.started, now)
     if info.state in {"starting", "ready", "stopping"} and since:
         word = "unhealthy" if info.health == "unhealthy" else info.state
-        return f"Up {since} ({word})"
+        many = f", {info.scale.ready}/{info.scale.wanted} replicas" if info.scale and info.scale.wanted > 1 else ""
+        return f"Up {since} ({word}{many})"
     return info.state.capitalize() or "Unknown"
 
 

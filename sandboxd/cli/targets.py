@@ -65,8 +65,8 @@ def exactly(cli: Cli, directory: str, verb: str) -> Target:
 
 
 def listed(cli: Cli, filters: list[str]) -> list[EnvInfo]:
-    """Envs by the daemon's filters, ended ones too."""
-    return cli.client.call(List(all=True, filters=filters)).envs
+    """Envs by the daemon's filters, ended ones too; what is done to one is done to its replicas."""
+    return [info for info in cli.client.call(List(all=True, filters=filters)).envs if info.replica_of is None]
 
 
 def split(reference: str | None) -> tuple[str | None, str | None]:

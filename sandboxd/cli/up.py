@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import click
 from msgspec.structs import replace
 
-from sandboxd.cli import demand, options, targets
+from sandboxd.cli import demand, options, scale, targets
 from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt
 from sandboxd.cli.linger import warn_once
 from sandboxd.cli.phrases import weaker
@@ -114,6 +114,7 @@ class UpFlags(Flags, frozen=True, kw_only=True):
     detach: bool
     ready: bool
     accept: bool
+    scale: str | None
     timeout: float | None
     how: str | None
 
@@ -135,6 +136,7 @@ class DownFlags(Flags, frozen=True, kw_only=True):
 @click.option("-d", "--detach", is_flag=True, hidden=True, help="As compose; `up` always returns.")
 @click.option("--wait/--no-wait", "ready", default=True, help="Until it is ready (default), or only started.")
 @click.option("--accept", is_flag=True, help=f"Go on where {FILE} opens more than when it was last started.")
+@click.option("--scale", metavar="N", help="So many replicas, each a sandbox of its own; auto: as [scale] says.")
 @options.duration_option("--timeout", text="Give up waiting after that, with exit code 124; the env runs on.")
 @options.format_option
 @options.takes(UpFlags)
@@ -156,8 +158,12 @@ def up(cli: Cli, flags: UpFlags) -> None:
             spec=project.spec, environ=handed_on(os.environ), directory=project.directory, exists="replace", wait=until,
             timeout=flags.timeout, accept=flags.accept,
         )  # fmt: skip
+        replicas = scale.wanted(flags.scale) if flags.scale is not None else None
         try:
             reply = asked(cli, params, progress)
+            if replicas is not None:
+                info = scale.ask(cli, reply.env.id, replicas[1], wait=flags.ready, timeout=flags.timeout)
+                reply = replace(reply, env=info)
         except NotReady:
             progress.end()
             last_lines(cli, name)
@@ -212,6 +218,8 @@ def say(reply: RunReply, before: EnvInfo | None, seconds: float) -> None:
         outcome = f"exited ({info.exit_code})" if info.exit_code is not None else state
     else:
         outcome = f"{state} in {seconds:.2f} s"
+    if info.scale is not None and info.scale.wanted > 1:
+        outcome += f" ({scale.told(info)})"
     rows = [[info.name, outcome, info.url or ""]]
     # the first service's own URL reaches the same as the env's
     rows += [[f"  {port.service}", "", port.url or ""] for port in info.ports[1:] if port.url]

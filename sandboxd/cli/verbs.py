@@ -54,6 +54,7 @@ VERBS: dict[str, Verb] = {
     "resume": Verb("life", "resume", "Have suspended envs run on", CHANGE),
     "ensure": Verb("demand", "ensure", "The env of a template for a key, made if need be", START),
     "template": Verb("demand", "template", "List, look at or remove templates", SYSTEM),
+    "scale": Verb("scale", "scale", "Have several replicas of an env, or none", CHANGE),
     "update": Verb("update", "update", "Change limits of envs, running or not", CHANGE),
     "kill": Verb("life", "kill", "Kill envs at once, or send a signal", CHANGE),
     "rm": Verb("remove", "rm", "Remove envs and all they left", CHANGE),
@@ -68,7 +69,7 @@ ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy":
            "pause": "suspend", "sleep": "suspend", "unpause": "resume", "wake": "resume"}  # fmt: skip
 
 LATER = frozenset(
-    ("cp", "scale", "fork", "diff", "apply", "discard", "import", "export")
+    ("cp", "fork", "diff", "apply", "discard", "import", "export")
 )  # fmt: skip
 """Verbs of the design that this version does not have: named as such, not as a typing mistake."""
 

@@ -21,6 +21,7 @@ from sandboxd.protocol.messages import (
     Restart,
     Resume,
     Run,
+    Scale,
     Start,
     Stop,
     Suspend,
@@ -226,6 +227,11 @@ class Env(Requests):
         self.info = self._client.call(Update(target=self.id, limits=limits)).env
         return self
 
+    def scale(self, replicas: int | None, timeout: float | None = None) -> "Env":
+        """Have so many replicas, all ready on return; None: as its [scale] says."""
+        self.info = self._client.call(Scale(target=self.id, replicas=replicas, timeout=timeout)).env
+        return self
+
     def kill(self, signal: str = "KILL") -> "Env":
         """Signal every service's main process; KILL ends the whole tree."""
         self.info = self._client.call(Kill(target=self.id, signal=signal)).env
@@ -306,6 +312,11 @@ class AsyncEnv(Requests):
     async def update(self, **limits: int | float | None) -> "AsyncEnv":
         """Change limits, by the names of `spec.Limits`; None takes one away. Raises what cannot be enforced."""
         self.info = (await self._client.call(Update(target=self.id, limits=limits))).env
+        return self
+
+    async def scale(self, replicas: int | None, timeout: float | None = None) -> "AsyncEnv":
+        """Have so many replicas, all ready on return; None: as its [scale] says."""
+        self.info = (await self._client.call(Scale(target=self.id, replicas=replicas, timeout=timeout))).env
         return self
 
     async def kill(self, signal: str = "KILL") -> "AsyncEnv":

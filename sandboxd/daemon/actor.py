@@ -52,6 +52,7 @@ class Actor:
                 self.supervisor.news.add(self.record.id)
             self.supervisor.save(self.record)
             self.supervisor.routes_changed()
+            self.supervisor.scaling.note(self.record)
             await self._perform(effects)
 
     async def _perform(self, effects: Sequence[ev.Effect]) -> None:

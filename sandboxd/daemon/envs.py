@@ -157,6 +157,7 @@ class EnvRequests:
         assert isinstance(params, m.Stop)
         actor = self.supervisor.find(call.peer.uid, params.target)
         actor.post(ev.StopAsked(grace=params.timeout))
+        await self.supervisor.scaling.dissolve(actor)
         record = await actor.wait_until(lambda record: has_ended(record) and record.wanted is not Wanted.RUNNING)
         return m.InspectReply(env=self.info(record))
 
@@ -247,6 +248,7 @@ class EnvRequests:
                 hint=f"`sandbox stop {record.name}` first, or `sandbox rm -f {record.name}`",
                 state=record.state.value,
             )
+        await self.supervisor.scaling.dissolve(actor, for_good=True)
         counted = await receipt(self.supervisor, actor, self.supervisor.remove(actor))
         for kind, number in counted.leaked.items():
             self.supervisor.tally.count("leaks", kind, number)

@@ -13,6 +13,7 @@ from sandboxd.errors import Internal, TimedOut
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.idle import Facts, Seen, Step, look, next_step, outlook
 from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.scaling import idle_rule
 from sandboxd.lifecycle.states import State
 from sandboxd.limits.sampler import cpu_seconds
 from sandboxd.spec import Idle
@@ -41,7 +42,7 @@ class Idling:
             now = time.time()
             pause = LONGEST / 5
             for actor in list(self.supervisor.actors.values()):
-                rule = actor.record.spec.lifecycle.idle
+                rule = self._rule(actor)
                 if rule is None or (
                     actor.record.template and not actor.record.key
                 ):  # warm: it waits for a key, and is not idle
@@ -59,7 +60,7 @@ class Idling:
     def outlook(self, actor: "Actor") -> list[str]:
         """What keeps an env awake, or what becomes of it."""
         record, now = actor.record, time.time()
-        rule = record.spec.lifecycle.idle
+        rule = self._rule(actor)
         if record.state is State.READY:
             seen = None if rule is None else self._looked(actor, rule, now)
             if seen is not None and seen.awake:
@@ -68,6 +69,13 @@ class Idling:
         if is_idle(record):
             return outlook(rule, record.state.value, now if record.idle_since is None else record.idle_since, now)
         return []
+
+    def _rule(self, actor: "Actor") -> Idle | None:
+        """An env with replicas is in use, or has more than it needs: then they go first."""
+        if self.supervisor.scaling.replicas(actor.record.id):
+            self._seen.pop(actor.record.id, None)
+            return None
+        return idle_rule(actor.record)
 
     def _look(self, actor: "Actor", rule: Idle, now: float) -> None:
         record = actor.record

@@ -27,6 +27,7 @@ from sandboxd.daemon.handed import take as take_handed
 from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.notify import Notifier
 from sandboxd.daemon.queries import Queries
+from sandboxd.daemon.scales import ScaleRequests
 from sandboxd.daemon.sessions import SessionRequests
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.daemon.templates import TemplateRequests
@@ -142,6 +143,7 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
         supervisor.own(supervisor.demand.run(), name="demand")
+        supervisor.own(supervisor.scaling.run(), name="scaling")
         supervisor.own(supervisor.admission.guard(watch), name="memory")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -194,6 +196,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Suspend": envs.suspend,
         "Resume": envs.resume,
         "Kill": envs.kill,
+        "Scale": ScaleRequests(supervisor).scale,
         "Update": UpdateRequests(supervisor, watch).update,
         "Remove": envs.remove,
         "Wait": envs.wait,

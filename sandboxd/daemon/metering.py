@@ -49,6 +49,9 @@ async def read(supervisor: "Supervisor", watch: "Watch") -> Reading:
         pool_wanted=supervisor.launcher.wanted,
         pages=supervisor.router.pages,
         tally=supervisor.tally,
+        replicas=[
+            (record.name, record.id, info.wanted, info.ready) for record in alive if (info := supervisor.scaling.info(record))
+        ],
     )
 
 

@@ -49,7 +49,8 @@ class Queries:
     def info(self, record: EnvRecord, *, whole: bool = False) -> m.EnvInfo:
         """A record as shown; pids of services are known only inside, so they are left out here."""
         info = env_info(record, self.supervisor.base, whole=whole)
-        return replace(info, services=[replace(service, pid=None) for service in info.services])
+        services = [replace(service, pid=None) for service in info.services]
+        return replace(info, services=services, scale=self.supervisor.scaling.info(record))
 
     async def inspect(self, call: Call) -> m.InspectReply:
         """One env, whole: with the host's pids of its services and what it uses now."""
@@ -63,7 +64,7 @@ class Queries:
         if record.init and record.state in ALIVE:
             with contextlib.suppress(KernelError):  # it ended just now, and its record does not know yet
                 usage = self.watch.usage(record)
-        return m.InspectReply(env=replace(info, services=services, usage=usage))
+        return m.InspectReply(env=replace(info, services=services, usage=usage, scale=self.supervisor.scaling.info(record)))
 
     async def status(self, call: Call) -> m.StatusReply:
         """The daemon itself."""
@@ -160,7 +161,7 @@ class Queries:
             denials=[denial for denial in notebook.denials if denial.time >= since],
             limits=[hit for hit in notebook.limits if hit.time >= since],
             awake=self.supervisor.idling.outlook(actor),
-            rules=rules(record),
+            rules=[*rules(record), *self.supervisor.scaling.words(record)],
             unknown=[*notebook.unknown, *unknowable(record)],
         )
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from sandboxd.lifecycle.demand import is_over
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
+from sandboxd.lifecycle.scaling import is_scaled
 from sandboxd.lifecycle.states import OVER, UP, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import main_service
 from sandboxd.routing.keys import Door, slot_of
@@ -106,6 +107,10 @@ def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
         owner=record.owner,
         init_pid=record.init.pid if record.init and record.spec.network.mode == "host" else 0,
         reason=reason,
+        group=record.replica_of or (record.id if is_scaled(record) else ""),
+        replica=record.replica,
+        draining=record.draining is not None,
+        sticky=record.spec.scale is not None and record.spec.scale.sticky,
     )
 
 

@@ -22,6 +22,7 @@ from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.outlets import outlets
 from sandboxd.daemon.routes import Ground, is_asleep, route_table
+from sandboxd.daemon.scaling import Scaling
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
@@ -106,6 +107,7 @@ class Supervisor:
         self.berths = Berths(rundir, settings.pool)
         self.load = Load()
         self.idling = Idling(self)
+        self.scaling = Scaling(self)
         self.admission = Admission(self)
         self.demand = Demand(self)
         self.control = Control(self)
@@ -255,6 +257,7 @@ class Supervisor:
         self.routes_changed()
         self.actors[record.id] = actor
         self.demand.know(actor)
+        self.scaling.note(record)
         return actor
 
     def save(self, record: EnvRecord) -> None:
@@ -283,6 +286,7 @@ class Supervisor:
         self._unsaved.discard(env_id)
         self.actors.pop(env_id, None)
         self.demand.forget(actor)
+        self.scaling.forget(actor.record)
         self.routes_changed()
         self.announce(actor.record, "removed", {})
 

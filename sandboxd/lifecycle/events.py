@@ -135,6 +135,12 @@ class ScaleAsked(Event, frozen=True, kw_only=True):
     replicas: int | None
 
 
+class DrainAsked(Event, frozen=True, kw_only=True):
+    """Have a replica get no new requests, or have it get them again."""
+
+    draining: bool
+
+
 class RemoveAsked(Event, frozen=True, kw_only=True):
     """Remove it, and all it left. cause: "idle", and then only what sleeps for being idle is removed."""
 
@@ -187,7 +193,7 @@ EVENTS: tuple[type[Event], ...] = (
     Admitted, Launched, LaunchFailed, LaunchDeferred, ServiceStarted, ServiceRefused, ServiceReady, ServiceUnready, PortFound,
     ServiceExited,
     RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, RemoveAsked, SuspendAsked, Suspended,
-    Claimed, ScaleAsked,
+    Claimed, ScaleAsked, DrainAsked,
     SuspendFailed, ResumeAsked, GraceOver, Adopted, InitGone,
 )  # fmt: skip
 

@@ -17,8 +17,11 @@ from sandboxd.lifecycle.ending import begin_end, graceful_stop, kill_now, settle
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.running import (
     arm_ttl,
-    claimed,
+    change_drain,
+    change_limits,
+    change_limits_now,
     change_scale,
+    claimed,
     note_port,
     note_ready,
     note_unready,
@@ -193,20 +196,6 @@ def change_spec(turn: Turn, event: ev.Event) -> None:
     turn.set(services=fresh_services(turn.record))
 
 
-def change_limits(turn: Turn, event: ev.Event) -> None:
-    """`update`: kept for every later start."""
-    assert isinstance(event, ev.LimitsChanged)
-    turn.set(overrides=event.overrides)
-
-
-def change_limits_now(turn: Turn, event: ev.Event) -> None:
-    """`update` of what runs."""
-    assert isinstance(event, ev.LimitsChanged)
-    turn.set(overrides=event.overrides, enforced=event.enforced)
-    changed = {name: "none" if value is None else str(value) for name, value in event.overrides.items()}
-    turn.do(ev.ApplyLimits(), ev.Announce(event="updated", detail=changed))
-
-
 def relaunch_due(turn: Turn, event: ev.Event) -> None:
     """The delay before the whole env is started again is over."""
     if turn.record.wanted is Wanted.RUNNING:
@@ -308,6 +297,7 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.LimitsChanged: change_limits_now,
         ev.Claimed: claimed,
         ev.ScaleAsked: change_scale,
+        ev.DrainAsked: change_drain,
         ev.RemoveAsked: unless_awake(remove_alive),
         ev.SuspendAsked: suspend,
         ev.Suspended: ignored,
@@ -344,7 +334,7 @@ def _suspended() -> dict[type[ev.Event], Handler]:
 
 
 NOTHING: dict[type[ev.Event], Handler] = dict.fromkeys(ev.EVENTS, ignored)
-NOTHING[ev.ScaleAsked] = change_scale
+NOTHING[ev.ScaleAsked], NOTHING[ev.DrainAsked] = change_scale, change_drain
 
 
 def _ended() -> dict[type[ev.Event], Handler]:
@@ -394,7 +384,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
     },
     State.STOPPED: _ended(),
     State.FAILED: _ended(),
-    State.REMOVED: NOTHING | {ev.ScaleAsked: ignored},
+    State.REMOVED: dict.fromkeys(ev.EVENTS, ignored),
 }
 
 TABLE: dict[tuple[State, type[ev.Event]], Handler] = {

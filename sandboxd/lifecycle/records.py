@@ -46,8 +46,10 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One env. replica_of: the id of the env that it is a replica of, of which it is the `replica`th. replicas: how many somebody
-    asked for by hand; None: as [scale] says.
+    """One env.
+
+    replica_of: the id of the env that it is a replica of, whose number `replica` it is. replicas: how many somebody asked for
+    by hand; None: as [scale] says. draining: since when it gets no new request, as it is to go.
 
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
     what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
@@ -99,6 +101,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     replica_of: str = ""
     replica: int = 1
     replicas: int | None = None
+    draining: float | None = None
 
     @property
     def egress(self) -> list[str]:

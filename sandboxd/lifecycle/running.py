@@ -166,8 +166,29 @@ def restart_service(turn: Turn, event: ev.Event) -> None:
         turn.do(ev.StartService(service=event.service))
 
 
+def change_limits(turn: Turn, event: ev.Event) -> None:
+    """`update`: kept for every later start."""
+    assert isinstance(event, ev.LimitsChanged)
+    turn.set(overrides=event.overrides)
+
+
+def change_limits_now(turn: Turn, event: ev.Event) -> None:
+    """`update` of what runs."""
+    assert isinstance(event, ev.LimitsChanged)
+    turn.set(overrides=event.overrides, enforced=event.enforced)
+    changed = {name: "none" if value is None else str(value) for name, value in event.overrides.items()}
+    turn.do(ev.ApplyLimits(), ev.Announce(event="updated", detail=changed))
+
+
 def change_scale(turn: Turn, event: ev.Event) -> None:
     """`scale`: kept; who starts and ends the replicas looks at the record."""
     assert isinstance(event, ev.ScaleAsked)
     turn.set(replicas=event.replicas)
     turn.do(ev.Announce(event="scaled", detail={"replicas": "auto" if event.replicas is None else str(event.replicas)}))
+
+
+def change_drain(turn: Turn, event: ev.Event) -> None:
+    """The router hears of it by the table."""
+    assert isinstance(event, ev.DrainAsked)
+    turn.set(draining=turn.now if event.draining else None)
+    turn.do(ev.Announce(event="draining" if event.draining else "kept"))

@@ -1,6 +1,6 @@
 """How many replicas an env is to have, and what follows for those that are there. Pure: time and counts are arguments.
 
-Up at once, down late: more are wanted as soon as the load needs them; fewer only once the load has needed fewer for the whole of
+Up at once, down late: more are wanted as soon as the load needs them; fewer once it has needed fewer for the whole of
 `down_after`, and then as many as it needed at its highest in that time, so that a load that swings makes none come and go. The
 first replica is the env itself; to zero and back is its idle ladder. Invariant: what is wanted is within `min` (one at least)
 and `max`, whatever the load; nobody is drained while a replacement is still to come.
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED, State, Wanted
-from sandboxd.spec import EnvSpec, Idle, Scale, Workspace
+from sandboxd.spec import EnvSpec, Idle, Replicas, Workspace
 
 SPARE = 0.8  # of what the next smaller number could bear: a load at the edge must not swing between two numbers
 
@@ -25,7 +25,7 @@ class Level(NamedTuple):
     peak: int = 1
 
 
-def decide(rule: Scale, level: Level, load: int, now: float) -> Level:
+def decide(rule: Replicas, level: Level, load: int, now: float) -> Level:
     """The level after a look. load: connections in use, over all replicas."""
     least = min(max(rule.min, 1), max(rule.max, 1))
     most = max(rule.max, 1)
@@ -85,14 +85,14 @@ def plan(wanted: int, replicas: Sequence[Replica], drain_timeout: float, now: fl
 
 def is_scaled(record: EnvRecord) -> bool:
     """Whether an env may have replicas; a replica has none."""
-    return not record.replica_of and (record.spec.scale is not None or (record.replicas or 0) > 1)
+    return not record.replica_of and (record.spec.scale is not None or record.replicas is not None)
 
 
 def rests(record: EnvRecord) -> bool:
     """Whether an env is to have no replicas now: it was stopped, is going, or sleeps until somebody asks for it."""
     if record.wanted is not Wanted.RUNNING or record.state in (State.REMOVED, State.SUSPENDED):
         return True
-    return record.cause == "idle" or record.replicas == 0 or (record.state is State.QUEUED and record.started is None)
+    return record.cause == "idle" or record.replicas == 0
 
 
 def is_lost(record: EnvRecord) -> bool:

@@ -126,6 +126,7 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         },
         accepted=record.accepted,
         usage=usage,
+        replica_of=record.replica_of or None,
         spec=record.spec if whole else None,
     )
 

@@ -5,7 +5,7 @@ imported by the first scrape, not by the daemon's start. Invariant: labels are b
 the sums are told, and how many were left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,7 +35,8 @@ class EnvReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """All that a scrape shows. states: envs by state. pages: the router's own answers by status. started: epoch seconds."""
+    """All that a scrape shows. states: envs by state. pages: the router's own answers by status. started: epoch seconds.
+    replicas: of envs that have some: name, id, how many are wanted and how many are ready."""
 
     version: str
     started: float
@@ -46,6 +47,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     pool_wanted: int
     pages: Mapping[int, int]
     tally: Tally
+    replicas: Sequence[tuple[str, str, int, int]] = ()
 
 
 def exposition(reading: Reading) -> bytes:
@@ -80,6 +82,13 @@ def of_daemon(reading: Reading) -> "Iterator[Metric]":
     yield gauge("sandboxd_envs_unlisted", "Envs without series of their own, for there are too many.", reading.unlisted)
     yield gauge("sandboxd_pool_parked", "Namespaces made ahead and ready to be taken.", reading.pool)
     yield gauge("sandboxd_pool_wanted", "Namespaces to be kept ready.", reading.pool_wanted)
+    wanted = GaugeMetricFamily("sandboxd_replicas_wanted", "Replicas that an env is to have.", labels=["env", "id"])
+    ready = GaugeMetricFamily("sandboxd_replicas_ready", "Replicas of an env that take requests.", labels=["env", "id"])
+    for name, env_id, many, there in reading.replicas[:MOST_ENVS]:
+        wanted.add_metric([name, env_id[:12]], many)
+        ready.add_metric([name, env_id[:12]], there)
+    yield wanted
+    yield ready
     pages = {str(status): count for status, count in reading.pages.items()}
     yield counter("sandboxd_router_pages", "Requests the router answered by itself, by HTTP status.", "code", pages)
 

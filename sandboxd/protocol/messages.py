@@ -77,6 +77,20 @@ class Usage(Reply, frozen=True, kw_only=True):
     pids: int = 0
 
 
+class ScaleInfo(Reply, frozen=True, kw_only=True):
+    """The replicas of an env, itself counted. fixed: somebody said how many, so the load does not. busy: connections in use.
+    reason: why there are not as many as wanted."""
+
+    wanted: int
+    ready: int
+    min: int
+    max: int
+    fixed: bool
+    busy: int = 0
+    names: list[str] = []
+    reason: str = ""
+
+
 class EnvInfo(Reply, frozen=True, kw_only=True):
     """One env as `ps` and `inspect` show it. `ps` leaves `spec` out. accepted: what of it was let in by `up --accept`."""
 
@@ -108,6 +122,8 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     walls: dict[str, WallInfo] = {}
     accepted: list[str] = []
     usage: Usage | None = None
+    scale: ScaleInfo | None = None
+    replica_of: str | None = None
     spec: EnvSpec | None = None
 
 
@@ -399,6 +415,16 @@ class Update(Params, frozen=True, kw_only=True):
     limits: dict[str, int | float | None]
 
 
+class Scale(Params, frozen=True, kw_only=True):
+    """Have so many replicas of an env, whatever the load: 0 stops it, null leaves the number to its [scale]. With wait it is
+    answered when they are there and ready; timeout: seconds to wait for that."""
+
+    target: str
+    replicas: Annotated[int, Meta(ge=0, le=256)] | None = None
+    wait: bool = True
+    timeout: float | None = None
+
+
 class Kill(Params, frozen=True, kw_only=True):
     """Signal every service's main process (KILL: the whole tree)."""
 
@@ -628,6 +654,7 @@ METHODS: dict[str, Method] = {
     "Suspend": Method(Suspend, InspectReply),
     "Resume": Method(Resume, InspectReply),
     "Kill": Method(Kill, InspectReply),
+    "Scale": Method(Scale, InspectReply),
     "Update": Method(Update, InspectReply),
     "Remove": Method(Remove, RemoveReply),
     "Wait": Method(Wait, WaitReply),

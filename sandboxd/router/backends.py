@@ -7,10 +7,12 @@ env that was stopped and started again is never used for the new one. Imports ro
 
 import random
 import socket
+from collections.abc import Container
 from typing import Protocol
 
 from sandboxd.router.dialer import Stock
 from sandboxd.router.loop import Loop
+from sandboxd.routing.balance import Candidate, pick
 from sandboxd.routing.orders import Traffic
 from sandboxd.routing.requests import Request
 from sandboxd.routing.responses import Response
@@ -70,15 +72,17 @@ class Env:
 
 
 class Backend:
-    """One endpoint. family: which of 127.0.0.1 and ::1 answered last. size, last, known: see `Upstream`."""
+    """One endpoint. family: which of 127.0.0.1 and ::1 answered last. peers: all replicas, of the first one. size, last, known:
+    see `Upstream`."""
 
-    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "size")
+    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "peers", "size")
 
     def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
         self.endpoint = endpoint
         self.env = env
         self.loop = loop
         self.family: int = socket.AF_INET
+        self.peers: list[Backend] = []
         self._stock: Stock | None = None
         self.size = 0
         self.last = b"\0"
@@ -108,6 +112,7 @@ class Backends:
         self._places: dict[Place, Backend] = {}
         self._by_index: list[Backend] = []
         self._known: dict[bytes, Backend] = {}
+        self._turn = 0
 
     def replace(self, table: RouteTable) -> None:
         """Take a new snapshot; sockets of namespaces that are no longer named are closed, connections run on."""
@@ -125,6 +130,39 @@ class Backends:
         self.routes = Routes(table)
         self._known = {}
         self._drop_unnamed()
+        self._group()
+
+    def _group(self) -> None:
+        """Have the first one of a service's replicas know them all: requests come by its name."""
+        groups: dict[tuple[str, str], list[Backend]] = {}
+        for backend in self._by_index:
+            endpoint = backend.endpoint
+            backend.peers = []
+            if endpoint.group:
+                peers = groups.setdefault((endpoint.group, endpoint.service), [])
+                peers.append(backend)
+                backend.peers = peers if endpoint.group == endpoint.env_id else []
+
+    def replica(self, backend: Backend, kept: Container[Backend], wanted: int) -> Backend:
+        """The replica for a request of a client with connections to those kept; wanted: the number of one that it was sent to
+        before, 0: none. Where none is ready, one that is to be waited for."""
+        peers = backend.peers
+        candidates = [
+            Candidate(
+                peer.endpoint.replica,
+                peer.endpoint.state == "ready" and peer.env.blocked_until <= self._loop.now,
+                peer.endpoint.draining,
+                peer.env.open - (peer in kept),
+                peer in kept,
+            )
+            for peer in peers
+        ]
+        self._turn += 1
+        place = pick(candidates, wanted, self._turn)
+        if place is not None:
+            return peers[place]
+        coming = (peer for peer in peers if peer.endpoint.state in ("starting", "asleep"))
+        return backend if backend.endpoint.state in ("starting", "asleep") else next(coming, backend)
 
     def find(self, host: bytes) -> Backend | None:
         """By the value of a Host field; raises FramingError for what is no host."""

@@ -54,7 +54,7 @@ class Doors:
         router = self._router
         index = router.backends.routes.of_slot(keyed.door, keyed.slot)
         if index is not None:
-            backend = router.backends.at(index)
+            backend = client.among(request, router.backends.at(index))
             backend.env.requests += not client.is_held
             client.route(request, backend, Rule(host="", endpoint=index, path=keyed.found.path, strip=bool(keyed.found.path)))
         elif not may_create(keyed.door, keyed.found.key):

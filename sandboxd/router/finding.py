@@ -14,6 +14,7 @@ from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.exchange import Exchange
 from sandboxd.routing import pages
+from sandboxd.routing.balance import set_cookie, wanted_of
 from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.requests import Request
@@ -75,8 +76,22 @@ class Finding(Exchange):
         elif not self.router.access.allows(self, backend.endpoint):
             self.answer_page(pages.not_yours())
         else:
+            backend = self.among(request, backend)
             backend.env.requests += self.state != HELD
             self.route(request, backend, rule)
+
+    def among(self, request: Request, backend: Backend) -> Backend:
+        """The replica that this request goes to, where there are several; a browser that is to stay is told which one."""
+        if len(backend.peers) < 2 and not backend.endpoint.sticky:
+            return backend
+        wanted = wanted_of(request.fields) if backend.endpoint.sticky else 0
+        chosen = self.router.backends.replica(backend, self.upstreams, wanted) if backend.peers else backend
+        if backend.endpoint.sticky and chosen.endpoint.replica != wanted and chosen.endpoint.state == "ready":
+            self.cookie += set_cookie(chosen.endpoint.replica)
+        for peer in backend.peers:
+            if peer is not chosen and peer in self.upstreams:
+                self.forget(self.upstreams[peer])  # kept, it would count there
+        return chosen
 
     def is_unknown(self, request: Request) -> None:
         """No table is on its way that could name this request's host, if it is still the one that is under way."""
@@ -102,11 +117,10 @@ class Finding(Exchange):
         if endpoint.state == "ready":
             if self.state == HELD:
                 self.router.held.discard(self)
-            if rule is None:
-                self.admitted, self.host = backend, request.host
-            else:
+            self.admitted, self.host = backend, request.host
+            if rule is not None or endpoint.group:
                 self.admitted = None  # the next one may go elsewhere
-                if rule.strip:
+                if rule is not None and rule.strip:
                     request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))
             self.state = BUSY
             self.moved = -1  # the first tick sets the deadline

@@ -24,7 +24,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     asleep: suspended, or stopped for having been idle; a request wakes it. dial: path of its dial.sock, "" for the host's own
     network. netns_cookie: what sockets born there must show (0: not known). owner: the uid whose loopback connections may come
     in. reason: why it is stopped or failed. init_pid: pid 1 of an env on the host's network (0: not known), whose processes may
-    reach no other env.
+    reach no other env. group: of an env with replicas the id of the first, which all of them share; replica: its number there;
+    draining: no new request is to go there; sticky: browsers stay with the replica that they were sent to.
     """
 
     env_id: str
@@ -37,6 +38,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     owner: int
     reason: str = ""
     init_pid: int = 0
+    group: str = ""
+    replica: int = 0
+    draining: bool = False
+    sticky: bool = False
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

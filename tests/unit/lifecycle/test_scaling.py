@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.scaling import Level, Replica, decide, idle_rule, is_lost, is_scaled, plan, replica_spec, rests
 from sandboxd.lifecycle.states import State, Wanted
-from sandboxd.spec import EnvSpec, Idle, Lifecycle, Network, Publish, RouteRule, Scale, Service
+from sandboxd.spec import EnvSpec, Idle, Lifecycle, Network, Publish, Replicas, RouteRule, Service
 
-RULE = Scale(min=1, max=4, target_connections=10, down_after=30.0)
+RULE = Replicas(min=1, max=4, target_connections=10, down_after=30.0)
 RULES = st.builds(
-    Scale,
+    Replicas,
     min=st.integers(0, 6),
     max=st.integers(1, 6),
     target_connections=st.integers(1, 50),
@@ -29,14 +29,14 @@ def record(**changes: object) -> EnvRecord:
 
 
 @given(rule=RULES, level=LEVELS, load=st.integers(0, 10_000), now=st.floats(0, 1e6))
-def test_what_is_wanted_is_within_bounds_whatever_came_before(rule: Scale, level: Level, load: int, now: float) -> None:
+def test_what_is_wanted_is_within_bounds_whatever_came_before(rule: Replicas, level: Level, load: int, now: float) -> None:
     wanted = decide(rule, level, load, now).wanted
     assert min(max(rule.min, 1), rule.max) <= wanted <= rule.max
 
 
 @given(rule=RULES, load=st.integers(0, 400), wanted=st.integers(1, 6), steps=st.lists(st.floats(0.1, 50), max_size=30))
 def test_a_load_that_stands_still_moves_it_at_most_once_and_one_way(
-    rule: Scale, load: int, wanted: int, steps: list[float]
+    rule: Replicas, load: int, wanted: int, steps: list[float]
 ) -> None:
     level, now, seen = Level(wanted), 0.0, []
     for pause in [0.0, *steps]:
@@ -166,7 +166,7 @@ def test_a_replica_has_nothing_that_there_is_one_of() -> None:
 
 def test_to_zero_only_where_that_is_asked_for() -> None:
     assert idle_rule(record()) is None
-    zero = replace(record(), spec=replace(record().spec, scale=Scale(min=0, down_after=5.0)))
+    zero = replace(record(), spec=replace(record().spec, scale=Replicas(min=0, down_after=5.0)))
     assert idle_rule(zero) == Idle(stop=5.0)
     assert idle_rule(replace(zero, replicas=2)) is None
     assert idle_rule(replace(zero, replica_of="b" * 32)) is None
