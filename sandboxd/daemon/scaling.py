@@ -197,6 +197,7 @@ class Scaling:
             services={name: ServiceRecord(name=name, port=service.port) for name, service in spec.services.items()},
             created=now,
             replica_of=record.id,
+            allowed=record.allowed,
             replica=number,
         )
         try:
