@@ -97,6 +97,24 @@ def stop_daemon(cli: Cli, flags: StopFlags) -> None:
     note("stopped, with every env" if flags.everything else "stopped; envs run on")
 
 
+@daemon.command("restart")
+@options.takes(Flags)
+def restart_daemon(cli: Cli, flags: Flags) -> None:
+    """Have the program that is installed now take over, as after an upgrade. Envs, their connections and whoever asks the
+    daemon meanwhile are served on."""
+    try:
+        before = cli.visitor.call(Status())
+    except DaemonUnreachable:
+        before = None
+    with Progress("restarting the daemon"):
+        if before is not None:
+            cli.visitor.call(Shutdown(again=True))
+        status = cli.client.call(Status())
+        while before is not None and status.started == before.started:
+            status = cli.client.call(Status())
+    note(f"the daemon runs: pid {status.pid}, sandboxd {status.version}")
+
+
 @click.command()
 @options.takes(Flags)
 def metrics(cli: Cli, flags: Flags) -> None:

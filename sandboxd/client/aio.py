@@ -187,7 +187,7 @@ class AsyncClient:
                 return wire, exchange, await wire.next_reply(exchange)
             except DaemonUnreachable as error:
                 wire.close()
-                if not (self._daemon.autostart and may_ask_again(error)):
+                if not may_ask_again(error):
                     raise
             except BaseException:
                 self._idle.give_back(wire, exchange)

@@ -5,6 +5,7 @@ is ended and removed: an env directory without a record, an init without either.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -24,17 +25,35 @@ from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.launch.initlink import InitLink
 from sandboxd.launch.parked import demand
 from sandboxd.lifecycle import events as ev
-from sandboxd.lifecycle.records import EnvRecord, exit_code_of
+from sandboxd.lifecycle.records import RECORD_VERSION, EnvRecord, Versioned, exit_code_of
 from sandboxd.lifecycle.recovery import Ended, lost
 from sandboxd.lifecycle.states import ALIVE, State
+from sandboxd.store.journal import Journal, newer
 
 log = logging.getLogger(__name__)
 FIRST_WORD = 2.0
 AT_ONCE = 64  # envs that are looked at together: one that does not answer must not hold up the others
 
 
+def check_records(path: Path) -> None:
+    """Raise StoreFailed where this program cannot take over what another wrote; nothing is changed."""
+    if path.exists():
+        with contextlib.closing(Journal(path, readonly=True)) as journal:
+            check_versions(journal)
+
+
+def check_versions(journal: Journal) -> None:
+    """Raise StoreFailed for a record of a newer sandboxd: taken for a damaged one, its env would be lost."""
+    for env_id, data in journal.all():
+        with contextlib.suppress(msgspec.MsgspecError):
+            version = msgspec.json.decode(data, type=Versioned).version
+            if version > RECORD_VERSION:
+                raise newer(journal.path, f"the record of env {env_id[:12]} has version {version}", RECORD_VERSION)
+
+
 async def adopt_all(supervisor: Supervisor) -> None:
     """Take every journalled env up again, and remove what has no record."""
+    check_versions(supervisor.journal)
     records = {}
     for env_id, data in supervisor.journal.all():
         try:

@@ -25,6 +25,10 @@ log = logging.getLogger("sandboxd.control")
 
 READ_SIZE = 64 << 10
 READS_AT_ONCE = 4  # then the others have their turn
+# What changes nothing, or nothing the second time.
+REPEATABLE = frozenset(
+    {"List", "Inspect", "Logs", "Wait", "Events", "Why", "Stats", "Status", "Metrics", "Stop", "Suspend", "Resume"}
+)
 HELD = 64 << 10  # of calls behind the one that is being answered
 
 
@@ -49,6 +53,7 @@ class Call:
         self.oneway = bool(envelope.oneway)
         self.peer = connection.peer
         self.params: Params = NOTHING
+        self.begun = False  # some of an answer may be out
         self.answered = False  # the last reply is out
         self._connection = connection
 
@@ -61,7 +66,7 @@ class Call:
         frame = encode_reply(reply, continues=continues)
         if len(frame) > REPLY_CAP:
             raise Internal(f"the answer to {self.method} is {len(frame)} bytes", hint="ask for less at once")
-        self.answered = not continues
+        self.answered, self.begun = not continues, True
         if self.oneway:
             return
         try:
@@ -149,9 +154,27 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._begun = False
         self._oneway = False
+        self._call: Call | None = None
         self._sending = asyncio.Lock()
         self._writable: asyncio.Future[None] | None = None
         self._read_on()
+
+    @property
+    def may_be_asked_again(self) -> bool:
+        """Whether nothing is being answered, or only what the next daemon can be asked as well: nothing of it is out.
+
+        Once the last reply is out, what the client sent next is not taken up.
+        """
+        if self._task is None or not self._begun or self._call is None:
+            return True
+        if self._call.begun:
+            return self._call.answered and not self._sending.locked()
+        return self._call.method.rpartition(".")[2] in REPEATABLE
+
+    async def answered(self) -> None:
+        """Wait for the end of the call that is being answered."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     @property
     def idle(self) -> bool:
@@ -238,7 +261,7 @@ class Connection:
         self._oneway = bool(envelope.oneway)
         if self.gone and not self._oneway:
             return
-        call = Call(self, envelope)
+        call = self._call = Call(self, envelope)
         error = await self._handle(call, envelope)
         if error is None:
             return
@@ -346,9 +369,9 @@ class Connection:
         elif self._begun and not self._oneway and self._task is not asyncio.current_task():
             self._task.cancel()
 
-    async def end(self) -> None:
-        """Close, and wait until the call that was being answered has cleaned up."""
-        if not self.gone and (self._task is None or not self._begun):
+    async def end(self, *, is_kept: bool = False) -> None:
+        """Close, and wait until the call that was being answered has cleaned up. is_kept: another daemon listens already."""
+        if not self.gone and (self._task is None or not self._begun or (is_kept and self.may_be_asked_again)):
             say(self._sock, leaving())
         self.close()
         self._incoming = FrameReader()

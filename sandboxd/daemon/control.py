@@ -84,10 +84,11 @@ class ControlServer:
         self._departures = Departures(self._loop)
         self._listen()
 
-    async def stop(self, *, is_kept: bool = False) -> None:
+    async def stop(self, *, is_kept: bool = False, patience: float = 0.0) -> None:
         """Refuse who comes, cancel what is being answered, close every connection. Not to be awaited by a handler.
 
-        is_kept: the service manager keeps the listener for the next daemon, so who comes may wait in its queue.
+        is_kept: the listener stays for the next daemon, so who comes may wait in its queue. patience: seconds for calls that
+        are being answered, but for those that may as well be asked again.
         """
         if self._departures is None:
             return
@@ -99,9 +100,11 @@ class ControlServer:
         if not is_kept:
             self._sock.shutdown(socket.SHUT_RDWR)
             self._turn_away_waiting()
+        if answering := [one.answered() for one in self._connections if patience and not one.may_be_asked_again]:
+            await asyncio.wait([asyncio.ensure_future(one) for one in answering], timeout=patience)
         while self._connections:
             ended = list(self._connections)
-            await asyncio.gather(*(connection.end() for connection in ended))
+            await asyncio.gather(*(connection.end(is_kept=is_kept) for connection in ended))
             self._connections.difference_update(ended)
         self._departures.close()
         self._departures = None

@@ -19,7 +19,8 @@ import uvloop
 from msgspec.structs import replace
 
 from sandboxd import __version__
-from sandboxd.daemon.adopt import adopt_all
+from sandboxd.daemon import succession
+from sandboxd.daemon.adopt import adopt_all, check_records
 from sandboxd.daemon.control import ControlServer, Handler
 from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.handed import CONTROL, ROUTER
@@ -45,6 +46,7 @@ from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir, prepare
 
 log = logging.getLogger("sandboxd")
+PATIENCE = 2.0  # seconds for calls that are being answered, when another daemon takes over
 USAGE = """usage: sandboxd [--version]
 
 The daemon of sandboxd; `sandbox` starts it by itself. Settings come from the environment: SANDBOXD_DIR, SANDBOXD_LISTEN, …"""
@@ -55,6 +57,8 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         print(f"sandboxd {__version__}")
         return
+    if sys.argv[1:] == [succession.CHECK]:
+        raise SystemExit(check_state())
     if sys.argv[1:]:
         print(USAGE, file=sys.stderr)
         raise SystemExit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
@@ -71,11 +75,15 @@ def main() -> None:
             settings = replace(settings, listen=[*map(address_of, routed), *own])
         manager = Notifier.from_environ(os.environ)
         rundir = prepare(settings, handed.get(CONTROL, []))
+        kept: list[tuple[str, socket.socket]] = []
         try:
-            uvloop.run(live(settings, rundir, ready, manager, routed))
+            if uvloop.run(live(settings, rundir, ready, manager, routed)) and rundir.socket is not None:
+                kept = [(CONTROL, rundir.socket.dup()), *((ROUTER, sock) for sock in routed)]
         finally:
             # A manager that keeps the listener hands it to the next daemon: the name must go on leading to it.
-            rundir.close(unlink=not manager.path)
+            rundir.close(unlink=not manager.path and not kept)
+        if kept:
+            succession.become(kept, manager.environ)
     except SandboxdError as error:
         log.error("%s", error)
         tell(ready, json.dumps({"error": error.code, "message": error.message, "hint": error.hint}))
@@ -89,6 +97,18 @@ def main() -> None:
             json.dumps({"error": Internal.__name__, "message": f"the daemon failed: {error!r}", "hint": LOG_HINT}),
         )
         raise SystemExit(Internal.exit_code) from None
+
+
+def check_state() -> int:
+    """Whether this program could take over the state that there is: 0, or the error as JSON and its code."""
+    try:
+        settings = Settings.from_environ(os.environ, os.geteuid())
+        check_records(settings.state_dir / "state.db")
+    except SandboxdError as error:
+        print(json.dumps({"error": error.code, "message": error.message, "hint": error.hint}))
+        return error.exit_code
+    print(f"sandboxd {__version__}")
+    return 0
 
 
 def take_ready_fd() -> int:
@@ -124,8 +144,8 @@ def tell(fd: int, text: str) -> None:
             log.debug("whoever started the daemon did not wait for it")
 
 
-async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier, routed: Sequence[socket.socket]) -> None:
-    """Build, adopt, serve, leave."""
+async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier, routed: Sequence[socket.socket]) -> bool:
+    """Build, adopt, serve, leave; whether another is to take over here."""
     set_title("sandboxd")
     supervisor = await build(settings, rundir, routed)
     watch = Watch(supervisor)
@@ -154,11 +174,15 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         manager.store(CONTROL, rundir.socket)
         supervisor.own(manager.keep(supervisor), name="notify")
         await supervisor.leaving.wait()
-        manager.send("STOPPING=1")
-        await server.stop(is_kept=bool(manager.path))
+        if supervisor.again:
+            log.info("making way for the next daemon")
+        else:
+            manager.send("STOPPING=1")
+        await server.stop(is_kept=bool(manager.path) or supervisor.again, patience=PATIENCE if supervisor.again else 0.0)
     finally:
         await web.stop()
         await leave(supervisor)
+    return supervisor.again
 
 
 async def build(settings: Settings, rundir: RunDir, routed: Sequence[socket.socket]) -> Supervisor:
@@ -218,7 +242,7 @@ async def leave(supervisor: Supervisor) -> None:
     """Let go of everything; envs run on, and the router with them, unless nothing is left to route."""
     idle = all(actor.record.state in ENDED for actor in supervisor.actors.values())
     await supervisor.close()
-    if supervisor.end_all or idle:
+    if supervisor.end_all or (idle and not supervisor.again):
         await supervisor.router.stop()
     else:
         supervisor.router.close()

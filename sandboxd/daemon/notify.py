@@ -28,14 +28,18 @@ class Notifier:
     def __init__(self, path: str, watchdog: float) -> None:
         self.path = path
         self.watchdog = watchdog
+        self.environ: dict[str, str] = {}  # as it was, for a daemon that takes over in this process
 
     @classmethod
     def from_environ(cls, environ: MutableMapping[str, str]) -> "Notifier":
         """What the environment says, which is taken out of it."""
+        given = {name: environ[name] for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID") if name in environ}
         path = environ.pop("NOTIFY_SOCKET", "")
         usec, pid = environ.pop("WATCHDOG_USEC", "0"), environ.pop("WATCHDOG_PID", "")
         is_meant = usec.isdigit() and pid in ("", str(os.getpid()))
-        return cls(path if path.startswith(("/", "@")) else "", int(usec) / 1e6 if is_meant else 0.0)
+        found = cls(path if path.startswith(("/", "@")) else "", int(usec) / 1e6 if is_meant else 0.0)
+        found.environ = given
+        return found
 
     def store(self, name: str, listener: socket.socket) -> None:
         """Have it keep a listener and hand it to the next daemon: who connects meanwhile waits in its queue."""

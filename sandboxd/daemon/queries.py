@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from sandboxd import __version__
+from sandboxd.daemon import succession
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.metering import scrape
@@ -79,6 +80,7 @@ class Queries:
             listen=supervisor.router.listen,
             dir=str(supervisor.settings.state_dir),
             uptime=round(time.time() - supervisor.started, 3),
+            started=supervisor.started,
             envs=counts,
             launcher_pid=supervisor.launcher.pid,
             router_pid=supervisor.router.pid,
@@ -195,6 +197,11 @@ class Queries:
         """End the daemon once this is answered."""
         params = call.params
         assert isinstance(params, m.Shutdown)
+        if params.again and params.all:
+            raise UsageError("a daemon that is started again keeps its envs", hint="ask for one of the two")
+        if params.again:
+            await succession.check()
+        self.supervisor.again = params.again
         self.supervisor.end_all = params.all
         if params.all:
             await self.supervisor.stop_all()

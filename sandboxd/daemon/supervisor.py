@@ -118,6 +118,7 @@ class Supervisor:
         self.started = time.time()
         self.leaving = asyncio.Event()
         self.end_all = False
+        self.again = False  # another daemon takes over in this process
         self._tasks: set[asyncio.Task[Any]] = set()
         self._routes_due = False
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do

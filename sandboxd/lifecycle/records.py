@@ -30,6 +30,12 @@ class Wall(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Versioned(msgspec.Struct, frozen=True, kw_only=True):
+    """As much of any record as every version can read."""
+
+    version: int = 1
+
+
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One service. pid: as seen inside; ended: that of its last end; failures: ends in a row, for the next delay."""
 

@@ -593,7 +593,7 @@ class Status(Params, frozen=True, kw_only=True):
 
 
 class StatusReply(Reply, frozen=True, kw_only=True):
-    """pid, version, paths, addresses; uptime in seconds; envs by state.
+    """pid, version, paths, addresses; uptime in seconds; started: seconds since the epoch; envs by state.
 
     controllers: those by which the kernel holds whole envs to their limits; without any, `uncontrolled` says why, and
     `control` what to do about it.
@@ -606,6 +606,7 @@ class StatusReply(Reply, frozen=True, kw_only=True):
     dir: str
     uptime: float
     envs: dict[str, int]
+    started: float = 0.0
     launcher_pid: int | None = None
     router_pid: int | None = None
     pool: int = 0
@@ -625,9 +626,11 @@ class MetricsReply(Reply, frozen=True, kw_only=True):
 
 
 class Shutdown(Params, frozen=True, kw_only=True):
-    """End the daemon. all: end every env and the router too; else they run on."""
+    """End the daemon. all: end every env and the router too; else they run on. again: the program that is installed now takes
+    over in the same process, with the same listeners, once it has said that it can."""
 
     all: bool = False
+    again: bool = False
 
 
 class Method(NamedTuple):

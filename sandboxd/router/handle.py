@@ -30,6 +30,7 @@ from sandboxd.router.starting import (
     check_address,
     connect,
     matches,
+    reap,
     spawn,
     tail,
     taken,
@@ -346,6 +347,8 @@ class RouterHandle:
         self._close_pidfd()
         if self._child is not None:
             self._child.poll()
+        else:
+            reap(self.pid)
         if not self._ended.done():
             self._ended.set_result(None)
         self._died()

@@ -4,6 +4,7 @@ For `handle` only. Blocking calls, all of them short. Nothing half-made stays: w
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -159,6 +160,12 @@ def matches(wanted: str, held: str) -> bool:
     """Whether a held address serves a wanted one."""
     (wanted_host, wanted_port), (held_host, held_port) = split_address(wanted), split_address(held)
     return wanted_host == held_host and wanted_port in (0, held_port)
+
+
+def reap(pid: int) -> None:
+    """Wait for a router that has ended, if it is a child of this process: the daemon before us may have been in it."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def tail(path: Path) -> str:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from sandboxd.errors import StoreFailed
 
@@ -17,6 +18,9 @@ SCHEMA = 1
 KEPT_EVENTS = 10_000
 TRIM_EVERY = 256  # events; trimming each time would touch two more pages a call
 BUSY_MS = 2000
+
+# From each schema to the next, as statements. In one transaction with what follows, so a death leaves either.
+MIGRATIONS: dict[int, tuple[str, ...]] = {}
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS envs (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -31,9 +35,13 @@ Value = str | bytes | int | float
 class Journal:
     """The daemon's memory. Used by one thread; raises StoreFailed."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the database; a damaged one, or one of a newer sandboxd, is refused and left as it is."""
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        """Open or make the database; a damaged one, or one of a newer sandboxd, is refused and left as it is. An older one is
+        migrated. readonly: only look, at one that is there."""
         self.path = path
+        if readonly:
+            self._look(path)
+            return
         try:
             with contextlib.suppress(OSError):  # sqlite says it better; its other two files take their mode from this one
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -104,6 +112,17 @@ class Journal:
         """Close the database; the write-ahead log goes into it."""
         self._db.close()
 
+    def _look(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(
+                f"file:{quote(str(path))}?mode=ro", uri=True, timeout=BUSY_MS / 1000, isolation_level=None
+            )
+            found = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        except (sqlite3.Error, UnicodeError) as error:
+            raise failed(error, path) from error
+        if found is not None:
+            readable(found[0], path)
+
     def _open(self) -> None:
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()  # now, not in the middle of a transition
@@ -119,17 +138,16 @@ class Journal:
             for statement in filter(str.strip, TABLES.split(";")):
                 self._db.execute(statement)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA),))
-            (schema,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+            (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+            for version in range(readable(found, self.path), SCHEMA):
+                for statement in MIGRATIONS[version]:
+                    self._db.execute(statement)
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(SCHEMA),))
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
-        if schema != str(SCHEMA):
-            raise StoreFailed(
-                f"{self.path} is of another sandboxd (schema {schema}, this one reads {SCHEMA})",
-                hint="use the sandboxd that wrote it, or SANDBOXD_DIR for a directory of its own",
-            )
 
     def _run(self, sql: str, *values: Value) -> list[tuple[Value, ...]]:
         try:
@@ -139,6 +157,24 @@ class Journal:
 
 
 ELSEWHERE = "keep the state on a local disk: set SANDBOXD_DIR"
+
+
+def readable(found: object, path: Path) -> int:
+    """The schema of a database, if we can read or migrate it; raises StoreFailed."""
+    schema = int(str(found)) if str(found).isdigit() else 0
+    if schema > SCHEMA:
+        raise newer(path, f"its schema is {schema}", SCHEMA)
+    if schema < SCHEMA and schema not in MIGRATIONS:
+        raise StoreFailed(f"{path} has no schema that is known: {str(found)[:40]!r}", hint=aside(path))
+    return schema
+
+
+def newer(path: Path, what: str, known: int) -> StoreFailed:
+    """The error for state of a later version, which is left as it is."""
+    return StoreFailed(
+        f"{path} is of a newer sandboxd: {what}, this one reads up to {known}",
+        hint="use the sandboxd that wrote it, or SANDBOXD_DIR for a directory of its own",
+    )
 
 
 def as_bytes(value: Value) -> bytes:

@@ -138,7 +138,7 @@ def test_a_newer_schema_is_refused_and_kept(tmp_path, journal):
     other.close()
     with pytest.raises(StoreFailed) as caught:
         Journal(tmp_path / "state.db")
-    assert "schema 2" in caught.value.message
+    assert "schema is 2" in caught.value.message
     assert journal.all() == [("a", b"b")]
 
 
@@ -223,3 +223,34 @@ def test_it_is_for_nobody_else_to_read(journal, tmp_path):
         "state.db-shm": 0o600,
         "state.db-wal": 0o600,
     }
+
+
+def test_older_state_is_migrated_once_and_whole(tmp_path, monkeypatch):
+    path = tmp_path / "state.db"
+    journal = Journal(path)
+    journal.put("a", b"one")
+    journal.close()
+    monkeypatch.setattr(module, "SCHEMA", 2)
+    monkeypatch.setattr(module, "MIGRATIONS", {1: ("ALTER TABLE envs ADD COLUMN note TEXT", "UPDATE no_such SET a = 1")})
+    with pytest.raises(StoreFailed, match="no_such"):
+        Journal(path)
+    monkeypatch.setattr(module, "MIGRATIONS", {1: ("ALTER TABLE envs ADD COLUMN note TEXT",)})
+    for _ in range(2):
+        journal = Journal(path)
+        assert journal._run("SELECT id, note FROM envs") == [("a", None)]
+        assert journal.fact("schema") == "2"
+        journal.close()
+
+
+def test_newer_state_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "state.db"
+    journal = Journal(path)
+    journal.put("a", b"one")
+    journal.put_fact("schema", "7")
+    journal.close()
+    before = path.read_bytes()
+    for readonly in (False, True):
+        with pytest.raises(StoreFailed, match="newer sandboxd: its schema is 7, this one reads up to 1") as caught:
+            Journal(path, readonly=readonly)
+        assert "use the sandboxd that wrote it" in caught.value.hint
+    assert path.read_bytes() == before
