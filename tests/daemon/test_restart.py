@@ -26,7 +26,7 @@ def served(daemon, tmp_path):
 
 
 def test_envs_connections_and_callers_see_no_gap(served):
-    daemon, env, pid = served
+    daemon, _, pid = served
     witness = Witness(daemon, "web", b"alive")
     witness.ask()
     with daemon.client() as client:
