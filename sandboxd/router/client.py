@@ -8,8 +8,9 @@ earlier request is left; every other state ends by itself or by its deadline.
 import _socket
 from typing import TYPE_CHECKING
 
+from sandboxd.router import secure
 from sandboxd.router.backends import Backend
-from sandboxd.router.closing import linger, probe, reset_when_taken
+from sandboxd.router.closing import linger, probe, release, reset_when_taken
 from sandboxd.router.finding import BUSY, HELD, LEAVING, READING, Finding
 from sandboxd.router.loop import READ, WRITE
 from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
@@ -89,7 +90,10 @@ class Client(Finding):
         try:
             request = parse_request(shared, end, self.bounds, self.scanned)
         except FramingError as error:
-            self.refuse(error.status, error.reason)
+            if shared[0] == secure.FIRST and self.request is None and not self.upstreams:
+                self._secure(bytes(view[:end]))
+            else:
+                self.refuse(error.status, error.reason)
             return True
         if request is None:
             if not self.scanned:
@@ -107,6 +111,14 @@ class Client(Finding):
             self.carry = bytes(view[request.end : end])
         self._take_request(request)
         return True
+
+    def _secure(self, data: bytes) -> None:
+        """It speaks TLS: another role has the socket from here on."""
+        release(self)
+        self._let_go()
+        raw = secure.Secure(self.router, self.sock, self.source, self.here, data)
+        self.router.raws.add(raw)
+        raw.begin()
 
     def _take_request(self, request: Request) -> None:
         self.request = request

@@ -50,7 +50,7 @@ class Raw(Side):
 
     __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel")
 
-    def __init__(self, router: "Router", port: "Port", sock: _socket.socket, source: tuple[str, int]) -> None:
+    def __init__(self, router: "Router", port: "Port | None", sock: _socket.socket, source: tuple[str, int]) -> None:
         super().__init__(router.loop, sock, 0)
         self.router = router
         self.port = port
@@ -72,29 +72,48 @@ class Raw(Side):
         """What the env's state allows; called again when the table changed."""
         if self.dial is not None or self.tunnel is not None:
             return
-        backend = self.port.backend()
+        backend = self.find()
         if backend is None or backend.endpoint.state not in ("ready", "starting", "asleep"):
             self.fail()
+        elif not self.may_reach(backend):
+            self.denied()
         elif backend.endpoint.state != "ready":
             if backend.endpoint.state == "asleep":
                 self.router.rouse(backend.endpoint.env_id)
             self.router.held_raw.add(self)
+        elif backend.endpoint.port is None:
+            self.fail()
         else:
             self.router.held_raw.discard(self)
             self.backend = backend
             backend.env.held.add(self)
             backend.env.open += 1
-            self.dial = Dial(backend, self.port.published.port, self)
+            self.dial = Dial(backend, backend.endpoint.port, self)
             self.dial.start(self.router.bounds.dial)
+
+    def find(self) -> Backend | None:
+        """Where it leads, None when the env is gone."""
+        return self.port.backend() if self.port is not None else None
+
+    def may_reach(self, backend: Backend) -> bool:
+        """Whoever can reach a published address may."""
+        return True
+
+    def denied(self) -> None:
+        """It may not."""
+        self.fail()
 
     def connected(self, sock: _socket.socket) -> None:
         """From the dial."""
         self.dial = None
         self.router.loop.hold_foreign()
         self.far = Service(self, sock)
+        early, self.early = self.early, b""
         try:
-            self.far.put(self.early)
+            if early:
+                self.far.put(early)
         except OSError:
+            self.far.close()
             self.fail()
             return
         self.tunnel = Tunnel(self, self.far, self.router.pipes, self.over)

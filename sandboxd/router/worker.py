@@ -25,6 +25,7 @@ from sandboxd.router.listener import BATCH, Listener, joined, split_address
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
+from sandboxd.router.secure import Secure
 from sandboxd.routing import orders
 from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import Bounds
@@ -70,7 +71,7 @@ class Router:
         self.known: Request | None = None
         self._roused: set[str] = set()
         self.doors = Doors(self)
-        self._asking: deque[tuple[Finding, Request]] = deque()
+        self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self._signals = Signals(self.loop, self.loop.stop)
 
@@ -125,7 +126,7 @@ class Router:
         backend.env.release()
         self.tell(orders.Stuck(env_id=backend.env.env_id))
 
-    def ask_newest(self, client: Finding, request: Request) -> None:
+    def ask_newest(self, client: Finding | Secure, request: Request) -> None:
         """Have the client told by `is_unknown` once no table is on its way here any more."""
         self._asking.append((client, request))
         self.tell(orders.AskNewest())

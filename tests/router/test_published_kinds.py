@@ -174,14 +174,11 @@ def test_servers_understand_what_they_are_told(
 def until_it_answers(bench: Bench, port: int) -> socket.socket:
     """A connection to the server inside, once it is up; until then the router resets."""
     for _ in range(400):
-        sock = socket.create_connection(("127.0.0.1", port), 30)
         try:
-            sock.sendall(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
-            if sock.recv(65536):
-                sock.close()
-                return socket.create_connection(("127.0.0.1", port), 30)
-        except ConnectionResetError:
-            pass
-        sock.close()
-        bench.spin(0.05)
+            with socket.create_connection(("127.0.0.1", port), 30) as sock:
+                sock.sendall(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+                if sock.recv(65536):
+                    return socket.create_connection(("127.0.0.1", port), 30)
+        except ConnectionError:
+            bench.spin(0.05)
     raise AssertionError("the server inside did not come up")

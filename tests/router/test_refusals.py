@@ -60,7 +60,6 @@ HOSTILE = {
     "http-2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "odd-version": (400, b"GET / HTTP/11\r\nHost: shop.localhost\r\n\r\n"),
     "expectation": (417, GET + b"Expect: miracles\r\n\r\n"),
-    "tls": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64)),
     "long-line": (414, b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: shop.localhost\r\n\r\n"),
     "long-line-without-end": (414, b"GET /" + b"a" * 9000),
     "large-head": (431, GET + b"X: " + b"a" * 20000 + b"\r\n\r\n"),
