@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_envs: int = 1000
     max_starting: int = 64
     max_memory: int | None = None
-    queue: int = 100
+    queue: int = 1000
     queue_wait: float = 60.0
     memory_reserve: int | None = None
     memory_critical: int | None = None
@@ -91,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             max_envs=whole(environ, "SANDBOXD_MAX_ENVS", 1000, low=1, high=100_000),
             max_starting=whole(environ, "SANDBOXD_MAX_STARTING", 64, low=1, high=100_000),
             max_memory=size(environ, "SANDBOXD_MAX_MEMORY"),
-            queue=whole(environ, "SANDBOXD_QUEUE", 100, low=0, high=100_000),
+            queue=whole(environ, "SANDBOXD_QUEUE", 1000, low=0, high=100_000),
             queue_wait=float(whole(environ, "SANDBOXD_QUEUE_WAIT", 60, low=1, high=86400)),
             memory_reserve=size(environ, "SANDBOXD_MEMORY_RESERVE"),
             memory_critical=size(environ, "SANDBOXD_MEMORY_CRITICAL"),

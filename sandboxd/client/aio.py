@@ -19,6 +19,7 @@ from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
 from sandboxd.errors import DaemonUnreachable, TimedOut
 from sandboxd.protocol.messages import (
     Attach,
+    Ensure,
     Exec,
     Inspect,
     List,
@@ -31,7 +32,7 @@ from sandboxd.protocol.messages import (
 )
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing import Literal, Unpack
 
     from sandboxd.client import signatures
     from sandboxd.client.env import RunOptions
@@ -158,6 +159,17 @@ class AsyncClient:
     async def run(self, command: Command | None = None, **options: "Unpack[RunOptions]") -> AsyncEnv:
         """Create an env with one service (or `spec=`) and start it; see client.env.RunOptions."""
         return AsyncEnv(self, (await self.call(run_params(command, options, os.environ, os.getcwd()))).env)
+
+    async def ensure(
+        self,
+        template: str,
+        key: str,
+        *,
+        wait: "Literal['created', 'started', 'ready']" = "ready",
+        timeout: float | None = None,
+    ) -> AsyncEnv:
+        """The env of a template for a key, made if there is none; `call(Ensure(...))` also gives the cookie of a session."""
+        return AsyncEnv(self, (await self.call(Ensure(template=template, key=key, wait=wait, timeout=timeout))).env)
 
     async def list(self, *, all: bool = False, filters: "list[str] | None" = None) -> "list[AsyncEnv]":
         """The envs, newest first. all: also those that ended. filters: as `sandbox ps --filter`."""

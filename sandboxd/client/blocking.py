@@ -17,6 +17,7 @@ from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
 from sandboxd.errors import DaemonUnreachable
 from sandboxd.protocol.messages import (
     Attach,
+    Ensure,
     Exec,
     Inspect,
     List,
@@ -30,7 +31,7 @@ from sandboxd.protocol.messages import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Unpack
+    from typing import Literal, Unpack
 
     from sandboxd.client import signatures
     from sandboxd.client.env import Command, Env, RunOptions
@@ -124,6 +125,19 @@ class Client:
         from sandboxd.client.env import Env, run_params  # noqa: PLC0415 - `ps` needs no env objects
 
         return Env(self, self.call(run_params(command, options, os.environ, os.getcwd())).env)
+
+    def ensure(
+        self,
+        template: str,
+        key: str,
+        *,
+        wait: "Literal['created', 'started', 'ready']" = "ready",
+        timeout: float | None = None,
+    ) -> "Env":
+        """The env of a template for a key, made if there is none; `call(Ensure(...))` also gives the cookie of a session."""
+        from sandboxd.client.env import Env  # noqa: PLC0415 - as above
+
+        return Env(self, self.call(Ensure(template=template, key=key, wait=wait, timeout=timeout)).env)
 
     def list(self, *, all: bool = False, filters: "list[str] | None" = None) -> "list[Env]":
         """The envs, newest first. all: also those that ended. filters: as `sandbox ps --filter`."""

@@ -40,6 +40,9 @@ class Admission:
         self.waiting: dict[str, Ticket] = {}
         self.ceilings = ceilings(supervisor)
         self._last: int | None = None
+        self._groups: dict[int, str] = {}
+        self._ends: dict[str, float] = {}  # of those that wait: when they do so no longer (monotonic)
+        self._watching = False
         self._admitted: set[str] = set()
         self._due = False
         self._exhausted_until = 0.0
@@ -58,7 +61,7 @@ class Admission:
             alive=len(alive),
             starting=len(starting),
             memory=sum(other.limits.memory or 0 for other in alive) if self.ceilings.memory is not None else 0,
-            parked=self.supervisor.settings.pool,
+            parked=self.supervisor.launcher.wanted,
             exhausted=time.monotonic() < self._exhausted_until,
         )
         return obstacle(self.ceilings, load, self.host(), record.limits.memory)
@@ -91,30 +94,38 @@ class Admission:
     def offer(self, actor: "Actor") -> None:
         """An env wants to start."""
         record = actor.record
-        self.waiting[record.id] = Ticket(record.id, record.owner, record.queued or record.created)
+        group = f"{record.template} {record.source}" if record.template else ""
+        ticket = Ticket(record.id, record.owner, record.queued or record.created, group)
+        waited = max(0.0, time.time() - max(ticket.since, self.supervisor.started))
+        self.waiting[record.id] = ticket
+        self._ends[record.id] = time.monotonic() + self.supervisor.settings.queue_wait - waited
         self._pump()
         if record.id in self.waiting:
             found = self.obstacle(record)
             self.supervisor.announce(record, "queued", {"limit": found.limit, "reason": found.text} if found else {})
-            self.supervisor.own(self._until_over(actor), name=f"queue-{record.name}")
+            if not self._watching:
+                self._watching = True
+                self.supervisor.own(self._watch(), name="queue")
 
     def exhausted(self) -> None:
         """The kernel has no namespace left: nothing starts for a moment."""
         self._exhausted_until = time.monotonic() + EXHAUSTED_FOR
 
-    async def _until_over(self, actor: "Actor") -> None:
-        """Look again while it waits, as nobody tells when memory is free again; give up when it waited for too long."""
-        ticket = self.waiting[actor.record.id]
-        waited = max(0.0, time.time() - max(ticket.since, self.supervisor.started))
-        end = time.monotonic() + self.supervisor.settings.queue_wait - waited
-        while self.waiting.get(ticket.env_id) is ticket:
-            if time.monotonic() >= end:
-                del self.waiting[ticket.env_id]
-                error = self.full(actor.record, self.supervisor.settings.queue_wait)
-                actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
-                return
-            await asyncio.sleep(min(CALM / 4, max(0.01, end - time.monotonic())))
+    async def _watch(self) -> None:
+        """Look again while any waits, as nobody tells when memory is free again; give up what waited for too long."""
+        while self.waiting:
+            now = time.monotonic()
+            for env_id in [env_id for env_id in self.waiting if now >= self._ends[env_id]]:
+                del self.waiting[env_id]
+                actor = self.supervisor.actors.get(env_id)
+                if actor is not None:
+                    error = self.full(actor.record, self.supervisor.settings.queue_wait)
+                    actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
+            self._ends = {env_id: end for env_id, end in self._ends.items() if env_id in self.waiting}
+            soonest = min(self._ends.values(), default=now)
+            await asyncio.sleep(min(CALM / 4, max(0.01, soonest - now)))
             self._pump()
+        self._watching = False
 
     def changed(self) -> None:
         """Something changed that may make room."""
@@ -128,14 +139,18 @@ class Admission:
         actors = self.supervisor.actors
         for env_id in [key for key in self.waiting if key not in actors or actors[key].record.state is not State.QUEUED]:
             del self.waiting[env_id]
-        while self.supervisor.adopted and (ticket := next_up(list(self.waiting.values()), self._last)) is not None:
+        while self.supervisor.adopted and (ticket := self._next()) is not None:
             actor = actors[ticket.env_id]
             if self.obstacle(actor.record) is not None:
                 return
             del self.waiting[ticket.env_id]
             self._last = ticket.owner
+            self._groups[ticket.owner] = ticket.group
             self._admitted.add(ticket.env_id)
             actor.post(ev.Admitted())
+
+    def _next(self) -> Ticket | None:
+        return next_up(list(self.waiting.values()), self._last, self._groups)
 
     # -- the host's memory -----------------------------------------------------------------------------------------------
 

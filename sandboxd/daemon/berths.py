@@ -42,6 +42,11 @@ class Berths:
         self._taken: dict[str, Berth] = {}
         self._filling: asyncio.TimerHandle | None = None
 
+    def resize(self, wanted: int) -> None:
+        """Keep that many ready from now on; what is too many is used up by envs to come."""
+        self._wanted = wanted
+        self.fill_soon()
+
     def take_id(self) -> str:
         """The unguessable id of a new env, with a place if one is ready."""
         env_id = next(iter(self._ready), None)

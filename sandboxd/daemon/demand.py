@@ -280,10 +280,11 @@ class Demand:
                 return
 
     async def run(self) -> None:
-        """Keep warm what is to be, until the daemon leaves."""
+        """Keep warm what is to be, and the pools as large as they are to be, until the daemon leaves."""
         while True:
             for name in list(self.templates):
                 self.tend(name)
+            self.supervisor.pooling.tend()
             await asyncio.sleep(LOOK)
 
 

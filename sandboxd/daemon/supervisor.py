@@ -21,6 +21,7 @@ from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.outlets import outlets
+from sandboxd.daemon.pooling import Pooling
 from sandboxd.daemon.routes import Ground, is_asleep, route_table
 from sandboxd.daemon.scaling import Scaling
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
@@ -110,6 +111,7 @@ class Supervisor:
         self.scaling = Scaling(self)
         self.admission = Admission(self)
         self.demand = Demand(self)
+        self.pooling = Pooling(self)
         self.control = Control(self)
         self.news = News()  # what is to be watched from now on, or anew
         self.subscriptions: set[Subscription] = set()
@@ -245,6 +247,7 @@ class Supervisor:
             )
         if record.spec.network.mode != "host":
             self.launcher.expect()
+        self.pooling.note()
         at_once = self.admission.at_once(record)
         record = replace(record, id=self.berths.take_id(), queued=record.created)
         starting, effects = step(record, ev.Admitted(), record.created) if at_once else (record, [ev.Enqueue()])

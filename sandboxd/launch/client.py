@@ -189,6 +189,16 @@ class Launcher:
             self.failure = None
             self.ask(self.shape, self.adopt)
 
+    def resize(self, pool: int) -> None:
+        """Keep that many parked from now on; those that are too many end now."""
+        if pool == self.wanted:
+            return
+        self.wanted = pool
+        for child in self.parked[pool:]:
+            self.drop(child)
+        if self.filling is None:
+            self.filling = self.loop.call_later(QUIET, self.fill)
+
     def close(self) -> None:
         """End the program and every parked child; envs live on."""
         self.on_death = None

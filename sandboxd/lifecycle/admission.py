@@ -1,10 +1,11 @@
 """Who may start now, who waits and whose turn is next; and who is stopped when the host's memory runs out. Pure.
 
-Ceilings and facts are arguments. A turn goes round the owners, and within one to whoever waits longest, so that a burst of one
-user's keeps nobody else waiting. A runaway is an env: nothing else is ever ended, nor an env whose end would not help.
+Ceilings and facts are arguments. A turn goes round the owners, within one round the groups (whoever asks a template for envs is
+one), and within one to whoever waits longest, so that a burst of one keeps nobody else waiting. A runaway is an env: nothing
+else is ever ended, nor an env whose end would not help.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -59,6 +60,7 @@ class Ticket(NamedTuple):
     env_id: str
     owner: int
     since: float
+    group: str = ""
 
 
 class Use(NamedTuple):
@@ -111,13 +113,18 @@ def obstacle(ceilings: Ceilings, load: Load, host: Host, memory: int | None) -> 
     return None
 
 
-def next_up(waiting: Sequence[Ticket], last: int | None) -> Ticket | None:
-    """Whose turn it is after an env of that owner: the next owner's (by uid, round and round) that has waited longest."""
+def next_up(waiting: Sequence[Ticket], last: int | None, groups: Mapping[int, str] | None = None) -> Ticket | None:
+    """Whose turn it is after an env of that owner: the next owner's (by uid, round and round), of whose groups the next one's
+    that has waited longest. groups: the last one of each owner."""
     if not waiting:
         return None
     owners = sorted({ticket.owner for ticket in waiting})
     owner = next((owner for owner in owners if last is None or owner > last), owners[0])
-    return min((ticket for ticket in waiting if ticket.owner == owner), key=lambda ticket: (ticket.since, ticket.env_id))
+    before = (groups or {}).get(owner)
+    names = sorted({ticket.group for ticket in waiting if ticket.owner == owner})
+    group = next((name for name in names if before is None or name > before), names[0])
+    found = (ticket for ticket in waiting if (ticket.owner, ticket.group) == (owner, group))
+    return min(found, key=lambda ticket: (ticket.since, ticket.env_id))
 
 
 def is_critical(ceilings: Ceilings, host: Host) -> bool:

@@ -1,8 +1,10 @@
 """Envs on demand, by a real daemon and router: templates, keys found in requests, one env for each key, and their end.
 
-So of sandboxd.daemon.demand, sandboxd.daemon.templates, sandboxd.daemon.making, sandboxd.router.doors and sandboxd.cli.demand.
+So of sandboxd.daemon.demand, sandboxd.daemon.templates, sandboxd.daemon.making, sandboxd.daemon.pooling,
+sandboxd.router.doors and sandboxd.cli.demand.
 """
 
+import asyncio
 import http.client
 import json
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxd.client import AsyncClient
 from sandboxd.errors import InvalidState, NameTaken, NotFound, QueueFull, UsageError
 from sandboxd.protocol import messages as m
 from sandboxd.spec import EnvSpec, Idle, Lifecycle, OnDemand, Service, Workspace
@@ -460,6 +463,33 @@ while True:
     upgraded = ask(shared_daemon, "rides", Connection="Upgrade", Upgrade="x")
     assert (upgraded.status, bool(upgraded.cookie)) == (101, True)
     unregister(client, "rides")
+
+
+def test_programs_ask_for_the_env_of_a_key(shared_daemon, client):
+    register(client, "sdk", key="header:X-User")
+    with client.ensure("sdk", "alice", timeout=PATIENCE) as env:
+        assert env.state == "ready"
+        assert env.info.key == "header:alice"
+        assert client.ensure("sdk", "alice").id == env.id
+
+    async def main():
+        async with (
+            AsyncClient(shared_daemon.dir / "control.sock", autostart=False) as other,
+            await other.ensure("sdk", "bob", timeout=PATIENCE) as env,
+        ):
+            assert env.info.key == "header:bob"
+
+    asyncio.run(main())
+    assert made(client, "sdk") == []
+    unregister(client, "sdk")
+
+
+def test_the_pools_grow_with_a_burst(daemon):
+    with daemon.client() as client:
+        register(client, "burst", key="cookie", rate=0)
+        at_once(12, lambda number: ask(daemon, "burst"))
+        until(lambda: client.call(m.Status()).pool > 4, "more than the usual are parked")
+        unregister(client, "burst")
 
 
 TOML = """

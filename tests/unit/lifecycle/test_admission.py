@@ -48,6 +48,19 @@ def test_turns_go_round_the_owners_and_then_by_time():
     assert next_up([], None) is None
 
 
+def test_a_burst_of_one_address_keeps_no_other_of_the_same_owner_waiting():
+    burst = [Ticket(f"a{number}", 1, float(number), "shop 10.0.0.1") for number in range(5)]
+    waiting = [*burst, Ticket("b", 1, 9.0, "shop 10.0.0.2"), Ticket("c", 1, 9.5), Ticket("d", 2, 9.9)]
+    order, last, groups = [], None, {}
+    while waiting:
+        ticket = next_up(waiting, last, groups)
+        order.append(ticket.env_id)
+        last = ticket.owner
+        groups[ticket.owner] = ticket.group
+        waiting.remove(ticket)
+    assert order == ["c", "d", "a0", "b", "a1", "a2", "a3", "a4"]
+
+
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 100)), min_size=1, max_size=30))
 def test_everybody_has_a_turn_and_no_owner_two_while_another_waits(given_):
     waiting = [Ticket(str(number), owner, since) for number, (owner, since) in enumerate(given_)]

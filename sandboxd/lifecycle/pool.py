@@ -1,0 +1,23 @@
+"""How many places are kept ready for envs to come: as many as came at once of late, and the usual few when nobody comes. Pure.
+
+To make one ahead costs what it costs later, so more are only worth it where a burst is likely: after a burst.
+"""
+
+from collections.abc import Mapping
+
+WINDOW = 30.0  # seconds for which a burst is remembered
+MOST = 64  # about 1 MB and a process each
+
+
+def noted(bursts: Mapping[int, int], now: float) -> dict[int, int]:
+    """The starts of each second so far, with one more now; what is past is forgotten."""
+    kept = {second: count for second, count in bursts.items() if now - second < WINDOW}
+    kept[int(now)] = kept.get(int(now), 0) + 1
+    return kept
+
+
+def wanted(bursts: Mapping[int, int], usual: int, now: float) -> int:
+    """How many to keep ready; usual: at least, 0 is none ever."""
+    if not usual:
+        return 0
+    return max(usual, min(MOST, max((count for second, count in bursts.items() if now - second < WINDOW), default=0)))
