@@ -24,6 +24,7 @@ SMALL = {
     "cli": ["--count", "2"],
     "scale-out": ["--count", "4", "--seconds", "0.2"],
     "soak": ["--count", "4"],
+    "spike": ["--count", "3"],
 }
 
 
