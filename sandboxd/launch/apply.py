@@ -13,7 +13,7 @@ import errno
 import os
 import resource
 
-from sandboxd.errors import KernelError, SandboxdError
+from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, mounts, namespaces, nftables
 from sandboxd.launch import walls
 
@@ -60,10 +60,11 @@ class StepFailed(Exception):
 
 def apply(stage: Stage, which: str, steps: list) -> None:  # type: ignore[type-arg]
     """Each step in turn; StepFailed says which one could not be done."""
-    for index, (tag, *arguments) in enumerate(steps):
+    for index, step in enumerate(steps):
         try:
+            tag, *arguments = step
             APPLY[tag](stage, *arguments)  # type: ignore[operator]
-        except (OSError, SandboxdError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a plan can have wrong: it is said by the step's name
             raise StepFailed(which, index) from error
 
 

@@ -13,7 +13,6 @@ import _socket
 import os
 import select
 
-from sandboxd.errors import SandboxdError
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
 from sandboxd.launch import guard, plain, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
@@ -87,7 +86,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         apply(stage, "init", plan["steps"])
         config, found = plan["config"], talk.named(plan["fds"], received)
         found["refused"] = stage.listener
-    except (StepFailed, OSError, SandboxdError, ValueError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever can be wrong with a plan
         talk.send(line, failure(error))
         return 1
 
@@ -97,7 +96,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
             walls.await_view(stage)
             apply(stage, "walls", plan["walls"])
             walls.forget(stage)
-        except StepFailed as error:
+        except Exception as error:  # nothing of the env may run, whatever it was
             talk.send(line, failure(error))
             os._exit(1)
 
@@ -106,7 +105,14 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         talk.send(line, {"launched": True, "walls": stage.proven})
         line.close()
 
-    found["enter"], found["launched"], found["proven"] = enter, launched, stage.proven
+    def broken(error: Exception) -> bool:
+        """Say that nothing comes of it; False: it was launched, and nobody listens any more."""
+        waited_for = line.fileno() >= 0
+        if waited_for:
+            talk.send(line, failure(error))
+        return waited_for
+
+    found["enter"], found["launched"], found["broken"], found["proven"] = enter, launched, broken, stage.proven
     run_init(config, found)
     return 0
 

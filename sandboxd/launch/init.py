@@ -50,10 +50,20 @@ def run(config: dict[str, Any], fds: dict[str, Any]) -> NoReturn:
         no_new_privs()
         gc.freeze()
         gc.enable()
-        Init(config, fds).serve()
+        init_of(config, fds).serve()
     except BaseException as error:
         complain("ending", error)
     os._exit(1)
+
+
+def init_of(config: dict[str, Any], fds: dict[str, Any]) -> Init:
+    """Pid 1 as the plan wants it; what is wrong with that is told to whoever waits for the launch, if somebody does still."""
+    try:
+        return Init(config, fds)
+    except Exception as error:
+        if "broken" in fds and fds["broken"](error):
+            os._exit(1)
+        raise
 
 
 def occupy_stdio() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import _socket
 import select
 
-from sandboxd.errors import KernelError, SandboxdError
+from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, namespaces, titles
 from sandboxd.launch import plain, talk, walls
 from sandboxd.launch.apply import Stage, StepFailed, apply, rehearse
@@ -46,7 +46,7 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
     except StepFailed as failed:
         talk.send(line, {"failed": failed.which, "index": failed.index, **talk.in_words(failed.__cause__)})
         return 1
-    except (OSError, SandboxdError, ValueError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # whatever can be wrong with a plan
         talk.send(line, {"failed": "plan", "index": -1, **talk.in_words(error)})
         return 1
     return 0

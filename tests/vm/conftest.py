@@ -1,5 +1,6 @@
 """The guest's results, for the tests here: each kind of guest is run once, with all the checks that were asked for."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +21,8 @@ def in_guest(request: pytest.FixtureRequest) -> Callable[[Check], Result]:
         if check.variant not in found:
             if why := guests.unavailable():
                 unmet("vm", why)
+            if guests.VARIANTS[check.variant].rare and not os.environ.get("SANDBOXD_VM_RARE"):
+                pytest.skip(f"the guest {check.variant} takes minutes to make: SANDBOXD_VM_RARE=1 runs it")
             items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
             asked = [item.callspec.params.get("check") for item in items]
             found[check.variant] = {}  # a guest that fails is not tried again

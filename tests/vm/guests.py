@@ -35,6 +35,7 @@ class Variant(NamedTuple):
     setup: str = ""
     suite: str = ""
     append: str = ""
+    rare: bool = False  # an image of its own, made and booted in minutes: only where SANDBOXD_VM_RARE is set
 
 
 VARIANTS = {
@@ -42,6 +43,7 @@ VARIANTS = {
     "no-linger": Variant(user="eve"),
     "no-userns": Variant(setup="sysctl -qw user.max_user_namespaces=0"),
     "root": Variant(user="root"),
+    "apparmor": Variant(user="root", suite="trixie", rare=True),
 }
 
 

@@ -27,6 +27,7 @@ GUEST_PACKAGES = [
     *("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "udev", "kmod", "netbase"),
     *("python3", "procps", "iproute2", "uidmap", "strace", "curl"),
 ]
+MORE_PACKAGES = {"trixie": ["apparmor"]}  # its parser is the first that knows `userns`
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}  # whose compiled modules the guest can load
 # Not wanted in a guest whose clock jumps when it resumes, or that nobody logs in to.
 MASKED = [
@@ -90,7 +91,7 @@ def missing_tools() -> list[str]:
 
 def image(suite: str = "") -> Path:
     """The folder of the image, made if need be."""
-    key = digest(AGENT, UNIT, MASKED, GUEST_PACKAGES, suite)
+    key = digest(AGENT, UNIT, MASKED, GUEST_PACKAGES, suite, *MORE_PACKAGES.get(suite, []))
     return cached(cache() / f"image-{suite or 'host'}-{key}", lambda folder: build_image(folder, suite))
 
 
@@ -118,11 +119,12 @@ def build_image(img: Path, wanted: str) -> None:
     if suite not in PYTHONS:
         raise Failed(f"no guest of {suite} is known here: only of {', '.join(PYTHONS)}")
     (img / "python").write_text(PYTHONS[suite])
+    packages = [*GUEST_PACKAGES, *MORE_PACKAGES.get(wanted, []), f"linux-image-cloud-amd64/{suite}-backports"]
     with tempfile.TemporaryDirectory(dir=img) as tmp:
         root = Path(tmp, "root")
         call(
             "mmdebstrap", "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false",
-            "--include=" + ",".join([*GUEST_PACKAGES, f"linux-image-cloud-amd64/{suite}-backports"]),
+            "--include=" + ",".join(packages),
             *(f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale")),
             # an initrd with no more than it takes to reach the root disk
             "--essential-hook=d=$1/etc/initramfs-tools; mkdir -p $d/conf.d; echo MODULES=list >$d/conf.d/vm; "
