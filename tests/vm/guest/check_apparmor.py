@@ -62,6 +62,8 @@ def test_the_profile_is_loaded_and_lets_the_launcher_through(host) -> None:
     assert interpreter.interpreter() == str(copy) != sys.executable
     assert '"user": 0' in as_dev(copy)
 
+    # Its Python loads nothing that was compiled here: the first start takes longer than a command waits for it.
+    host.until(lambda: host.sandbox("daemon", "start", check=False).returncode == 0, "the daemon")
     host.sandbox("run", "-d", "--name", "let", "-w", host.place(), "--", "sleep", "1000")
     env = host.inspect("let")
     assert env["state"] in ("starting", "ready")
