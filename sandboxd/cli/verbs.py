@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "stats": Verb("stats", "stats", "Show what envs use, live", LOOK),
     "top": Verb("stats", "top", "Show an env's processes", LOOK),
     "why": Verb("why", "why", "Say why an env ended, waits, or was denied something", LOOK),
+    "net": Verb("net", "net", "Show what goes out of an env and comes in, what was denied", LOOK),
     "url": Verb("ports", "url", "Print where an env is reached", USE),
     "open": Verb("ports", "open_url", "Open an env's URL in the browser", USE),
     "ports": Verb("ports", "ports", "List an env's ports", USE),

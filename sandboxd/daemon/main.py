@@ -27,6 +27,7 @@ from sandboxd.daemon.handed import CONTROL, ROUTER
 from sandboxd.daemon.handed import take as take_handed
 from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.notify import Notifier
+from sandboxd.daemon.passing import NetRequests
 from sandboxd.daemon.queries import Queries
 from sandboxd.daemon.scales import ScaleRequests
 from sandboxd.daemon.sessions import SessionRequests
@@ -226,6 +227,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Wait": envs.wait,
         "Events": queries.events,
         "Why": queries.why,
+        "Net": NetRequests(supervisor).net,
         "Stats": queries.stats,
         "Prune": envs.prune,
         "Register": templates.register,

@@ -60,10 +60,10 @@ class UpdateRequests:
     async def change(self, actor: Actor, new: dict[str, Value], ways: dict[str, str]) -> None:
         """Journal, apply, and take it back if it could not be applied."""
         before, enforced = actor.record.overrides, actor.record.enforced
-        actor.post(ev.LimitsChanged(overrides=new, enforced=ways))
+        actor.post(ev.LimitsChanged(overrides=new, enforced=ways, allowed=actor.record.allowed))
         await actor.wait_until(lambda record: record.overrides == new)
         if actor.body.unapplied:
             why = actor.body.unapplied
-            actor.post(ev.LimitsChanged(overrides=before, enforced=enforced))
+            actor.post(ev.LimitsChanged(overrides=before, enforced=enforced, allowed=actor.record.allowed))
             await actor.wait_until(lambda record: record.overrides == before)
             raise LimitUnenforceable(f"the kernel refused the new limits of {actor.record.name}: {why}", reason=why)

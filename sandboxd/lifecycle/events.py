@@ -116,10 +116,12 @@ class SpecChanged(Event, frozen=True, kw_only=True):
 
 
 class LimitsChanged(Event, frozen=True, kw_only=True):
-    """Other limits from here on. overrides: all that differ from the spec's. enforced: how each is, where it runs."""
+    """Other limits, or rules of egress, from here on. overrides, allowed: all that the spec does not have. enforced: how each
+    limit is, where it runs."""
 
     overrides: dict[str, int | float | None]
     enforced: dict[str, str] = {}
+    allowed: list[str] = []
 
 
 class Claimed(Event, frozen=True, kw_only=True):

@@ -167,15 +167,15 @@ def restart_service(turn: Turn, event: ev.Event) -> None:
 
 
 def change_limits(turn: Turn, event: ev.Event) -> None:
-    """`update`: kept for every later start."""
+    """`update`, `net --allow`: kept for every later start."""
     assert isinstance(event, ev.LimitsChanged)
-    turn.set(overrides=event.overrides)
+    turn.set(overrides=event.overrides, allowed=event.allowed)
 
 
 def change_limits_now(turn: Turn, event: ev.Event) -> None:
     """`update` of what runs."""
     assert isinstance(event, ev.LimitsChanged)
-    turn.set(overrides=event.overrides, enforced=event.enforced)
+    turn.set(overrides=event.overrides, enforced=event.enforced, allowed=event.allowed)
     changed = {name: "none" if value is None else str(value) for name, value in event.overrides.items()}
     turn.do(ev.ApplyLimits(), ev.Announce(event="updated", detail=changed))
 

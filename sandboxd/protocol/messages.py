@@ -515,6 +515,53 @@ class StatsReply(Reply, frozen=True, kw_only=True):
     stats: list[StatsRow]
 
 
+class Passage(Reply, frozen=True, kw_only=True):
+    """One connection out of an env, or a name that it asked for and was denied (port 0).
+
+    state: open, closed, failed or denied; reason: why it failed. rule: what gave it, or denied it. allow: the rule that would
+    give it. sent, received: bytes, as the env sees it. began: RFC 3339.
+    """
+
+    number: int
+    name: str
+    address: str
+    port: int
+    state: str
+    reason: str = ""
+    rule: str = ""
+    allow: str = ""
+    sent: int = 0
+    received: int = 0
+    began: str | None = None
+
+
+class Net(Params, frozen=True, kw_only=True):
+    """What goes out of an env and comes in. allow: rules of `egress` to give it first, now and for every later start.
+
+    With `more` and follow: again whenever `interval` seconds have passed. target, directory: as in Inspect.
+    """
+
+    target: str = ""
+    directory: str | None = None
+    allow: list[str] = []
+    follow: bool = False
+    interval: float = 1.0
+
+
+class NetReply(Reply, frozen=True, kw_only=True):
+    """rules: of egress in force. passages: those open, and the latest that were closed or denied, oldest first. The sums are of
+    all since it started. incoming: connections of the router to its services that are open now."""
+
+    env: EnvInfo
+    rules: list[str]
+    passages: list[Passage]
+    total: int = 0
+    denied: int = 0
+    sent: int = 0
+    received: int = 0
+    incoming: int = 0
+
+
 class Prune(Params, frozen=True, kw_only=True):
     """Remove every env that ended. filters as in List."""
 
@@ -664,6 +711,7 @@ METHODS: dict[str, Method] = {
     "Events": Method(Events, EventsReply, streams=True),
     "Why": Method(Why, WhyReply),
     "Stats": Method(Stats, StatsReply, streams=True),
+    "Net": Method(Net, NetReply, streams=True),
     "Prune": Method(Prune, PruneReply),
     "Register": Method(Register, RegisterReply),
     "Templates": Method(Templates, TemplatesReply),
