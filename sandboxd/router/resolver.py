@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sandboxd.kernel.nftables import RELAY, RELAY6
 from sandboxd.router.loop import READ, WRITE, Loop
 from sandboxd.router.relay import DONTWAIT, Side
 from sandboxd.routing import dns
@@ -27,6 +28,7 @@ MOST_LOOKUPS, MOST_OF_ONE = 512, 128
 PATIENCE, ROUNDS = 2.0, 2  # seconds for a server; times that all of them are asked
 IDLE = 10.0  # seconds for the next question over TCP
 MOST_UNREAD = 1 << 16
+IP_PKTINFO, IPV6_PKTINFO, IPPROTO_IPV6 = 8, 50, 41
 HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"
 
 
@@ -221,6 +223,12 @@ class Datagrams:
         self._outlet = outlet
         self._sock = sock
         self._open = True
+        # Bound before `lo` had any address, it has none to answer from (inet_bind, inet_addr_type: a cold launch), so each
+        # answer says where it comes from (ip(7), IP_PKTINFO), or the connection it belongs to would not be found.
+        if sock.family == socket.AF_INET6:
+            self._from = [(IPPROTO_IPV6, IPV6_PKTINFO, socket.inet_pton(socket.AF_INET6, RELAY6) + bytes(4))]
+        else:
+            self._from = [(socket.IPPROTO_IP, IP_PKTINFO, bytes(4) + socket.inet_aton(RELAY) + bytes(4))]
         outlet.loop.watch(sock.fileno(), self, READ)
 
     def on_event(self, mask: int) -> None:
@@ -244,7 +252,7 @@ class Datagrams:
     def _put(self, message: bytes, source: tuple[str, int]) -> None:
         try:
             if self._open:
-                self._sock.sendto(message, DONTWAIT, source)
+                self._sock.sendmsg([message], self._from, DONTWAIT, source)
         except OSError:
             return  # it asks again, as with any lost datagram
 
