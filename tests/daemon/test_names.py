@@ -91,7 +91,7 @@ def world(certificate: Path) -> Iterator[World]:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
 
-            def secure(connection: socket.socket) -> None:
+            def secure(connection: socket.socket, context: ssl.SSLContext = context) -> None:
                 with context.wrap_socket(connection, server_side=True) as tls:
                     tls.sendall(b"secret")
 
