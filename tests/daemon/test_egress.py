@@ -1,6 +1,6 @@
 """The way out of an env, by real programs: what the rules give works, all else is refused at once.
 
-Of `sandboxd.router.egress`, `sandboxd.router.outlet` and `sandboxd.router.ways`.
+Of `sandboxd.router.egress`, `sandboxd.router.outlet`, `sandboxd.router.ways` and `sandboxd.daemon.passing`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`sandbox net` on a fake client: what is asked, and how it reads."""
+"""`sandbox net` (`sandboxd.cli.net`) on a fake client: what is asked, and how it reads."""
 
 import json
 
