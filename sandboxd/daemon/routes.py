@@ -36,24 +36,34 @@ def route_table(records: Sequence[EnvRecord], ground: Ground, *, version: int) -
     endpoints: list[Endpoint] = list(own)
     routes = [Route(host=f"{endpoint.name}.{base_domain}", endpoint=index) for index, endpoint in enumerate(endpoints)]
     for record in records:
-        if record.state is State.REMOVED or record.spec.network.mode == "none":
-            continue
-        main = main_service(record)
-        for name, service in record.services.items():
-            if record.spec.services[name].expose == "none":
-                continue
-            hosts = [f"{name}.{record.name}"]
-            if name == main:
-                hosts += [record.name, record.id]
-            # a request to what speaks another protocol could be an attack on it
-            if record.spec.services[name].expose == "http":
-                routes += [Route(host=f"{host}.{base_domain}", endpoint=len(endpoints)) for host in hosts]
-                if name == main and record.key and record.template in ground.doors and not is_over(record):
-                    routes.append(Route(host=slot_host(ground.doors[record.template], record.key), endpoint=len(endpoints)))
-            endpoints.append(endpoint(record, service, f"{ground.envs_dir}/{record.id}/dial.sock"))
+        places, hosts = reached(record, ground)
+        routes += [Route(host=host, endpoint=len(endpoints) + at) for host, at in hosts]
+        endpoints += places
     rules = rules_of(records, endpoints, routes, base_domain, {f"{one.name}.{base_domain}" for one in own})
     doors = list(ground.doors.values())
     return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=ground.hold, rules=rules, doors=doors)
+
+
+def reached(record: EnvRecord, ground: Ground) -> tuple[list[Endpoint], list[tuple[str, int]]]:
+    """One env's endpoints, and the names that lead to each, by its place among them."""
+    endpoints: list[Endpoint] = []
+    hosts: list[tuple[str, int]] = []
+    if record.state is State.REMOVED or record.spec.network.mode == "none":
+        return endpoints, hosts
+    main = main_service(record)
+    for name, service in record.services.items():
+        if record.spec.services[name].expose == "none":
+            continue
+        named = [f"{name}.{record.name}"]
+        if name == main:
+            named += [record.name, record.id]
+        # a request to what speaks another protocol could be an attack on it
+        if record.spec.services[name].expose == "http":
+            hosts += [(f"{host}.{ground.base_domain}", len(endpoints)) for host in named]
+            if name == main and record.key and record.template in ground.doors and not is_over(record):
+                hosts.append((slot_host(ground.doors[record.template], record.key), len(endpoints)))
+        endpoints.append(endpoint(record, service, f"{ground.envs_dir}/{record.id}/dial.sock"))
+    return endpoints, hosts
 
 
 def slot_host(door: Door, key: str) -> str:

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,8 +22,9 @@ from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.outlets import outlets
 from sandboxd.daemon.pooling import Pooling
-from sandboxd.daemon.routes import Ground, is_asleep, route_table
+from sandboxd.daemon.routes import Ground, is_asleep
 from sandboxd.daemon.scaling import Scaling
+from sandboxd.daemon.told import Told
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
@@ -124,7 +125,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._routes_due = False
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do
-        self._table_version = int(self.started * 1000)
+        self._told = Told(int(self.started * 1000))
+        self._unrouted: set[str] | None = None  # envs that changed since; None: anything may have
         self._unsaved: set[str] = set()
         self._untold: list[tuple[float, bytes]] = []
 
@@ -258,7 +260,7 @@ class Supervisor:
     def adopt(self, record: EnvRecord, effects: Sequence[ev.Effect] = ()) -> Actor:
         """Give a record its actor. effects: those that its state still asks for."""
         actor = Actor(record, self, effects)
-        self.routes_changed()
+        self.routes_changed(record.id)
         self.actors[record.id] = actor
         self.demand.know(actor)
         self.scaling.note(record)
@@ -291,7 +293,7 @@ class Supervisor:
         self.actors.pop(env_id, None)
         self.demand.forget(actor)
         self.scaling.forget(actor.record)
-        self.routes_changed()
+        self.routes_changed(env_id)
         self.announce(actor.record, "removed", {})
 
     async def remove(self, actor: Actor) -> None:
@@ -301,8 +303,12 @@ class Supervisor:
 
     # -- routes and news -----------------------------------------------------------------------------------------------
 
-    def routes_changed(self) -> None:
-        """Push a new table soon: changes of one turn of the loop go out as one."""
+    def routes_changed(self, env_id: str | None = None) -> None:
+        """Tell the router soon: changes of one turn of the loop go out as one. env_id: all that changed is of that env."""
+        if env_id is None:
+            self._unrouted = None
+        elif self._unrouted is not None:
+            self._unrouted.add(env_id)
         if not self._routes_due:
             self._routes_due = True
             self.admission.changed()
@@ -313,7 +319,7 @@ class Supervisor:
         if not self._routes_due or not self.adopted:
             return
         self._routes_due = False
-        self._table_version += 1
+        changed, self._unrouted = self._unrouted, set()
         records = [actor.record for actor in self.actors.values()]
         ground = Ground(
             base_domain=self.settings.base_domain,
@@ -322,8 +328,9 @@ class Supervisor:
             own=[self.web] if self.web else [],
             doors=self.demand.doors(),
         )
-        table = route_table(records, ground, version=self._table_version)
-        self.router.push(table)
+        change = None if changed is None else self._told.change(self._records(changed), ground)
+        if change is None or not (change.is_empty or self.router.change(change)):
+            self.router.push(self._told.table(records, ground))
         self.router.ways.push(
             SetOutlets(
                 outlets=outlets(records, envs_dir=str(self.rundir.envs_dir)),
@@ -331,6 +338,9 @@ class Supervisor:
                 own=[split_address(address)[1] for address in self.router.listen],
             )
         )
+
+    def _records(self, env_ids: Iterable[str]) -> dict[str, EnvRecord | None]:
+        return {env_id: self.actors[env_id].record if env_id in self.actors else None for env_id in env_ids}
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""

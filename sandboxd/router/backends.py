@@ -7,7 +7,7 @@ env that was stopped and started again is never used for the new one. Imports ro
 
 import random
 import socket
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Protocol
 
 from sandboxd.router.dialer import Stock
@@ -17,7 +17,7 @@ from sandboxd.routing.orders import Traffic
 from sandboxd.routing.requests import Request
 from sandboxd.routing.responses import Response
 from sandboxd.routing.rules import Rule
-from sandboxd.routing.table import Endpoint, Routes, RouteTable
+from sandboxd.routing.table import Change, Endpoint, Routes, RouteTable, spelled
 
 MOST_SPELLINGS = 4096
 Place = tuple[str, str, str, int, int | None]
@@ -109,33 +109,27 @@ class Backends:
         self._loop = loop
         self.routes = Routes(RouteTable(version=-1, endpoints=[], routes=[]))
         self.envs: dict[str, Env] = {}
-        self._places: dict[Place, Backend] = {}
-        self._by_index: list[Backend] = []
+        self._by_index: dict[int, Backend] = {}
+        self._of_env: dict[str, list[int]] = {}
         self._known: dict[bytes, Backend] = {}
         self._turn = 0
 
     def replace(self, table: RouteTable) -> None:
         """Take a new snapshot; sockets of namespaces that are no longer named are closed, connections run on."""
-        places: dict[Place, Backend] = {}
-        self._by_index = []
-        for endpoint in table.endpoints:
-            place = (endpoint.env_id, endpoint.service, endpoint.dial, endpoint.netns_cookie, endpoint.port)
-            backend = places.get(place) or self._places.get(place)
-            if backend is None:
-                backend = Backend(endpoint, self.env(endpoint.env_id), self._loop)
-            backend.endpoint = endpoint
-            places[place] = backend
-            self._by_index.append(backend)
-        self._places = places
+        places = {place_of(backend.endpoint): backend for backend in self._by_index.values()}
+        self._by_index = {}
+        self._of_env = {}
+        for index, endpoint in enumerate(table.endpoints):
+            places[place_of(endpoint)] = self._place(index, endpoint, places.get(place_of(endpoint)))
         self.routes = Routes(table)
         self._known = {}
-        self._drop_unnamed()
+        self.drop_unnamed(list(self.envs))
         self._group()
 
     def _group(self) -> None:
         """Have the first one of a service's replicas know them all: requests come by its name."""
         groups: dict[tuple[str, str], list[Backend]] = {}
-        for backend in self._by_index:
+        for backend in self._by_index.values():
             endpoint = backend.endpoint
             backend.peers = []
             if endpoint.group:
@@ -163,6 +157,38 @@ class Backends:
             return peers[place]
         coming = (peer for peer in peers if peer.endpoint.state in ("starting", "asleep"))
         return backend if backend.endpoint.state in ("starting", "asleep") else next(coming, backend)
+
+    def change(self, change: Change) -> set[str] | None:
+        """Take a change of it; returns the envs it touches, None: it was made for another table, and is not taken."""
+        led = [self.routes.names.get(spelled(host)) for host in (*change.unrouted, *change.routes)]
+        before = [self._by_index[index] for index in (*change.dropped, *change.endpoints, *led) if index in self._by_index]
+        if not self.routes.apply(change):
+            return None
+        for index in (*change.dropped, *change.endpoints):
+            if index in self._by_index:
+                self._of_env[self._by_index[index].env.env_id].remove(index)
+        for index in change.dropped:
+            self._by_index.pop(index, None)
+        for index, endpoint in change.endpoints.items():
+            old = self._by_index.get(index)
+            same = old is not None and place_of(old.endpoint) == place_of(endpoint)
+            self._place(index, endpoint, old if same else None)
+        now = [self._by_index[index] for index in (*change.endpoints, *change.routes.values()) if index in self._by_index]
+        touched = {backend.env.env_id for backend in (*before, *now)}
+        groups = {backend.endpoint.group for backend in (*before, *now) if backend.endpoint.group}
+        if groups:
+            self._group()
+        touched |= groups
+        self._known = {}
+        self.drop_unnamed(touched)
+        return touched
+
+    def _place(self, index: int, endpoint: Endpoint, known: Backend | None) -> Backend:
+        backend = known or Backend(endpoint, self.env(endpoint.env_id), self._loop)
+        backend.endpoint = endpoint
+        self._by_index[index] = backend
+        self._of_env.setdefault(endpoint.env_id, []).append(index)
+        return backend
 
     def find(self, host: bytes) -> Backend | None:
         """By the value of a Host field; raises FramingError for what is no host."""
@@ -194,8 +220,19 @@ class Backends:
 
     def find_service(self, env_id: str, service: str) -> Endpoint | None:
         """The endpoint of a service, else any of its env: they share dial.sock and namespace."""
-        of_env = [backend.endpoint for backend in self._by_index if backend.endpoint.env_id == env_id]
+        of_env = [self._by_index[index].endpoint for index in self._of_env.get(env_id, ())]
         return next((endpoint for endpoint in of_env if endpoint.service == service), of_env[0] if of_env else None)
+
+    def hosted(self, known: dict[str, int], touched: set[str] | None) -> dict[str, int]:
+        """Pid 1 of each env on the host's network, by env id. known: as it was before `touched` changed (None: any)."""
+        if touched is None:
+            return {e.env_id: e.init_pid for e in self.routes.endpoints.values() if e.init_pid and not e.dial}
+        found = {env_id: pid for env_id, pid in known.items() if env_id not in touched}
+        for index in (index for env_id in touched for index in self._of_env.get(env_id, ())):
+            endpoint = self._by_index[index].endpoint
+            if endpoint.init_pid and not endpoint.dial:
+                found[endpoint.env_id] = endpoint.init_pid
+        return found
 
     def env(self, env_id: str) -> Env:
         """The env's counts and connections, made when there are none."""
@@ -204,15 +241,23 @@ class Backends:
             env = self.envs[env_id] = Env(env_id)
         return env
 
-    def _drop_unnamed(self) -> None:
-        named: dict[str, set[tuple[str, int]]] = {}
-        for backend in self._by_index:
-            endpoint = backend.endpoint
-            if endpoint.state in ("ready", "starting", "asleep"):
-                named.setdefault(endpoint.env_id, set()).add((endpoint.dial, endpoint.netns_cookie))
-        for env_id, env in list(self.envs.items()):
-            keep = named.get(env_id, set())
+    def drop_unnamed(self, env_ids: Iterable[str]) -> None:
+        """Of these envs close the ready sockets of places that the table does not name, and forget who is gone altogether."""
+        for env_id in env_ids:
+            env = self.envs.get(env_id)
+            if env is None:
+                continue
+            endpoints = [self._by_index[index].endpoint for index in self._of_env.get(env_id, ())]
+            live = [endpoint for endpoint in endpoints if endpoint.state in ("ready", "starting", "asleep")]
+            keep = {(endpoint.dial, endpoint.netns_cookie) for endpoint in live}
             for key in [key for key in env.stocks if key not in keep]:
                 env.stocks.pop(key).end()
-            if env_id not in named and not env.held and not any(b.endpoint.env_id == env_id for b in self._by_index):
-                del self.envs[env_id]
+            if not endpoints:
+                self._of_env.pop(env_id, None)
+                if not env.held:
+                    del self.envs[env_id]
+
+
+def place_of(endpoint: Endpoint) -> Place:
+    """What makes it the same place."""
+    return endpoint.env_id, endpoint.service, endpoint.dial, endpoint.netns_cookie, endpoint.port

@@ -80,12 +80,12 @@ class Doors:
         """What to tell one who waited for as long as anybody does, here or for an env that is known."""
         keyed, routes = client.keyed, self._router.backends.routes
         if keyed is not None and keyed.request is client.request:
-            if keyed.has_page and self._router.loop.now < keyed.since + routes.table.hold:
+            if keyed.has_page and self._router.loop.now < keyed.since + routes.hold:
                 index = routes.of_slot(keyed.door, keyed.slot)
-                return pages.waiting(keyed.door.name, "" if index is None else routes.table.endpoints[index].reason)
-            return pages.still_starting(keyed.door.name, routes.table.hold)
+                return pages.waiting(keyed.door.name, "" if index is None else routes.endpoints[index].reason)
+            return pages.still_starting(keyed.door.name, routes.hold)
         backend = self._router.backends.choose(client.request)[0] if client.request is not None else None
-        return pages.still_starting(backend.endpoint.name if backend is not None else "it", routes.table.hold)
+        return pages.still_starting(backend.endpoint.name if backend is not None else "it", routes.hold)
 
     def deny(self, denial: orders.Deny) -> None:
         """The daemon will make no env for a key."""

@@ -108,7 +108,7 @@ class Finding(Exchange):
     def hold(self) -> None:
         """Have the request wait for its env; whoever it is lets it wait no longer than is allowed."""
         self.state = HELD
-        self.deadline = self.loop.now + self.router.backends.routes.table.hold
+        self.deadline = self.loop.now + self.router.backends.routes.hold
         self.router.held.add(self)
 
     def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:

@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import subprocess
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from sandboxd.errors import Internal, LaunchFailed, TimedOut
+from sandboxd.router.line import Line
 from sandboxd.router.starting import (
     LOG,
     SOCKET,
@@ -38,7 +38,7 @@ from sandboxd.router.starting import (
 from sandboxd.router.ways import Ways
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
-from sandboxd.routing.table import RouteTable
+from sandboxd.routing.table import Change, RouteTable
 
 START = 20.0  # seconds for a new router to say hello
 ANSWER = 5.0  # seconds for an order; all are carried out at once
@@ -64,13 +64,12 @@ class RouterHandle:
         self.on_wake: Callable[[str], object] | None = None
         self.on_ask: Callable[[orders.Ask], object] | None = None
         self._loop = asyncio.get_running_loop()
-        self._sock = sock
         self._path = path
-        self._frames = orders.Frames()
-        self._unsent: deque[tuple[bytes, bool]] = deque()
-        self._offset = 0
+        self._line = Line(sock, self._take, self._died)
+        self._speaks = 0  # the version of its orders
+        self._pushed = -1  # the version of its table
         self._numbers = itertools.count(1)
-        self.ways = Ways(partial(self._send, is_table=False), self._order, self._numbers)
+        self.ways = Ways(self._line.send, self._order, self._numbers)
         self._waiting: dict[int, asyncio.Future[orders.Done]] = {}
         self._hello: asyncio.Future[orders.Hello] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -78,8 +77,6 @@ class RouterHandle:
         self._pidfd = os.pidfd_open(pid)
         self._beats_missed = 0
         self._beat: asyncio.TimerHandle | None = None
-        self._open = True
-        self._loop.add_reader(sock.fileno(), self._readable)
 
     # -- beginnings ------------------------------------------------------------------------------------------------------
 
@@ -175,7 +172,7 @@ class RouterHandle:
             hello = await asyncio.wait_for(asyncio.shield(self._hello), bound)
         except TimeoutError:
             raise TimedOut(f"the router did not answer within {bound:.0f} s", hint=f"see {self._path.parent / LOG}") from None
-        self.pid = hello.pid
+        self.pid, self._speaks = hello.pid, hello.version
         self.listen = list(hello.listen)
         self.published = list(hello.published)
         self.workers = list(hello.workers)
@@ -199,13 +196,22 @@ class RouterHandle:
         named = {endpoint.env_id for endpoint in table.endpoints}
         for env_id in [env_id for env_id in self.counts if env_id not in named]:
             del self.counts[env_id]
-        if len(self._unsent) > 1 and self._unsent[-1][1]:
-            self._unsent.pop()
-        self._send(orders.encode(orders.SetTable(table=table)), is_table=True)
+        self._pushed = table.version
+        self._line.send_table(orders.encode(orders.SetTable(table=table)))
+
+    def change(self, change: Change) -> bool:
+        """Have the router change its table; False: it has another, cannot, or does not keep up: push it as a whole."""
+        if change.base != self._pushed or self._speaks < orders.CHANGES or self._line.holds_table:
+            return False
+        for env_id in change.gone:
+            self.counts.pop(env_id, None)
+        self._pushed = change.version
+        self._line.send_change(orders.encode(orders.ChangeTable(change=change)))
+        return True
 
     def deny(self, denial: orders.Deny) -> None:
         """Have those who wait for a key told that there will be no env for it."""
-        self._send(orders.encode(denial), is_table=False)
+        self._line.send(orders.encode(denial))
 
     async def publish(self, held: orders.Published) -> None:
         """Reach one port of an env at a host address, as raw TCP; raises PortTaken."""
@@ -235,8 +241,8 @@ class RouterHandle:
     async def stop(self) -> None:
         """End the router; returns when it is gone."""
         self.on_death = None
-        if self._open:
-            self._send(orders.encode(orders.Stop()), is_table=False)
+        if self._line.open:
+            self._line.send(orders.encode(orders.Stop()))
             try:
                 await asyncio.wait_for(self._wait_gone(), ANSWER)
             except TimeoutError:
@@ -256,11 +262,11 @@ class RouterHandle:
             self._ended.set_result(None)
 
     async def _order(self, order: orders.Numbered) -> orders.Done:
-        if not self._open:
+        if not self._line.open:
             raise Internal("the router is gone", hint=f"see {self._path.parent / LOG}")
         future: asyncio.Future[orders.Done] = self._loop.create_future()
         self._waiting[order.order] = future
-        self._send(orders.encode(order), is_table=False)
+        self._line.send(orders.encode(order))
         try:
             return await asyncio.wait_for(future, ANSWER)
         except TimeoutError:
@@ -269,44 +275,6 @@ class RouterHandle:
             self._waiting.pop(order.order, None)
 
     # -- the connection --------------------------------------------------------------------------------------------------
-
-    def _send(self, frame: bytes, *, is_table: bool) -> None:
-        if self._open:
-            self._unsent.append((frame, is_table))
-            self._writable()
-
-    def _writable(self) -> None:
-        while self._unsent:
-            frame, _ = self._unsent[0]
-            try:
-                self._offset += self._sock.send(memoryview(frame)[self._offset :], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                self._loop.add_writer(self._sock.fileno(), self._writable)
-                return
-            except OSError:
-                self._died()
-                return
-            if self._offset == len(frame):
-                self._unsent.popleft()
-                self._offset = 0
-        self._loop.remove_writer(self._sock.fileno())
-
-    def _readable(self) -> None:
-        # Read to EAGAIN: libuv disarms a handle on EPOLLERR without a word, and this may be the last call.
-        while self._open:
-            try:
-                data = self._sock.recv(1 << 18, socket.MSG_DONTWAIT)
-                frames = self._frames.feed(data)
-            except BlockingIOError:
-                return
-            except (OSError, orders.FrameError):
-                data, frames = b"", []
-            for frame in frames:
-                report = orders.decode(orders.report_decoder, frame)
-                if report is not None:
-                    self._take(report)
-            if not data:
-                self._died()
 
     def _take(self, report: orders.Report) -> None:
         match report:
@@ -340,7 +308,7 @@ class RouterHandle:
             self._kill()
             return
         self._beats_missed += 1
-        self._send(orders.encode(orders.Ping(order=0)), is_table=False)
+        self._line.send(orders.encode(orders.Ping(order=0)))
         self._beat = self._loop.call_later(BEAT, self._on_beat)
 
     def _process_ended(self) -> None:
@@ -367,15 +335,11 @@ class RouterHandle:
             self._pidfd = -1
 
     def _disconnect(self, why: str) -> None:
-        if not self._open:
+        if not self._line.open:
             return
-        self._open = False
+        self._line.close()
         if self._beat is not None:
             self._beat.cancel()
-        self._loop.remove_reader(self._sock.fileno())
-        self._loop.remove_writer(self._sock.fileno())
-        self._sock.close()
-        self._unsent.clear()
         if not self._hello.done():
             self._hello.set_exception(Internal(why))
             self._hello.exception()  # whoever waits gets it; nobody waiting is no fault

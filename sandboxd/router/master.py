@@ -94,7 +94,7 @@ class Master:
         for sock in listeners:
             self._files.note(sock)
         self._ports: dict[tuple[str, int], tuple[orders.Published, socket.socket]] = {}
-        self._table: bytes | None = None
+        self._table: list[bytes] = []  # as a whole, and what changed since
         self._outlets: bytes | None = None
         self._version = -1
         self._sums = Sums()
@@ -131,8 +131,8 @@ class Master:
         if number == EGRESS:
             worker.wire.send(self._outlets or b"")
             return
-        if self._table is not None:
-            worker.wire.send(self._table)
+        for frame in self._table:
+            worker.wire.send(frame)
         worker.wire.send(*self._listen_order(0))
         for published, sock in self._ports.values():
             worker.wire.send(orders.encode(orders.publish_order(0, published)), (sock.fileno(),))
@@ -217,8 +217,8 @@ class Master:
         match order:
             case None:
                 log.warning("an order was not understood: %d bytes", len(frame))
-            case orders.BriefTable():
-                self._set_table(frame, order.table)
+            case orders.BriefTable() | orders.BriefChangeTable():
+                self._set_table(frame, order)
             case orders.Deny():
                 for worker in self._routers():
                     worker.wire.send(orders.encode(order))
@@ -298,13 +298,18 @@ class Master:
         self._ports[key] = (orders.published_of(order), sock)
         self._pass_on(order, (sock.fileno(),))
 
-    def _set_table(self, frame: bytes, table: orders.Brief) -> None:
-        """To every worker that routes, in the bytes it came in."""
-        self._table = orders.LENGTH.pack(len(frame)) + frame
-        self._version = table.version
-        self._sums.keep({endpoint.env_id for endpoint in table.endpoints})
+    def _set_table(self, frame: bytes, order: orders.BriefTable | orders.BriefChangeTable) -> None:
+        """To every worker that routes, and to those to come, in the bytes it came in."""
+        if isinstance(order, orders.BriefTable):
+            self._table = []
+            self._version = order.table.version
+            self._sums.keep({endpoint.env_id for endpoint in order.table.endpoints})
+        else:
+            self._version = order.change.version
+            self._sums.forget(order.change.gone)
+        self._table.append(orders.LENGTH.pack(len(frame)) + frame)
         for worker in self._routers():
-            worker.wire.send(self._table)
+            worker.wire.send(self._table[-1])
 
     def _set_outlets(self, frame: bytes, *, wanted: bool) -> None:
         """To the worker of what goes out, which there is from the first env on that has a way out."""

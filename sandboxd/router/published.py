@@ -60,7 +60,7 @@ class Raw(Side):
         self.dial: Dial | None = None
         self.far: Service | None = None
         self.backend: Backend | None = None
-        self.deadline = router.loop.now + router.backends.routes.table.hold
+        self.deadline = router.loop.now + router.backends.routes.hold
         self.want(0)
 
     @property

@@ -33,7 +33,7 @@ from sandboxd.routing.requests import Request
 
 TICK = 1.0
 SHRINK = 10  # ticks between two looks at what is kept ready for nobody
-SLACK, SHARE = 16, 16  # with several workers: connections more than the fewest of any, and taken at a time
+SLACK, SHARE = 14, 14  # with several workers: connections more than the fewest of any, and taken at a time
 MOST_PASSED = 64
 DESCRIPTORS_PER_CLIENT = 3  # its own, its service's, and a share of ready sockets and pipes
 
@@ -88,15 +88,16 @@ class Router:
     # -- connections -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many clients can be taken now; 0: none. Negative: that many, but others have fewer and are to take the next."""
+        """How many clients can be taken now; 0: none. Negative: one, but others have fewer and are to take the next."""
         held = len(self.clients) + len(self.raws)
         if len(self._loads) == 1:
             return min(BATCH, self._most - held)
         self._loads[self._number] = held
         fewest = min(self._loads)
         room = min(SHARE, self._most - held)
-        # Short connections are many at once by chance: one that counts those would leave waiting what it has time for.
-        return -room if held > fewest + SLACK + fewest // 4 else room
+        # Not less: of short connections one has more than another by chance, and those that wait then wait for nothing.
+        fair = fewest + SLACK + fewest // 4 - held
+        return min(room, fair) if fair > 0 or room <= 0 else -1
 
     def _connections(self) -> "Iterator[Client | Raw]":
         yield from self.clients
@@ -164,6 +165,7 @@ class Router:
         self._ticks += 1
         if self._ticks % SHRINK == 0:
             self.pipes.trim()
+            self.backends.drop_unnamed(list(self.backends.envs))
             for env in self.backends.envs.values():
                 for stock in env.stocks.values():
                     stock.shrink()
@@ -208,7 +210,7 @@ class Router:
             case None:
                 log.warning("an order was not understood: %d bytes", len(frame))
                 return
-            case orders.SetTable():
+            case orders.SetTable() | orders.ChangeTable():
                 self._set_table(order)
                 return
             case orders.Listen():
@@ -243,18 +245,32 @@ class Router:
         """The listening socket that came with the order that is being obeyed."""
         return socket.socket(fileno=self._wire.received.popleft())
 
-    def _set_table(self, order: orders.SetTable) -> None:
-        self.backends.replace(order.table)
+    def _set_table(self, order: orders.SetTable | orders.ChangeTable) -> None:
+        if isinstance(order, orders.SetTable):
+            self.backends.replace(order.table)
+            self._table_changed(None)
+            return
+        touched = self.backends.change(order.change)
+        if touched is None:
+            log.error("a change of table %d came, and %d is in force", order.change.base, self.backends.routes.version)
+        else:
+            self._table_changed(touched)
+
+    def _table_changed(self, touched: set[str] | None) -> None:
+        """touched: the envs whose places or names are others now; None: any."""
         self._roused.clear()
-        self.access.hosted = {e.env_id: e.init_pid for e in order.table.endpoints if e.init_pid and not e.dial}
+        hosted = self.backends.hosted(self.access.hosted, touched)
+        if hosted != self.access.hosted:
+            self.access.hosted, touched = hosted, None
         for client in self.clients:
-            client.admitted = None
+            if touched is None or (client.admitted is not None and client.admitted.env.env_id in touched):
+                client.admitted = None
         for held in list(self.held):
             held.reconsider()
         for raw in list(self.held_raw):
             raw.begin()
         for one in self._connections():
-            if one.tunnel is None or one.backend is None:
+            if one.tunnel is None or one.backend is None or (touched is not None and one.backend.env.env_id not in touched):
                 continue
             if one.backend.endpoint.state == "asleep":
                 one.tunnel.doze(partial(self.rouse, one.backend.env.env_id))

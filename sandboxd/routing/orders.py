@@ -12,9 +12,10 @@ from typing import TypeVar
 
 import msgspec
 
-from sandboxd.routing.table import RouteTable
+from sandboxd.routing.table import Change, RouteTable
 
-VERSION = 1
+VERSION = 2
+CHANGES = 2  # the first that takes ChangeTable
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 
@@ -30,6 +31,12 @@ class SetTable(Message, frozen=True, kw_only=True, tag="table"):
     """Replace the table."""
 
     table: RouteTable
+
+
+class ChangeTable(Message, frozen=True, kw_only=True, tag="change"):
+    """Change the table."""
+
+    change: Change
 
 
 class Listen(Message, frozen=True, kw_only=True, tag="listen"):
@@ -139,9 +146,24 @@ class BriefTable(Message, frozen=True, kw_only=True, tag="table"):
     table: Brief
 
 
-Order = SetTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny
+class BriefChange(msgspec.Struct, frozen=True):
+    """Of a change what the master needs."""
+
+    version: int
+    gone: list[str] = []
+
+
+class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
+    """ChangeTable, as the master reads it."""
+
+    change: BriefChange
+
+
+Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny
 EgressOrder = SetOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
-BriefOrder = BriefTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny | SetOutlets | Look
+BriefOrder = (
+    BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny | SetOutlets | Look
+)
 Numbered = Listen | Publish | Unpublish | Release | Count | Look
 
 

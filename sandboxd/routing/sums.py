@@ -41,6 +41,12 @@ class Sums:
             for env_id in [env_id for env_id in of if env_id not in env_ids]:
                 del of[env_id]
 
+    def forget(self, env_ids: list[str]) -> None:
+        """They are no more."""
+        for of in (self._past, *self._live.values()):
+            for env_id in env_ids:
+                of.pop(env_id, None)
+
     def _of(self, env_ids: list[str]) -> Counts:
         pages = self._past_pages.copy()
         for of in self._pages.values():

@@ -1,8 +1,8 @@
-"""The table the daemon pushes to the router: which host name leads to which endpoint. Snapshots, never edited.
+"""The table the daemon pushes to the router: which host name leads to which endpoint; as a whole, or what changed of it.
 
-Pure: imports msgspec, framing, keys and rules only. A snapshot replaces the one before it as a whole, so that no request ever
-sees half of a change. Invariant: `Routes.find` answers only for names that are in the table; what is not there is unknown,
-and the caller's page must not list what is.
+Pure: imports msgspec, framing, keys and rules only. A snapshot replaces the one before it, and a change is made, at one stroke:
+no request ever sees half of it. Invariant: `Routes.find` answers only for names that are in the table; what is not there is
+unknown, and the caller's page must not list what is.
 """
 
 import re
@@ -66,28 +66,64 @@ class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     doors: list[Door] = []
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes one table of another that has no rules. base: the version it is made for. endpoints, routes: new, or others
+    now, by index and by host. dropped, unrouted: indexes and hosts that are no more. gone: envs that are not named any more.
+    """
+
+    base: int
+    version: int
+    endpoints: dict[int, Endpoint] = {}
+    dropped: list[int] = []
+    routes: dict[str, int] = {}
+    unrouted: list[str] = []
+    gone: list[str] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
+        return not (self.endpoints or self.dropped or self.routes or self.unrouted)
+
+
 class Routes:
-    """A snapshot made ready for look-ups by the raw value of a Host field."""
+    """The table in force, made ready for look-ups by the raw value of a Host field. endpoints: by index; names: where
+    each host name leads, by its bytes.
+    """
 
     def __init__(self, table: RouteTable) -> None:
         """Routes whose index is out of range are left out: they lead nowhere."""
-        self.table = table
-        self._names = {
-            route.host.lower().encode("ascii", "replace"): route.endpoint
-            for route in table.routes
-            if 0 <= route.endpoint < len(table.endpoints)
+        self.version = table.version
+        self.hold = table.hold
+        self.endpoints = dict(enumerate(table.endpoints))
+        self.names = {
+            spelled(route.host): route.endpoint for route in table.routes if 0 <= route.endpoint < len(table.endpoints)
         }
         by_host: dict[bytes, list[Rule]] = {}
         for rule in table.rules:
             if 0 <= rule.endpoint < len(table.endpoints):
-                by_host.setdefault(rule.host.lower().encode("ascii", "replace"), []).append(rule)
+                by_host.setdefault(spelled(rule.host), []).append(rule)
         dead = frozenset(index for index, one in enumerate(table.endpoints) if one.state in ("stopped", "failed"))
         for host, rules in by_host.items():
-            if host in self._names:  # the name's own place, where no condition holds
-                rules.append(Rule(host=host.decode(), endpoint=self._names[host]))
+            if host in self.names:  # the name's own place, where no condition holds
+                rules.append(Rule(host=host.decode(), endpoint=self.names[host]))
         self._choices = {host: Choices(rules, dead) for host, rules in by_host.items()}
 
-        self._doors = {door.host.lower().encode("ascii", "replace"): door for door in table.doors}
+        self._doors = {spelled(door.host): door for door in table.doors}
+
+    def apply(self, change: Change) -> bool:
+        """Be another table; False: it was made for one that is not in force."""
+        if change.base != self.version:
+            return False
+        self.version = change.version
+        for index in change.dropped:
+            self.endpoints.pop(index, None)
+        self.endpoints.update(change.endpoints)
+        for host in change.unrouted:
+            self.names.pop(spelled(host), None)
+        for host, index in change.routes.items():
+            if index in self.endpoints:
+                self.names[spelled(host)] = index
+        return True
 
     def door(self, host: bytes) -> tuple[Door, str] | None:
         """The template that a Host value asks for, and the label before its name; raises FramingError."""
@@ -103,11 +139,11 @@ class Routes:
 
     def of_slot(self, door: Door, slot: str) -> int | None:
         """The endpoint's index for a key of a template."""
-        return self._names.get(f"{slot}@{door.host}".encode())
+        return self.names.get(f"{slot}@{door.host}".encode())
 
     def find(self, host: bytes) -> int | None:
         """The endpoint's index for a Host field's value, None when unknown; raises FramingError for what is no host at all."""
-        return self._names.get(bare(host))
+        return self.names.get(bare(host))
 
     @property
     def has_rules(self) -> bool:
@@ -122,6 +158,11 @@ class Routes:
     def is_ruled(self, host: bytes) -> bool:
         """Whether requests for that host are told apart one by one."""
         return bare(host) in self._choices
+
+
+def spelled(host: str) -> bytes:
+    """A name of ours as Host fields have it."""
+    return host.lower().encode("ascii", "replace")
 
 
 def bare(host: bytes) -> bytes:

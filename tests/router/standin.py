@@ -15,7 +15,7 @@ import uvloop
 from sandboxd.router.handle import RouterHandle
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.rules import Rule
-from sandboxd.routing.table import Endpoint, Route, RouteTable
+from sandboxd.routing.table import Change, Endpoint, Route, RouteTable
 from tests.router.talk import Talk
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,6 +128,14 @@ class Bench:
     def spin(self, seconds: float) -> None:
         """Let the daemon's loop take what the router reports."""
         self.run(asyncio.sleep(seconds))
+
+    def change(self, **changes: Any) -> bool:
+        """Push a change of the table that was pushed last, and wait until the router has it."""
+        self.version += 1
+        change = Change(base=self.version - 1, version=self.version, **changes)
+        taken = self.call(lambda: self.handle.change(change))
+        assert self.run(self.handle.release("nobody")) is True
+        return taken
 
     def connect(self) -> socket.socket:
         """A connection to the router."""

@@ -1,4 +1,4 @@
-"""Several workers behind one listening socket: sandboxd.router.master and sandboxd.router.control."""
+"""Several workers behind one listening socket: sandboxd.router.master, sandboxd.router.control, sandboxd.router.line."""
 
 import os
 import signal
@@ -51,6 +51,34 @@ def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[.
     assert pair.handle.counts[env.env_id]["open"] == 0  # all of both are closed once it is confirmed
     for talk in talks:
         talk.close()
+
+
+def test_a_change_is_in_force_in_all_workers_and_in_those_to_come(pair: Bench, standin: Callable[..., Standin]) -> None:
+    shop, other = standin("shop"), standin("other")
+    pair.push([shop.endpoint()])
+    kept = [Talk(pair.connect()) for _ in range(24)]
+    for talk in kept:
+        assert talk.get().status == 200
+    assert pair.change(endpoints={7: other.endpoint()}, routes={"other.localhost": 7}) is True
+    for talk in kept:
+        assert talk.get(host="other.localhost").body.startswith(b"other")
+        assert talk.get().body.startswith(b"shop")
+    assert pair.change(endpoints={0: shop.endpoint(state="stopped", reason="It rests.")}) is True
+    for talk in kept:
+        assert b"It rests." in talk.get().body
+        talk.close()
+    before = pair.workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(8):
+        with Talk(pair.connect()) as talk:
+            assert talk.get(host="other.localhost").status == 200
+            assert b"It rests." in talk.get().body
+    assert pair.change(dropped=[7], unrouted=["other.localhost"], gone=[other.env_id]) is True
+    with Talk(pair.connect()) as talk:
+        assert talk.get(host="other.localhost").status == 404
+    pair.version += 1  # as after a table that was lost on the way
+    assert pair.change(dropped=[0]) is False
 
 
 def test_a_dead_worker_is_replaced_and_nobody_is_refused(pair: Bench, standin: Callable[..., Standin]) -> None:
