@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -320,7 +320,7 @@ class Supervisor:
             return
         self._routes_due = False
         changed, self._unrouted = self._unrouted, set()
-        records = [actor.record for actor in self.actors.values()]
+        records = {env_id: actor.record for env_id, actor in self.actors.items()}
         ground = Ground(
             base_domain=self.settings.base_domain,
             envs_dir=str(self.rundir.envs_dir),
@@ -328,19 +328,14 @@ class Supervisor:
             own=[self.web] if self.web else [],
             doors=self.demand.doors(),
         )
-        change = None if changed is None else self._told.change(self._records(changed), ground)
-        if change is None or not (change.is_empty or self.router.change(change)):
-            self.router.push(self._told.table(records, ground))
+        self._told.tell(self.router, records, changed, ground)
         self.router.ways.push(
             SetOutlets(
-                outlets=outlets(records, envs_dir=str(self.rundir.envs_dir)),
+                outlets=outlets(list(records.values()), envs_dir=str(self.rundir.envs_dir)),
                 resolvers=list(self.settings.resolvers),
                 own=[split_address(address)[1] for address in self.router.listen],
             )
         )
-
-    def _records(self, env_ids: Iterable[str]) -> dict[str, EnvRecord | None]:
-        return {env_id: self.actors[env_id].record if env_id in self.actors else None for env_id in env_ids}
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""

@@ -6,13 +6,24 @@ comes later is told all changes since. Imports lifecycle, routes and routing. In
 told, are those that `route_table` makes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 from sandboxd.daemon.routes import Ground, reached, route_table
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.routing.table import Change, Endpoint, RouteTable
 
 MOST_CHANGES = 512
+
+
+class Taker(Protocol):
+    """The router."""
+
+    def change(self, change: Change) -> bool:
+        """Change its table; False: it takes a whole one."""
+
+    def push(self, table: RouteTable) -> None:
+        """Have it use this table."""
 
 
 class Told:
@@ -27,6 +38,12 @@ class Told:
         self._endpoints: dict[str, dict[int, Endpoint]] = {}
         self._hosts: dict[str, dict[str, int]] = {}
         self._holders: dict[str, str] = {}
+
+    def tell(self, router: Taker, records: Mapping[str, EnvRecord], changed: Collection[str] | None, ground: Ground) -> None:
+        """Tell what changed. records: of all envs, by id; changed: which of them, or of those that are gone; None: any."""
+        change = None if changed is None else self.change({env_id: records.get(env_id) for env_id in changed}, ground)
+        if change is None or not (change.is_empty or router.change(change)):
+            router.push(self.table(list(records.values()), ground))
 
     def table(self, records: Sequence[EnvRecord], ground: Ground) -> RouteTable:
         """The whole of it."""

@@ -95,7 +95,7 @@ class Secure(Raw):
             return
         self.want(0)
         self.request = Request(b"", b"/", b"1", b"", 0, False, name)
-        self.deadline = self.router.loop.now + self.router.backends.routes.table.hold
+        self.deadline = self.router.loop.now + self.router.backends.routes.hold
 
     def fail(self) -> None:
         """It cannot be served: as an alert, while the client still waits for the first answer to its hello."""
