@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     at http://sandboxd.BASE_DOMAIN/metrics. router_workers: processes that route (0: one for each
     cpu we may use, eight at most). trusted_proxies: networks whose word on where a request came from is passed on.
     resolvers: ADDRESS:PORT of the name servers that answer envs; none: those of the host.
-    max_per_source: connections of one address to each worker (0: no bound of their own).
+    max_per_source: connections of one address to each worker (0: a quarter of all and at most 1,024; of this host's, any).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection.
     """

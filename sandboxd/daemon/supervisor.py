@@ -133,7 +133,8 @@ class Supervisor:
     @property
     def base(self) -> str:
         """What follows an env's name in its URL: "localhost:7070", without the port when it is 80."""
-        port = self.router.listen[0].rpartition(":")[2]
+        addresses = [address for address in self.router.listen if not address.startswith("unix:")]
+        port = addresses[0].rpartition(":")[2] if addresses else "80"
         return self.settings.base_domain if port == "80" else f"{self.settings.base_domain}:{port}"
 
     def own(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:

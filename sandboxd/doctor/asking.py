@@ -111,7 +111,7 @@ def has_myhostname() -> bool:
 
 def look_at_ports(listen: list[str]) -> list[Address]:
     """Whether each of the router's addresses is free, and who has it if not."""
-    return [look_at_port(address) for address in listen]
+    return [look_at_port(address) for address in listen if not address.startswith("unix:")]
 
 
 def look_at_port(address: str) -> Address:

@@ -13,6 +13,7 @@ import socket
 from typing import Protocol
 
 from sandboxd.kernel import sockdiag
+from sandboxd.router import unixes
 from sandboxd.routing.table import Endpoint
 
 MOST_PROCESSES = 4096
@@ -101,6 +102,8 @@ def is_local(source: str, here: str) -> bool:
 
 def holds(init_pid: int, source: tuple[str, int], target: tuple[str, int]) -> bool:
     """Whether a process below that init has the socket of a connection open (its inode, under /proc/PID/fd)."""
+    if source[0] == unixes.PEER:
+        return source[1] in descendants(init_pid)
     inode = inode_of(source, target)
     return inode is not None and any(has_inode(pid, inode) for pid in descendants(init_pid))
 

@@ -116,9 +116,7 @@ class Client(Finding):
         """It speaks TLS: another role has the socket from here on."""
         release(self)
         self._let_go()
-        raw = secure.Secure(self.router, self.sock, self.source, self.here, data)
-        self.router.raws.add(raw)
-        raw.begin()
+        self.router.join(secure.Secure(self.router, self.sock, self.source, self.here, data))
 
     def _take_request(self, request: Request) -> None:
         self.request = request

@@ -96,7 +96,9 @@ def release(side: Side) -> None:
 
 
 def probe(sock: _socket.socket) -> None:
-    """Have the kernel find out when a client that half-closed is gone altogether."""
+    """Have the kernel find out when a client that half-closed is gone altogether; of a Unix socket's it tells by itself."""
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, PROBE_IDLE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_INTERVAL)

@@ -8,6 +8,7 @@ of two sockets resets the connections that wait in its queue, and another proces
 
 import _socket
 import errno
+import logging
 import select
 import socket
 from collections.abc import Callable
@@ -24,13 +25,17 @@ YIELD = 0.005  # seconds for workers with fewer connections to take what waits
 # Of the workers that sleep one is woken for a connection, not all (epoll_ctl(2)); such an entry cannot be modified.
 WANTED = READ | select.EPOLLEXCLUSIVE
 
+SILENCE = 10.0  # seconds between two warnings that descriptors ran out
+
+log = logging.getLogger("sandboxd.router")
+
 Accepted = Callable[[_socket.socket, tuple[str, int]], None]
 
 
 class Listener:
     """Calls `accepted` with each connection, and the address it came from. room: how many may be taken now, see `Router`."""
 
-    __slots__ = ("_accepted", "_family", "_loop", "_protocol", "_resting", "_room", "sock")
+    __slots__ = ("_accepted", "_family", "_loop", "_protocol", "_resting", "_room", "_silent_until", "sock")
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class Listener:
         self._accepted = accepted
         self._room = room
         self._resting = False
+        self._silent_until = 0.0
         self._family = int(sock.family)
         sock.setblocking(False)
         self._protocol = 0 if sock.family == socket.AF_UNIX else socket.IPPROTO_TCP
@@ -72,6 +78,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._fell_short(error)
                     self._rest(REST)
                     return
                 continue  # accept(2): the connection failed while it waited, the next may be well
@@ -87,6 +94,12 @@ class Listener:
         if self.sock.fileno() >= 0:
             self._loop.forget(self.sock.fileno())
             self.sock.close()
+
+    def _fell_short(self, error: OSError) -> None:
+        """Say so, now and then: who waits in the queue is taken once something is free."""
+        if self._loop.now >= self._silent_until:
+            self._silent_until = self._loop.now + SILENCE
+            log.warning("no more connections are taken at %s for now: %s", self.address, error.strerror)
 
     def _rest(self, seconds: float) -> None:
         if not self._resting:

@@ -169,8 +169,7 @@ class Raw(Side):
     def over(self) -> None:
         """Nothing is left of it."""
         tunnel, backend = self.tunnel, self.backend
-        self.router.held_raw.discard(self)
-        self.router.raws.discard(self)
+        self.router.part(self)
         if self.far is not None:
             self.far = None
             self.router.loop.drop_foreign()
@@ -211,9 +210,10 @@ class Port:
     def _accepted(self, sock: _socket.socket, source: tuple[str, int]) -> None:
         if sock.family == socket.AF_UNIX:
             source = (unixes.PEER, unixes.peer(sock)[0])
+        if not self._router.admits(source[0]):
+            reset(sock)
+            return
         raw = Raw(self._router, self, sock, source)
         if self.published.proxy:
             raw.early = proxied.header(source, (unixes.PEER, 0) if sock.family == socket.AF_UNIX else sock.getsockname())
-        self._router.raws.add(raw)
-        self._router.wake()
-        raw.begin()
+        self._router.join(raw)

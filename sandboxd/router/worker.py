@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 
 from sandboxd.kernel.fds import raise_limit
-from sandboxd.router.access import Access
+from sandboxd.router import unixes
+from sandboxd.router.access import Access, is_local
 from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
 from sandboxd.router.closing import reset
@@ -35,6 +36,7 @@ TICK = 1.0
 SHRINK = 10  # ticks between two looks at what is kept ready for nobody
 SLACK, SHARE = 14, 14  # with several workers: connections more than the fewest of any, and taken at a time
 MOST_PASSED = 64
+MOST_OF_ONE = 1024  # connections of one address, where nothing is said; a quarter of all at most
 DESCRIPTORS_PER_CLIENT = 3  # its own, its service's, and a share of ready sockets and pipes
 
 log = logging.getLogger("sandboxd.router")
@@ -57,7 +59,7 @@ class Router:
         self.held_raw: set[Raw] = set()
         self._most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
         self._sources: dict[str, int] = {}
-        self._most_of_one = bounds.per_source or self._most
+        self._most_of_one = bounds.per_source or min(MOST_OF_ONE, self._most // 4)
         self._loads = loads
         self._number = number
         self._listeners: list[Listener] = []
@@ -107,12 +109,37 @@ class Router:
         """It is closed."""
         if client in self.clients:
             self.clients.remove(client)
-            source = client.source[0]
-            self._sources[source] -= 1
-            if not self._sources[source]:
-                del self._sources[source]
+            self._leave(client.source[0])
         self._loads[self._number] = len(self.clients) + len(self.raws)
         self.held.discard(client)
+
+    def join(self, raw: Raw) -> None:
+        """A raw connection begins."""
+        self._sources[raw.source[0]] = self._sources.get(raw.source[0], 0) + 1
+        self.raws.add(raw)
+        self.wake()
+        raw.begin()
+
+    def part(self, raw: Raw) -> None:
+        """It is over."""
+        self.held_raw.discard(raw)
+        if raw in self.raws:
+            self.raws.remove(raw)
+            self._leave(raw.source[0])
+
+    def admits(self, source: str) -> bool:
+        """Whether one more connection of that address is taken: none may take what all the others need.
+
+        Those of this very host share one address, and have an owner who can be asked: bound only where a bound was set.
+        """
+        if self._sources.get(source, 0) < self._most_of_one or is_trusted(source, self.bounds.trusted):
+            return True
+        return not self.bounds.per_source and is_local(source, unixes.PEER)
+
+    def _leave(self, source: str) -> None:
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]
 
     def wake(self) -> None:
         """Something needs the tick."""
@@ -139,17 +166,27 @@ class Router:
             self.tell(orders.Wake(env_id=env_id))
 
     def _listen(self, sock: socket.socket) -> Listener:
+        if sock.family == socket.AF_UNIX:
+            return Listener(self.loop, sock, lambda accepted, _: self._accepted_near(accepted), self.room)
         name = sock.getsockname()
         here = None if name[0] in ("0.0.0.0", "::") else name  # where its connections arrive, if that is one place
         return Listener(self.loop, sock, lambda accepted, source: self._accepted(accepted, source, here), self.room)
 
     def _accepted(self, sock: _socket.socket, source: tuple[str, int], here: tuple[str, int] | None) -> None:
-        held = self._sources.get(source[0], 0)
-        if held >= self._most_of_one and not is_trusted(source[0], self.bounds.trusted):
-            reset(sock)  # one address must not take what all the others need; there is no request yet that could be answered
+        if not self.admits(source[0]):
+            reset(sock)  # there is no request yet that could be answered
             return
-        self._sources[source[0]] = held + 1
-        client = Client(self, sock, source, here or sock.getsockname())
+        self._begin(Client(self, sock, source, here or sock.getsockname()))
+
+    def _accepted_near(self, sock: _socket.socket) -> None:
+        """By a Unix socket: the kernel says whose it is."""
+        pid, uid = unixes.peer(sock)
+        client = Client(self, sock, (unixes.PEER, pid), (unixes.PEER, 0))
+        client.uid = uid
+        self._begin(client)
+
+    def _begin(self, client: Client) -> None:
+        self._sources[client.source[0]] = self._sources.get(client.source[0], 0) + 1
         self.clients.add(client)
         if not self._ticking:
             self.wake()

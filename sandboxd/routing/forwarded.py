@@ -32,7 +32,9 @@ def told(peer: bytes, host: bytes | None, before: bytes, elements: bytes, scheme
 
 @functools.lru_cache(4096)
 def is_trusted(source: str, networks: tuple[str, ...]) -> bool:
-    """Whether an address is in one of the networks."""
+    """Whether an address is in one of the networks; what is no address (a Unix socket's client) is in none."""
+    if "." not in source and ":" not in source:
+        return False
     address = ipaddress.ip_address(source.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return any((mapped or address) in ipaddress.ip_network(network, strict=False) for network in networks)

@@ -38,7 +38,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     linger: float = 2.0
     clients: int = 0  # 0: as many as the descriptor limit bears
     trusted: tuple[str, ...] = ()  # networks of proxies before us, whose word on where a request came from is taken
-    per_source: int = 0  # clients of one address at a worker, but for trusted ones; 0: no bound of their own
+    per_source: int = 0  # connections of one address at a worker, but for trusted ones; 0: as `worker` finds right
     held: int = 2000  # requests at a worker that wait for envs to be made
     pipes: int = 8  # of up to 1 MiB: an eighth of what one uid may have (pipe-user-pages-soft, pipe(7))
 
