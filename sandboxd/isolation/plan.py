@@ -23,13 +23,11 @@ from sandboxd.isolation.steps import (
     Capabilities,
     Hostname,
     Landlock,
-    Leave,
     Prove,
     Resize,
     Rlimits,
     Seal,
     Seccomp,
-    Sysctl,
     in_order,
 )
 from sandboxd.isolation.view import SCRATCH, base_steps, hosts_file, own_files, tmp_size, view_steps
@@ -165,12 +163,10 @@ def steps_of(
         steps += [Resize(place, size) for place in SCRATCH]
     steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
     steps += view_steps(place, layout, handed=handed)
-    steps += [Seal(), Leave()]
+    steps.append(Seal())
     if any(isinstance(step, Landlock) for step in confined):
         binds = [step for step in steps if isinstance(step, Bind)]
         steps.append(landlock.inside(host.landlock, layout, binds, ports_of(spec)))
-    if not spec.isolation.nested:
-        steps.append(Sysctl("user/max_user_namespaces", "0"))
     steps += confined
     assert in_order(steps), "a step stands after one of a later phase"
     return steps

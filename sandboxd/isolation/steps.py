@@ -42,7 +42,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=str.lower):
 
 
 class Enter(Step, frozen=True):
-    """Begin a new root on a fresh tmpfs; the host's tree stays reachable, until `Leave`."""
+    """Begin a new root on a fresh tmpfs; the host's tree stays below it, until `Leave`."""
 
     words: ClassVar[str] = "begin a new root on a tmpfs of {size} bytes"
     size: int
@@ -124,7 +124,7 @@ class Queues(Step, frozen=True):
 
 
 class Pivot(Step, frozen=True):
-    """Make the new root the root; from here on no path leads to the host's tree, only one descriptor does."""
+    """Make the new root the root; the host's tree is stacked upon it until `Leave`."""
 
     words: ClassVar[str] = "pivot into the new root"
 
@@ -171,7 +171,7 @@ class Seal(Step, frozen=True):
 
 
 class Leave(Step, frozen=True):
-    """Detach the host's tree and close the last descriptors of it."""
+    """Detach the host's tree; what a plan shows of it comes as detached mounts."""
 
     phase: ClassVar[Phase] = Phase.ROOT
     words: ClassVar[str] = "detach the host's file system"

@@ -22,6 +22,7 @@ from sandboxd.isolation.steps import (
     Enter,
     Files,
     Groups,
+    Leave,
     Links,
     Loopback,
     Mask,
@@ -106,10 +107,14 @@ def base_steps(
         steps.append(landlock.base(abi, layout, network=network))
     if network:
         steps.append(Loopback())
+    steps.append(Leave())
+    if network:
         # Ports below 1024 are this network's own, and nobody in it has CAP_NET_BIND_SERVICE.
         steps.append(Sysctl("net/ipv4/ip_unprivileged_port_start", "0"))
     # Counted for the user as well, who has 128 by default: without it one env takes them all, from editors outside too.
     steps.append(Sysctl("user/max_inotify_instances", str(INOTIFY)))
+    if not nested:
+        steps.append(Sysctl("user/max_user_namespaces", "0"))
     if proc == "full" and not nested:  # of a subset nothing is there to be masked
         # A namespace's own: they need capabilities in it, which are there until the last step and then nowhere.
         kept = ["/proc/sys/user", *(["/proc/sys/net"] if network else [])]

@@ -38,6 +38,7 @@ class CloneArgs(ctypes.Structure):
 _clone3 = syscall(435, ctypes.POINTER(CloneArgs), ctypes.c_size_t)
 _sethostname = function("sethostname", ctypes.c_char_p, ctypes.c_size_t)
 _unshare = function("unshare", ctypes.c_int)
+_setns = function("setns", ctypes.c_int, ctypes.c_int)
 
 
 def clone3(flags: int, group: int = -1) -> tuple[int, int]:
@@ -60,6 +61,16 @@ def clone3(flags: int, group: int = -1) -> tuple[int, int]:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     check(_unshare(flags), "unshare")
+
+
+def mount_namespace() -> int:
+    """A descriptor of the mount namespace that we are in."""
+    return os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def join_mounts(namespace: int) -> None:
+    """setns(2) into a mount namespace, whose root becomes our root and working directory."""
+    check(_setns(namespace, NEWNS), "setns", "mount namespace")
 
 
 def write_maps(pid: int, *, uid: tuple[int, int], gid: tuple[int, int]) -> None:

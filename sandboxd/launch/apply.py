@@ -1,12 +1,11 @@
 """Step tag -> function: what `isolation.steps` describes, done. Runs as pid 1 of a namespace that nobody else is in yet.
 
 Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories
-by plain mount(2), which is what makes a cold launch quick. After it the old root is stacked upon the new one, and
-`Stage.host` reaches it. An env's own sources and targets are opened without following any link. Of sources because whoever
+by plain mount(2), which is what makes a cold launch quick. The base ends with the host's tree let go of: a copy of it is in a
+mount namespace that only the stager is ever in (`aside`), and there, first of all, what the plan shows of it is picked up, as
+detached mounts. An env's own sources and targets are opened without following any link. Of sources because whoever
 can write to a directory on the way could have swapped one in since the planner resolved it. Of targets because an env's home
-keeps what the env put there, and a link in it would lead out to the host: over /proc/self/fd, and, as long as the old root is
-stacked, by any ".." that comes to the root (seen: it steps onto what is mounted on it, under RESOLVE_IN_ROOT and
-RESOLVE_BENEATH too).
+keeps what the env put there, and a link in it would lead to where it wants.
 """
 
 import errno
@@ -14,7 +13,7 @@ import os
 import resource
 
 from sandboxd.errors import KernelError
-from sandboxd.kernel import capabilities, fds, mounts, namespaces, nftables
+from sandboxd.kernel import capabilities, mounts, namespaces, nftables
 from sandboxd.launch import walls
 
 TYPE_CHECKING = False
@@ -29,20 +28,19 @@ STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until th
 
 
 class Stage:
-    """What the steps of one env share: descriptors of the host's root and the new one, and the trees that were handed over,
-    the walls that were proven, a Landlock ruleset in the making, and pid 1's end of the socket on which that comes from the
-    stager.
-
-    first: the lowest descriptor that steps open for themselves; all from there on are closed together when the host is left.
+    """What the steps of one env share: descriptors of the host's root, the new one and its namespace, the trees that were
+    handed over and picked up, the walls that were proven, a Landlock ruleset in the making, and pid 1's end of the socket on
+    which that comes from the stager.
     """
 
-    __slots__ = ("bridge", "first", "handed", "host", "listener", "proven", "root", "ruleset")
+    __slots__ = ("bridge", "handed", "home", "host", "listener", "picked", "proven", "root", "ruleset")
 
     def __init__(self) -> None:
         self.host = -1
         self.root = -1
-        self.first = -1
+        self.home = -1
         self.handed: list[int] = []
+        self.picked: list[int] = []
         self.proven: list[str] = []
         self.ruleset = -1
         self.listener = -1  # of our filter of system calls
@@ -58,12 +56,15 @@ class StepFailed(Exception):
         self.index = index
 
 
-def apply(stage: Stage, which: str, steps: list) -> None:  # type: ignore[type-arg]
-    """Each step in turn; StepFailed says which one could not be done."""
+def apply(stage: Stage, which: str, steps: list, *, only_pick: bool = False) -> None:  # type: ignore[type-arg]
+    """Each step in turn; StepFailed says which one could not be done. only_pick: no more than to pick up the sources."""
     for index, step in enumerate(steps):
         try:
             tag, *arguments = step
-            APPLY[tag](stage, *arguments)  # type: ignore[operator]
+            if not only_pick:
+                APPLY[tag](stage, *arguments)  # type: ignore[operator]
+            elif tag == "bind":
+                pick(stage, *arguments)
         except Exception as error:  # whatever a plan can have wrong: it is said by the step's name
             raise StepFailed(which, index) from error
 
@@ -79,7 +80,6 @@ def inside(path: str) -> str:
 def enter(stage: Stage, size: int) -> None:
     """A tmpfs to build on. Slave, not private: what the host unmounts later must not stay busy in a child parked since."""
     mounts.mount(None, "/", mounts.MS_REC | mounts.MS_SLAVE)
-    stage.host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     staging = next(path for path in STAGING if os.path.isdir(path))
     mounts.mount("tmpfs", staging, QUIET, options(size, 0o755))
     os.chdir(staging)
@@ -176,11 +176,29 @@ def pivot(_: Stage) -> None:
 # -- the env's own part ---------------------------------------------------------------------------------------------------
 
 
+def aside(stage: Stage) -> tuple[int, int]:
+    """Leave a copy of this namespace behind, and come back: descriptors of the copy, and of its root. To be called before the
+    base. All of the host is in it, the copies being slaves as well."""
+    stage.home = namespaces.mount_namespace()
+    namespaces.unshare(namespaces.NEWNS)
+    copy, root = namespaces.mount_namespace(), os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    namespaces.join_mounts(stage.home)
+    return copy, root
+
+
+def go_home(stage: Stage) -> None:
+    """Back from the copy into the env's namespace, with what was picked up there and nothing else of the host."""
+    namespaces.join_mounts(stage.home)
+    os.close(stage.home)
+    os.close(stage.host)
+    stage.home = stage.host = -1
+
+
 def rehearse(stage: Stage) -> None:
     """Take the paths that the plan's steps will take, to no effect, while nobody waits.
 
     A fork's first touch of each page costs a fault (measured on a nested virtual machine: 36 of them, 0.2 ms of the 0.7 ms
-    from a plan to its init). Everything opened here is closed by the next steps' `leave`, or by the end of the child.
+    from a plan to its init).
     """
     tree = mounts.open_tree(mounts.openat2(stage.root, "tmp", os.O_PATH, STRICT), recursive=True, subject="/tmp")
     mounts.mount_setattr(tree, QUIETLY, recursive=True, propagation=mounts.MS_PRIVATE, subject="/tmp")
@@ -199,21 +217,38 @@ def resize(_: Stage, target: str, size: int) -> None:
     mounts.mount(None, target, mounts.MS_REMOUNT | QUIET, f"size={size},nr_inodes={max(size >> 12, 1024)}")
 
 
-def bind(stage: Stage, source: str, target: str, readonly: bool, is_file: bool, origin: str) -> None:
-    """Copy a tree of mounts, make the copy what it should be, and only then attach it: it is never seen writable.
+def pick(stage: Stage, source: str, _: str, readonly: bool, is_file: bool, origin: str) -> None:
+    """In the copy that was left behind: what a bind shows of the host."""
+    if origin == "host":
+        stage.picked.append(copied(stage.host, source, readonly=readonly, is_file=is_file))
 
-    What is opened here is closed by `leave`, or by the end of the child.
-    """
-    if origin == "handed":
-        tree = stage.handed.pop(0)
-    else:
-        place = mounts.openat2(stage.host if origin == "host" else stage.root, inside(source), os.O_PATH, STRICT)
-        tree = mounts.open_tree(place, recursive=not is_file, subject=source)
+
+def copied(root: int, source: str, *, readonly: bool, is_file: bool) -> int:
+    """Copy a tree of mounts and make the copy what it should be."""
+    place = mounts.openat2(root, inside(source), os.O_PATH, STRICT)
+    tree = mounts.open_tree(place, recursive=not is_file, subject=source)
+    os.close(place)
+    set_flags(tree, source, readonly=readonly, is_file=is_file)
+    return tree
+
+
+def set_flags(tree: int, source: str, *, readonly: bool, is_file: bool) -> None:
+    """What holds of all that is shown."""
     wanted = QUIETLY | (mounts.ATTR_RDONLY if readonly else 0)
     mounts.mount_setattr(tree, wanted, recursive=not is_file, propagation=mounts.MS_PRIVATE, subject=source)
+
+
+def bind(stage: Stage, source: str, target: str, readonly: bool, is_file: bool, origin: str) -> None:
+    """Attach a copy that already is what it should be: it is never seen writable."""
+    if origin == "host":
+        tree = stage.picked.pop(0)
+    elif origin == "handed":
+        tree = stage.handed.pop(0)
+        set_flags(tree, source, readonly=readonly, is_file=is_file)
+    else:
+        tree = copied(stage.root, source, readonly=readonly, is_file=is_file)
     mounts.move_mount(tree, find(stage.root, target, make_file=is_file), subject=target)
-    if origin == "handed":
-        os.close(tree)
+    os.close(tree)
 
 
 def find(root: int, target: str, *, make_file: bool) -> int:
@@ -260,13 +295,9 @@ def seal(stage: Stage) -> None:
     mounts.mount_setattr(stage.root, mounts.ATTR_RDONLY, recursive=False, subject="/")
 
 
-def leave(stage: Stage) -> None:
+def leave(_: Stage) -> None:
     """Let go of the host's tree; umount2 takes the topmost mount at "/", which is the old root."""
     mounts.umount("/", mounts.MNT_DETACH)
-    os.close(stage.host)
-    os.close(stage.root)
-    fds.close_range(stage.first)
-    stage.host = stage.root = -1
 
 
 def sysctl(_: Stage, name: str, value: str) -> None:

@@ -13,12 +13,13 @@ whole vfork and exec of pid 1 does (measured: 1.1 ms against 0.7).
 from __future__ import annotations
 
 import _socket
+import os
 import select
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, namespaces, titles
 from sandboxd.launch import plain, talk, walls
-from sandboxd.launch.apply import Stage, StepFailed, apply, rehearse
+from sandboxd.launch.apply import Stage, StepFailed, apply, aside, go_home, rehearse
 
 SAMPLE = {"steps": [["bind", "/a", "/a", True]], "fds": [["handed"]]}
 
@@ -27,19 +28,23 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
     """Build the base, wait for the plan, apply it, say so over the bridge; the exit status."""
     try:
         stage = Stage()
+        host, root = aside(stage)
         apply(stage, "base", plain.decode(base))
-        stage.first = max(line.fileno(), bridge.fileno(), stage.host, stage.root, stage.ruleset) + 1
+        first = max(line.fileno(), bridge.fileno(), stage.home, host, root, stage.root, stage.ruleset) + 1
         talk.send(line, {"parked": True, "netns_cookie": namespaces.netns_cookie()})
         if not select.select([line], [], [], 0)[0]:
-            rehearse_all(stage)
+            rehearse_all(stage, first)
+        namespaces.join_mounts(host)
+        os.close(host)
+        stage.host = root
         frame = talk.receive(line)
         if frame is None:
             return 0
-        plan, received = frame
-        stage.first = max([stage.first, *[fd + 1 for fd in received]])
-        stage.handed = received
+        plan, stage.handed = frame
+        apply(stage, "steps", plan["steps"], only_pick=True)
+        go_home(stage)
         apply(stage, "steps", plan["steps"])
-        if stage.host != -1 or stage.handed:
+        if stage.host != -1 or stage.handed or stage.picked:
             raise KernelError(0, "the stager", "has not let go of the host's tree")
         capabilities.empty()
         walls.share(stage, bridge)
@@ -52,9 +57,9 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
     return 0
 
 
-def rehearse_all(stage: Stage) -> None:
-    """Nobody waits: fault in what the plan will touch (see `apply.rehearse`)."""
+def rehearse_all(stage: Stage, first: int) -> None:
+    """Nobody waits: fault in what the plan will touch (see `apply.rehearse`). first: from it on, descriptors are its own."""
     rehearse(stage)
     titles.set_title(talk.PARKED)
     talk.decode(plain.encode(SAMPLE))
-    fds.close_range(stage.first)
+    fds.close_range(first)

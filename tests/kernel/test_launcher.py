@@ -17,7 +17,7 @@ import pytest
 
 from sandboxd.errors import LaunchFailed, PermissionDenied, WallUnavailable
 from sandboxd.isolation.plan import plan
-from sandboxd.isolation.steps import AnyStep, Bind, Hostname, kinds
+from sandboxd.isolation.steps import AnyStep, Bind, Devices, Hostname, kinds
 from sandboxd.kernel import pidfd
 from sandboxd.launch import line, parked, talk
 from sandboxd.launch.apply import APPLY
@@ -171,10 +171,10 @@ def test_a_base_that_fails_is_named_too(tmp_path: Path) -> None:
     walls = Walls(tmp_path, init="stand_in")
     try:
         made = walls.planned(["/bin/true"])
-        wrong = msgspec.structs.replace(made, base=[made.base[0], Bind("/nowhere", "/x"), *made.base[1:]])
+        wrong = msgspec.structs.replace(made, base=[made.base[0], Devices(["/nowhere"]), *made.base[1:]])
         with pytest.raises(LaunchFailed, match="ENOENT") as failed:
             walls.launch(wrong)
-        assert failed.value.details["step"] == "show /nowhere at /x, read-only=True"
+        assert failed.value.details["step"] == Devices(["/nowhere"]).describe()
     finally:
         walls.close()
 

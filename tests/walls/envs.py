@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from sandboxd.isolation.plan import LaunchPlan, plan
-from sandboxd.isolation.steps import Prove
+from sandboxd.isolation.steps import Prove, Sysctl
 from sandboxd.launch.client import Launched, Launcher
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
@@ -76,13 +76,14 @@ def without(made: LaunchPlan, wall: str) -> LaunchPlan:
 
     With seccomp goes the setting that closes user namespaces besides.
     """
-    gone = {wall, "sysctl"} if wall == "seccomp" else {wall}
-    steps = [step for step in made.steps if step.__struct_config__.tag not in gone]
+    closed = Sysctl("user/max_user_namespaces", "0") if wall == "seccomp" else None
+    base = [step for step in made.base if step != closed]
+    steps = [step for step in made.steps if step.__struct_config__.tag != wall]
     proof = steps.pop()
     assert isinstance(proof, Prove)
     steps.append(Prove([name for name in proof.walls if name != wall]))
     walls = {**made.walls, wall: msgspec.structs.replace(made.walls[wall], demanded=False)}
-    return msgspec.structs.replace(made, steps=steps, walls=walls)
+    return msgspec.structs.replace(made, base=base, steps=steps, walls=walls)
 
 
 def wait_dead(pidfd: int) -> None:

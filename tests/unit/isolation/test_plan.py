@@ -15,6 +15,7 @@ from sandboxd.isolation.steps import (
     Hostname,
     Landlock,
     Leave,
+    Pivot,
     Prove,
     Resize,
     Rlimits,
@@ -39,10 +40,12 @@ def test_both_halves_are_in_the_order_that_works() -> None:
     assert in_order(made.base)
     assert in_order(made.steps)
     limits = Rlimits([("CORE", 0, 0), ("NPROC", 1024, 1024)])
-    assert made.steps[-9:-7] == [Seal(), Leave()]
-    assert isinstance(made.steps[-7], Rules)
-    closed, sift = Sysctl("user/max_user_namespaces", "0"), Seccomp(filter_text("x86_64", Demand(), notify=True), True)
-    assert made.steps[-6:] == [closed, limits, Capabilities(), sift, Landlock(5), Prove(list(WALLS))]
+    assert made.steps[-7] == Seal()
+    assert isinstance(made.steps[-6], Rules)
+    assert made.base.index(Pivot()) < made.base.index(Leave()), "nothing of the host is there before a plan is"
+    assert Sysctl("user/max_user_namespaces", "0") in made.base
+    sift = Seccomp(filter_text("x86_64", Demand(), notify=True), True)
+    assert made.steps[-5:] == [limits, Capabilities(), sift, Landlock(5), Prove(list(WALLS))]
     assert Hostname("shop") in made.steps
 
 
