@@ -17,28 +17,23 @@ from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
 from sandboxd.launch import guard, plain, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from sandboxd.launch.launcher import Order
-
 INIT, STAGER, GROUP = 3, 4, 5  # descriptors: the sockets of each; the control group of services, where there is one
-GO = b"g"
 
 
-def main(given: list[int], order: Order, run_init) -> None:  # type: ignore[no-untyped-def]
+def main(given: list[int], is_apart: bool, run_init) -> None:  # type: ignore[no-untyped-def]
     """Everything from the first instruction after clone3 on; never returns.
 
-    given: the sockets of pid 1 and the stager, and the control group of services if there is one; above 5.
+    given: the sockets of pid 1 and the stager, and the control group of services if there is one. is_apart: in namespaces.
     """
     status = 1
     try:
         for fd, place in zip(given, (INIT, STAGER, GROUP), strict=False):
-            os.dup2(fd, place, inheritable=False)
+            os.dup2(fd, place, inheritable=False) if fd != place else None
         group = GROUP if len(given) > 2 else -1
         fds.close_range(INIT + len(given))
-        if not order.namespaces:
+        if not is_apart:
             for fd in (INIT, STAGER):
-                talk.hear(_socket.socket(fileno=os.dup(fd)), 1)
+                talk.start(_socket.socket(fileno=os.dup(fd)))
             os._exit(guard.main(INIT, STAGER, lambda config, found: run_init(config, found | {"group": group})))
         signals.block_child()
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -49,23 +44,25 @@ def main(given: list[int], order: Order, run_init) -> None:  # type: ignore[no-u
             if group >= 0:
                 os.close(group)
             line = _socket.socket(fileno=STAGER)
-            status = stager.live(line, theirs, order.base) if drop(line, order) else 0
+            base = drop(line)
+            status = stager.live(line, theirs, base) if base is not None else 0
         else:
             os.close(process)
             os.close(STAGER)
             theirs.close()
             line = _socket.socket(fileno=INIT)
-            status = be_init(line, ours, order, lambda config, found: run_init(config, found | {"group": group}))
+            status = be_init(line, ours, lambda config, found: run_init(config, found | {"group": group}))
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:
         os._exit(status)
 
 
-def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init) -> int:  # type: ignore[no-untyped-def]
+def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # type: ignore[no-untyped-def]
     """Wait behind the walls of the base for the config, raise the rest, become init; an exit status otherwise."""
     try:
-        if not drop(line, order):
+        ahead = drop(line)
+        if ahead is None:
             return 0
         os.setsid()
         bounding(Stage())
@@ -75,7 +72,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, order: Order, run_init
         in_time = not select.select([line], [], [], 0)[0]
         if in_time:
             warm.rehearse()  # before the filter: what that refuses would wait for our own answer
-        apply(stage, "ahead", plain.decode(order.ahead))
+        apply(stage, "ahead", plain.decode(ahead))
         if in_time:
             talk.send(line, {"parked": True})
         frame = talk.receive(line)
@@ -124,15 +121,16 @@ def failure(error: Exception) -> dict[str, object]:
     return {"failed": "plan", "index": -1, **talk.in_words(error)}
 
 
-def drop(line: _socket.socket, order: Order) -> bool:
-    """Become who the env runs as, before any path is resolved; False when the launcher has gone before."""
-    if talk.hear(line, 1)[0] != GO:  # the id maps are written only now
-        return False
-    uid, gid = order.uid[0], order.gid[0]
-    if order.drop:
+def drop(line: _socket.socket) -> bytes | None:
+    """Become who the env runs as, before any path is resolved; what is to be done ahead. None: the launcher has gone before."""
+    word = talk.start(line)  # the id maps are written only now
+    if word is None:
+        return None
+    privileged, uid, gid, ahead = word
+    if privileged:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     capabilities.set_dumpable(False)  # after the maps, which a non-dumpable child's parent could not write, and after setresuid
     os.umask(0o022)
-    return True
+    return ahead

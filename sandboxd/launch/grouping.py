@@ -10,6 +10,7 @@ namespaces as its own sibling, and is gone before `env-X` is divided.
 """
 
 import os
+import select
 import struct
 
 from sandboxd.errors import KernelError
@@ -34,42 +35,6 @@ class Group:
             cgroups.remove(path)
             raise
 
-    def clone(self, flags: int) -> tuple[int, int]:
-        """The child, born in `init`: as namespaces.clone3."""
-        if not flags & namespaces.NEWCGROUP:
-            return namespaces.clone3(flags, self.init)
-        read, write = os.pipe2(os.O_CLOEXEC)
-        helper, process = namespaces.clone3(namespaces.NEWUSER | namespaces.NEWCGROUP, self.top)
-        if helper == 0:
-            is_child = False
-            try:
-                is_child = self.make(flags & ~namespaces.NEWUSER & ~namespaces.NEWCGROUP, write)
-            finally:
-                if not is_child:
-                    os._exit(0)
-            return 0, -1
-        os.close(process)
-        os.close(write)
-        answer = os.read(read, ANSWER.size)
-        os.close(read)
-        os.waitpid(helper, 0)
-        pid, number = ANSWER.unpack(answer) if len(answer) == ANSWER.size else (0, 32)
-        if not pid:
-            raise KernelError(number, "clone3", self.path)
-        return pid, os.pidfd_open(pid)
-
-    def make(self, flags: int, answer: int) -> bool:
-        """In the helper: make the child and say so; True in the child."""
-        try:
-            pid, _ = namespaces.clone3(flags | namespaces.PARENT, self.init)
-        except OSError as error:
-            os.write(answer, ANSWER.pack(0, error.errno or 1))
-            return False
-        if pid == 0:
-            return True
-        os.write(answer, ANSWER.pack(pid, 0))
-        return False
-
     def divide(self) -> None:
         """Let `svc` be limited by all that the group itself may be, and pid 1 make processes in it."""
         if self.uid != os.geteuid():
@@ -93,6 +58,44 @@ class Group:
             if fd >= 0:
                 os.close(fd)
         self.top = self.init = self.services = -1
+
+
+def clone(flags: int, top: int, init: int) -> tuple[int, int]:
+    """A sibling of ours, born in `init` below `top` (descriptors): as namespaces.clone3."""
+    if not flags & namespaces.NEWCGROUP:
+        return namespaces.clone3(flags | namespaces.PARENT, init)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    helper, process = namespaces.clone3(namespaces.NEWUSER | namespaces.NEWCGROUP | namespaces.PARENT, top)
+    if helper == 0:
+        is_child = False
+        try:
+            is_child = make(flags & ~namespaces.NEWUSER & ~namespaces.NEWCGROUP, init, write)
+        finally:
+            if not is_child:
+                os._exit(0)
+        return 0, -1
+    os.close(write)
+    answer = os.read(read, ANSWER.size)
+    os.close(read)
+    select.select([process], [], [])  # it is the launcher's to reap, but has to be out of its group
+    os.close(process)
+    pid, number = ANSWER.unpack(answer) if len(answer) == ANSWER.size else (0, 32)
+    if not pid:
+        raise KernelError(number, "clone3")
+    return pid, os.pidfd_open(pid)
+
+
+def make(flags: int, init: int, answer: int) -> bool:
+    """In the helper: make the child and say so; True in the child."""
+    try:
+        pid, _ = namespaces.clone3(flags | namespaces.PARENT, init)
+    except OSError as error:
+        os.write(answer, ANSWER.pack(0, error.errno or 1))
+        return False
+    if pid == 0:
+        return True
+    os.write(answer, ANSWER.pack(pid, 0))
+    return False
 
 
 def opened(path: str) -> int:

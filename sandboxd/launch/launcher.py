@@ -24,7 +24,7 @@ if not __package__:
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
 from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
-from sandboxd.launch import child, grouping, plain, talk, walls, warm
+from sandboxd.launch import grouping, plain, source, talk, walls, warm
 
 ALWAYS = (
     namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS | namespaces.NEWCGROUP
@@ -63,6 +63,7 @@ class Launcher:
     def __init__(self, control: _socket.socket, run_init) -> None:  # type: ignore[no-untyped-def]
         self.control = control
         self.run_init = run_init
+        self.source: source.Source | None = None
         self.buffer = bytearray()
         self.signals = signals.signalfd({_signal.SIGCHLD, _signal.SIGTERM})
         # A mount made on the host after a child was parked is not in that child's view (poll(2) on mountinfo: proc(5)).
@@ -130,15 +131,15 @@ class Launcher:
         try:
             if order.group:
                 group = grouping.Group(order.group, order.uid[1])
-            pid, process = namespaces.clone3(flags) if group is None else group.clone(flags)
-            if pid == 0:
-                child.main(inner if group is None else [*inner, group.services], order, self.run_init)
+            if self.source is None:  # not before it is where its children are to be: in a control group of our own
+                self.source = source.Source(self.run_init)
+            pid, process = self.source.clone(flags, inner, group)
             if group is not None:
                 group.divide()
             if order.namespaces:
                 namespaces.write_maps(pid, uid=order.uid, gid=order.gid)
-            for fd in outer:
-                os.write(fd, child.GO)
+            for fd, work in zip(outer, (order.ahead, order.base), strict=True):
+                os.write(fd, talk.START.pack(order.drop, order.uid[0], order.gid[0], len(work)) + work)
         except BaseException:
             fds.close_all(outer)
             if group is not None:

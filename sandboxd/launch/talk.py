@@ -20,6 +20,9 @@ PARKED = "sandboxd-parked"
 # Namespaces, network, root by name, uid inside and outside, gid inside and outside, length of the control group's path, of the
 # JSON of what pid 1 does ahead; then these two, and the base's JSON.
 ORDER = struct.Struct("<???4IHI")
+# What the launcher writes to each of a child's sockets once its ids are mapped: whether there are privileges to be given up,
+# who to be, and the length of the JSON that follows.
+START = struct.Struct("<?III")
 
 
 def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]
@@ -56,6 +59,16 @@ def hear(line: _socket.socket, size: int) -> tuple[bytes, list[int]]:
         return fds.recv(line, size)
     except ConnectionResetError:
         return b"", []
+
+
+def start(line: _socket.socket) -> tuple[bool, int, int, bytes] | None:
+    """The launcher's word, and not a byte of what the daemon says after it; None when the launcher has gone before."""
+    head = line.recv(START.size, _socket.MSG_WAITALL)
+    if len(head) < START.size:
+        return None
+    drop, uid, gid, length = START.unpack(head)
+    body = line.recv(length, _socket.MSG_WAITALL) if length else b""
+    return (drop, uid, gid, body) if len(body) == length else None
 
 
 def decode(body: bytes | bytearray) -> dict:  # type: ignore[type-arg]

@@ -33,21 +33,28 @@ PARK = """
 import json, os, sys
 sys.path.insert(0, {root!r})
 from sandboxd.kernel import namespaces, signals
+from sandboxd.launch import grouping
 from sandboxd.launch.grouping import Group
 signals.block_all()
 group = Group({path!r}, os.geteuid())
 read, write = os.pipe()
 def cgroup():
     return open("/proc/self/cgroup").read().strip().splitlines()[-1]
-pid, process = group.clone(namespaces.NEWUSER | namespaces.NEWCGROUP | namespaces.NEWPID | namespaces.NEWNS)
-if pid == 0:
-    os.write(write, (json.dumps([os.getpid(), cgroup()]) + "\\n").encode())
-    below, _ = namespaces.clone3(0, group.services)
-    if below == 0:
+told, tell = os.pipe()
+if os.fork() == 0:
+    flags = namespaces.NEWUSER | namespaces.NEWCGROUP | namespaces.NEWPID | namespaces.NEWNS
+    pid, process = grouping.clone(flags, group.top, group.init)
+    if pid == 0:
         os.write(write, (json.dumps([os.getpid(), cgroup()]) + "\\n").encode())
+        below, _ = namespaces.clone3(0, group.services)
+        if below == 0:
+            os.write(write, (json.dumps([os.getpid(), cgroup()]) + "\\n").encode())
+            os._exit(0)
+        os.waitpid(below, 0)
         os._exit(0)
-    os.waitpid(below, 0)
+    os.write(tell, b"%d" % pid)
     os._exit(0)
+pid = int(os.read(told, 16))
 group.divide()
 group.close()
 os.close(write)

@@ -25,6 +25,7 @@ from sandboxd.launch.client import Launcher
 from sandboxd.launch.launcher import Order
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
+from sandboxd.launch.source import TITLE
 from sandboxd.spec import EnvSpec, Network, Service
 from tests.kernel.inside import ROOT
 from tests.walls.envs import PYTHON, Walls, wait_dead
@@ -45,9 +46,10 @@ async def until(condition: Any) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children."""
+    """Direct children, but for what they are cloned from."""
     try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() != TITLE]
     except FileNotFoundError:
         return []
 
