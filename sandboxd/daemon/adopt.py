@@ -150,6 +150,7 @@ def launch_of(actor: Actor) -> ev.Launched:
         start_time=pidfd.start_time(pid) or 0,
         boot_id=pidfd.boot_id(),
         netns_cookie=cookie,
+        diag=-1,
         walls=proven,
         group=actor.body.group,
         plan=made,

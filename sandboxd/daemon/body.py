@@ -89,6 +89,7 @@ class Body:
             for name in self.prepared_attach:
                 self.open_session(f"attach:{name}", attached=True)
             self.group = launched.group
+            self.readiness.take(launched.diag, launched.netns_cookie)
             await self.adopt(launched.pidfd, launched.netns_cookie)
             self.actor.post(building.told(launched))
             self.report_status()

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
-    """A launched env; the pidfd is the caller's."""
+    """A launched env; pidfd and diag (-1: none) are the caller's."""
 
     pid: int
     pidfd: int
+    diag: int
     start_time: int
     boot_id: str
     netns_cookie: int
@@ -67,6 +68,7 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     return Built(
         pid=launched.pid,
         pidfd=launched.pidfd,
+        diag=launched.diag,
         start_time=launched.start_time,
         boot_id=launched.boot_id,
         netns_cookie=launched.netns_cookie,

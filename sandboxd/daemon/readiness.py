@@ -109,10 +109,23 @@ class Readiness:
             return f"nothing listens on port {port}{where}"
         return await self._http_fails(check.http, port) if check.http else ""
 
+    def take(self, diag: int, cookie: int) -> None:
+        """Have the diag socket that the child made before it had a plan (-1: none); else it is asked for."""
+        if diag < 0:
+            return
+        sock = socket.socket(fileno=diag)
+        try:
+            if self._listening is None and self.actor.record.spec.network.mode == "private":
+                self._listening = Listening(sock, cookie=cookie)
+                return
+        except (SandboxdError, OSError) as error:
+            log.warning("%s: %s", self.actor.record.name, error)
+        sock.close()
+
     def prepare(self, cookie: int) -> None:
         """Ask for the diag socket now: whoever is told that a service runs will want it at once. cookie: of its netns."""
         self._cookie = cookie
-        if self._opening is None and self.actor.record.spec.network.mode != "none":
+        if self._opening is None and self._listening is None and self.actor.record.spec.network.mode != "none":
             self._opening = self.actor.supervisor.own(self._open(), name=f"diag-{self.actor.record.name}")
 
     async def _open(self) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sandboxd.daemon.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+SOON = 0.05  # seconds until a new one is looked at: it takes half a millisecond, in which whoever waits for it would wait
 IDLE = 1.0  # seconds between rounds while nothing is to be looked at sooner
 
 
@@ -47,13 +48,14 @@ class Watch:
         self._heap: list[tuple[float, str]] = []  # the same by time: what is not due costs nothing, however many there are
 
     async def run(self) -> None:
-        """Look at envs until the daemon leaves, each when it is due; a new one at once."""
+        """Look at envs until the daemon leaves, each when it is due; a new one soon."""
         self.supervisor.own(self.disk.run(), name="disk")
         for env_id in self.supervisor.actors:
             self.supervisor.news.add(env_id)
         while True:
             for env_id in self.supervisor.news.take():
-                self._plan(env_id, 0.0, self._due.get(env_id, (0.0, 0.0))[1])
+                first = 0.0 if env_id in self._last else time.monotonic() + SOON
+                self._plan(env_id, first, self._due.get(env_id, (0.0, 0.0))[1])
             now = time.monotonic()
             while self._heap and self._heap[0][0] <= now:
                 at, env_id = heapq.heappop(self._heap)

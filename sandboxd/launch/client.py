@@ -44,10 +44,10 @@ SETTLE = 0.5  # seconds; mounts come in bursts, and each change makes every park
 
 
 class Launched(msgspec.Struct, frozen=True, kw_only=True):
-    """An env's pid 1. pidfd: the receiver's to close. start_time: clock ticks. netns_cookie: read before its plan came.
+    """An env's pid 1. pidfd: the receiver's to close, as is diag, which sees what listens inside (-1: there is none).
 
-    walls: those that were proven from inside, after they were raised. group: the path of its control group, "" where there are
-    none; the receiver's to remove.
+    start_time: clock ticks. netns_cookie: read before its plan came. walls: those that were proven from inside, after they
+    were raised. group: the path of its control group, "" where there are none; the receiver's to remove.
     """
 
     pid: int
@@ -57,6 +57,7 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     netns_cookie: int
     walls: frozenset[str]
     group: str = ""
+    diag: int = -1
 
 
 class Launcher:
@@ -158,6 +159,7 @@ class Launcher:
             proven = frozenset(map(str, answer.get("walls", ())))
             demand(plan, proven)
             return Launched(
+                diag=child.give_diag(),
                 pid=child.pid,
                 pidfd=child.release(),
                 start_time=pidfd.start_time(child.pid) or 0,

@@ -29,6 +29,7 @@ class Parked:
         self.process = process
         self.shape = shape
         self.netns_cookie = 0
+        self.diag = -1  # a socket of its network that sees what listens there
         self.waiting_for = 2 if shape[0].namespaces else 1
         self.failed: Message | None = None
         self.on_change: Callable[[Parked], None] | None = None
@@ -49,6 +50,8 @@ class Parked:
         if message.get("parked") is True:
             self.netns_cookie = int(message.get("netns_cookie", self.netns_cookie))
             self.pid = int(message.get("pid", self.pid))  # without a pid namespace: below a guard, whose end is the env's
+            if message.get("diag") is True and self.diag < 0 and self.stager.received:
+                self.diag = self.stager.received.pop(0)
             self.waiting_for -= 1
         elif not self.answer.done():
             self.answer.set_result(message)
@@ -78,6 +81,11 @@ class Parked:
         self.close()
         return process
 
+    def give_diag(self) -> int:
+        """Its diag socket, which is the caller's from then on; -1: there is none."""
+        diag, self.diag = self.diag, -1
+        return diag
+
     def kill(self) -> None:
         """End it, unless it was released."""
         if self.process >= 0:
@@ -90,6 +98,9 @@ class Parked:
     def close(self) -> None:
         """Hear no more of it."""
         self.on_change = None
+        diag = self.give_diag()
+        if diag >= 0:
+            os.close(diag)
         self.init.close()
         self.stager.close()
         if not self.answer.done():

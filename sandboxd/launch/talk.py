@@ -25,11 +25,16 @@ ORDER = struct.Struct("<???4IHI")
 START = struct.Struct("<?III")
 
 
-def send(line: _socket.socket, message: dict) -> None:  # type: ignore[type-arg]
-    """One frame; a peer that is gone is not told: it has left, or heard of a failure from the other of the two."""
+def send(line: _socket.socket, message: dict, given: list[int] | tuple[int, ...] = ()) -> None:  # type: ignore[type-arg]
+    """One frame, a short one where descriptors go along. A peer that is gone is not told: it has left, or heard of a failure
+    from the other of the two."""
     body = plain.encode(message)
+    data = len(body).to_bytes(4, "little") + body
     try:
-        line.sendall(len(body).to_bytes(4, "little") + body)
+        if given:
+            fds.send(line, data, given)
+        else:
+            line.sendall(data)
     except OSError:
         return
 

@@ -129,6 +129,8 @@ class Inside:
             signal.pidfd_send_signal(self.launched.pidfd, self.last)
         wait_dead(self.launched.pidfd)
         os.close(self.launched.pidfd)
+        if self.launched.diag >= 0:
+            os.close(self.launched.diag)
         for fd in self.ends.values():
             os.close(fd)
         for sock in self.sockets:
