@@ -1,6 +1,6 @@
 """The launcher: a program of its own that makes parked children on request, and nothing else.
 
-    python -I -S launcher.py --fd N [--init MODULE] [--path DIR]
+    python -I -S launcher.py --fd N [--init MODULE] [--path DIR] [--first 1]
 
 Imports the standard library, `errors`, `kernel` and `launch`. Single-threaded and small, because the cost of a fork grows
 with the page tables. All it will ever need, init included, is imported before the first child; then the means to import are
@@ -193,6 +193,10 @@ def main(arguments: list[str]) -> int:
     os.set_inheritable(control.fileno(), False)
     if "--path" in given:
         sys.path.insert(0, given["--path"])
+    if "--first" in given:  # what compiling leaves in the heap lies between what every child will write to
+        __import__(given.get("--init", "sandboxd.launch.init"))
+        os.set_inheritable(control.fileno(), True)
+        os.execve(sys.executable, sys.orig_argv[:-2], {})
     signals.block_all()
     signals.default_all()
     titles.room()

@@ -21,7 +21,7 @@ from sandboxd.isolation.steps import AnyStep, Bind, Devices, Hostname, kinds
 from sandboxd.kernel import pidfd
 from sandboxd.launch import line, parked, talk
 from sandboxd.launch.apply import APPLY
-from sandboxd.launch.client import Launcher
+from sandboxd.launch.client import CACHE, Launcher
 from sandboxd.launch.launcher import Order
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
@@ -303,7 +303,7 @@ def test_the_launchers_death_is_told_and_takes_the_parked_along(tmp_path: Path) 
 DAEMON = """
 import asyncio, os, sys
 from pathlib import Path
-from sandboxd.launch.client import Launcher
+from sandboxd.launch.client import CACHE, Launcher
 async def main():
     launcher = await Launcher.start(pool=3, log=Path(sys.argv[1]), init="stand_in", path=sys.argv[2])
     while launcher.pool < 3:
@@ -462,3 +462,14 @@ def test_the_hosts_network_is_shared_only_where_asked(tmp_path: Path) -> None:
 
 def test_the_interpreter_of_the_probe_code_is_the_hosts() -> None:
     assert os.path.exists(PYTHON)
+
+
+def test_what_was_compiled_is_kept(tmp_path: Path) -> None:
+    """The first launcher compiles and begins anew, so that every one that serves has read all of its code."""
+    walls = Walls(tmp_path, init="stand_in")
+    try:
+        kept = [path.name for path in (walls.state / CACHE).rglob("*.opt-2.pyc")]
+        assert f"init.{sys.implementation.cache_tag}.opt-2.pyc" in kept
+        assert told(walls)["config"]["name"] == "shop"
+    finally:
+        walls.close()
