@@ -70,7 +70,7 @@ def port(facts: Facts, found: Address) -> Check:
 def session(facts: Facts) -> list[Check]:
     """What a logout does: systemd ends a user's processes and removes XDG_RUNTIME_DIR unless they linger (loginctl(1))."""
     checks = []
-    if not facts.runtime:
+    if not facts.runtime and facts.uid:  # root's is /run/sandboxd
         why = "the control socket is below /tmp, in a directory of ours alone (0700); that works"
         checks.append(Check(id="daemon.xdg", group="daemon", name="XDG_RUNTIME_DIR is not set", status="note", reason=why))
     if facts.linger is False:

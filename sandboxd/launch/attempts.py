@@ -89,6 +89,10 @@ def way() -> None:
 TRIALS = {
     "mount": (namespaces.NEWNS, mount_view),
     "net": (namespaces.NEWNET, namespaces.loopback_up),
+    "uts": (
+        namespaces.NEWUTS,
+        lambda: namespaces.sethostname("sandboxd"),
+    ),  # containers' filters refuse it (docker's, podman's)
     "egress": (namespaces.NEWNET, way),
     "proc": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("")),
     "subset": (namespaces.NEWNS | namespaces.NEWPID, lambda: mount_proc("subset=pid")),

@@ -71,6 +71,9 @@ def hand_over(plan: LaunchPlan) -> list[int]:
     except OSError as error:
         fds.close_all(trees)
         raise LaunchFailed(
-            f"cannot hand over the home of env {plan.name}: {error}", step="hand over", errno=error.errno or 0
+            f"cannot hand over the home of env {plan.name}: {error}",
+            hint="root of a container lacks CAP_SYS_ADMIN: run sandboxd as an ordinary user there, or ask for --user root",
+            step="hand over",
+            errno=error.errno or 0,
         ) from error
     return trees

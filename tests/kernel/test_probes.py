@@ -54,9 +54,29 @@ def _userns(require: Any) -> None:
     require("userns", "unprivileged")
 
 
+# As the filters of docker and podman have it for a container without CAP_SYS_ADMIN, whatever user namespace it is in.
+NO_HOSTNAME = """
+import base64, platform, struct
+from sandboxd.kernel import capabilities, seccomp
+number = {"x86_64": 170, "aarch64": 161}[platform.machine()]
+program = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+capabilities.no_new_privs()
+seccomp.install(base64.b64encode(b"".join(struct.pack("=HBBI", *one) for one in program)).decode(), listener=False)
+"""
+
+
+def test_a_namespace_that_can_be_made_but_not_used_is_not_offered() -> None:
+    host, refused = lacking(NO_HOSTNAME)
+    assert [wall for wall, offer in host.walls.items() if not offer.offered] == ["uts"]
+    message, hint, details = refused
+    assert "the uts wall: this host forbids it (EPERM), as the seccomp filters of containers do" in message
+    assert "--security-opt seccomp=unconfined" in hint
+    assert details["wall"] == "uts"
+
+
 def test_this_host_offers_what_the_other_tests_use() -> None:
     host = probe_host()
-    assert {wall: offer.offered for wall, offer in host.walls.items()} == dict.fromkeys(WALLS, True)
+    assert {wall: host.walls[wall].offered for wall in WALLS} == dict.fromkeys(WALLS, True)
     assert host.proc == "full"
     assert host.kernel
     assert host.listener
