@@ -76,11 +76,11 @@ def test_a_namespace_that_can_be_made_but_not_used_is_not_offered() -> None:
 
 def test_this_host_offers_what_the_other_tests_use() -> None:
     host = probe_host()
-    assert {wall: host.walls[wall].offered for wall in WALLS} == dict.fromkeys(WALLS, True)
+    assert {wall: offer.offered for wall, offer in host.walls.items()} == dict.fromkeys(WALLS, True)
     assert host.proc == "full"
     assert host.kernel
     assert host.listener
-    assert set(attempts.TRIALS) | set(attempts.PLAIN) <= {*WALLS, "subset", "listener"}
+    assert set(attempts.TRIALS) | set(attempts.PLAIN) <= {*WALLS, "subset", "listener", "egress"}
 
 
 def test_without_user_namespaces_the_refusal_has_reason_and_fix() -> None:
