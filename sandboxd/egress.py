@@ -31,6 +31,7 @@ METADATA = tuple(
     for text in ("169.254.0.0/16", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::/32", "fd20:ce::/32")
 )
 EMBEDDED = tuple((ipaddress.ip_network(text), shift) for text, shift in (("64:ff9b::/96", 0), ("2002::/16", 80)))
+FORWARD_HINT = "5432, db.internal:5432, 15432:db.internal:5432 or 8080:unix:/run/foo.sock"
 HINT = "as registry.npmjs.org, *.github.com:443, 10.0.0.0/8:5432, !169.254.169.254, open, lan or host"
 
 
@@ -179,3 +180,42 @@ def allows_tls_name(rules: Sequence[Rule], name: str, port: int) -> bool:
     """Whether the name that a TLS client asks for is one that the rules give, where only a name gave the connection."""
     found = [rule for rule in rules if rule.has_port(port) and rule.has_name(name)]
     return bool(found) and not any(rule.deny for rule in found)
+
+
+class Forward(msgspec.Struct, frozen=True):
+    """A service of elsewhere at a port of the env's own loopback. host "": a Unix socket of this host at `path`."""
+
+    port: int
+    host: str = ""
+    target: int = 0
+    path: str = ""
+
+
+def forward(entry: int | str) -> Forward:
+    """One entry of `forward`: PORT, PORT:PORT, HOST:PORT, PORT:HOST:PORT or PORT:unix:PATH; raises SpecInvalid."""
+    parts = str(entry).split(":", 1)
+    inside = number(parts[0])
+    if len(parts) == 1 and inside:
+        return Forward(inside, "127.0.0.1", inside)
+    rest = parts[1] if inside and len(parts) > 1 else str(entry)
+    if rest.startswith("unix:"):
+        if not inside or not rest.startswith("unix:/") or "\0" in rest or len(rest) > 112:
+            raise SpecInvalid(f"forward {entry!r} names no port inside, or no absolute path", hint="8080:unix:/run/foo.sock")
+        return Forward(inside, path=rest[5:])
+    if inside and number(rest):
+        return Forward(inside, "127.0.0.1", number(rest))
+    host, _, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]").lower()
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not host or not all(LABEL.fullmatch(label) for label in host.split(".")):
+            raise SpecInvalid(f"forward {entry!r} is no place", hint=FORWARD_HINT) from None
+    if not number(port):
+        raise SpecInvalid(f"forward {entry!r}: {port!r} is no port", hint=FORWARD_HINT)
+    return Forward(inside or number(port), host, number(port))
+
+
+def number(text: str) -> int:
+    """A port, or 0."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535 else 0

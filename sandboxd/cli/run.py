@@ -87,7 +87,9 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
     metavar="none|open|lan|host|NAME|ADDRESS[:PORT],...",
     help="What it may reach outside (default: none).",
 )
-@click.option("--forward", multiple=True, metavar="PORT", help="A port of this host's loopback, reachable inside.")
+@click.option(
+    "--forward", multiple=True, metavar="[PORT:]PORT|HOST:PORT|unix:PATH", help="A service of elsewhere on its own loopback."
+)
 @click.option("--nested", is_flag=True, help="Let programs make namespaces inside: Chromium, bwrap, podman.")
 @click.option("--isolation", type=click.Choice(["full", "landlock", "none"]), default="full", help="The least to start with.")
 @click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")

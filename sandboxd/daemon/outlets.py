@@ -14,7 +14,9 @@ def outlets(records: Sequence[EnvRecord], *, envs_dir: str) -> list[Outlet]:
             env_id=record.id,
             dial=f"{envs_dir}/{record.id}/dial.sock",
             cookie=record.init.netns_cookie,
-            rules=record.egress,
+            owner=record.owner,
+            rules=record.egress if reaches_out(record) else [],
+            forward=[str(entry) for entry in record.spec.network.forward],
         )
         for record in records
         if record.init is not None and record.state not in ENDED and has_outlet(record)
@@ -22,5 +24,10 @@ def outlets(records: Sequence[EnvRecord], *, envs_dir: str) -> list[Outlet]:
 
 
 def has_outlet(record: EnvRecord) -> bool:
-    """Whether anything of it can go out."""
+    """Whether the egress worker has anything to do for it."""
+    return reaches_out(record) or (record.spec.network.mode == "private" and bool(record.spec.network.forward))
+
+
+def reaches_out(record: EnvRecord) -> bool:
+    """Whether anything of it can go out, where rules give it."""
     return record.spec.network.mode == "private" and record.spec.network.egress != "none"

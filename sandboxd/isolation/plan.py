@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from sandboxd.egress import forward
 from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation import landlock, levels
 from sandboxd.isolation.enforcement import enforcement, rlimits
@@ -135,6 +136,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
             refusals=refusals_text(host.machine, demand) if is_full and host.listener else "",
             sift=demand.clone3 and walls["seccomp"].demanded,
             egress=reaches_out(spec),
+            forward=[forward(entry).port for entry in spec.network.forward],
         ),
         network=spec.network.mode,
         walls=walls,
@@ -244,8 +246,8 @@ def reaches_out(spec: EnvSpec) -> bool:
 
 def refuse(spec: EnvSpec, host: HostFacts) -> None:
     """What cannot be had together, or not here."""
-    if spec.network.forward:
-        raise NotOffered("`forward` is not in this version", hint="--network host shares the host's own")
+    if spec.network.forward and spec.network.mode != "private":
+        raise NotOffered(f"`forward` needs a network of the env's own, not {spec.network.mode}", hint="--network private")
     if spec.network.mode == "host" and isinstance(spec.network.egress, list):
         raise NotOffered("egress cannot be narrowed with --network host", hint="leave `egress` out")
     if reaches_out(spec) and not host.egress.offered:

@@ -41,7 +41,7 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     refusals: the rules by which it answers refused system calls, as JSON that it reads only when there is one. sift: programs
     get a second filter, against the call by which pid 1 makes them in their control group. egress: it listens for what goes
-    out, and hands these listeners to the relay.
+    out, and hands these listeners to the relay; forward: and on these ports of its loopback.
     """
 
     id: str
@@ -53,6 +53,7 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     refusals: str = ""
     sift: bool = False
     egress: bool = False
+    forward: list[int] = []
     version: int = 1
 
 

@@ -29,7 +29,7 @@ BATCH = 16  # requests of one peer served at a time
 PAUSE = 1.0  # seconds without accepting after the descriptors ran out
 KIND = _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
 NETLINK_SOCK_DIAG = 4
-WAYS_AT = ((_socket.AF_INET, 0, 15, RELAY), (_socket.AF_INET6, 41, 78, RELAY6))  # with IP_FREEBIND, IPV6_FREEBIND
+WAYS_AT = ((_socket.AF_INET, 0, 15, RELAY, "127.0.0.1"), (_socket.AF_INET6, 41, 78, RELAY6, "::1"))  # IP_FREEBIND, IPV6_…
 BACKLOG = 4096  # cut by net.core.somaxconn
 
 
@@ -155,17 +155,19 @@ def born_here(family: int, count: int) -> tuple[list[_socket.socket], int]:
     return sockets, 0
 
 
-def open_ways() -> list[_socket.socket]:
-    """Where all that goes out arrives (kernel.nftables): TCP and the resolver, of each family that there is."""
+def open_ways(egress: bool, forward: list[int]) -> list[_socket.socket]:
+    """Where all that goes out arrives (kernel.nftables): TCP and the resolver, of each family that there is; and what is
+    forwarded, on the env's own loopback."""
     ways: list[_socket.socket] = []
-    for family, level, free, address in WAYS_AT:
-        for kind, port in ((_socket.SOCK_STREAM, TCP_PORT), (_socket.SOCK_DGRAM, DNS_PORT)):
+    for family, level, free, address, loopback in WAYS_AT:
+        wanted = [(address, _socket.SOCK_STREAM, TCP_PORT), (address, _socket.SOCK_DGRAM, DNS_PORT)] if egress else []
+        for place, kind, port in [*wanted, *[(loopback, _socket.SOCK_STREAM, port) for port in forward]]:
             sock = None
             try:
                 sock = _socket.socket(family, kind | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
                 # ip(7), IP_FREEBIND: on a cold launch the stager gives `lo` the address a moment later.
                 sock.setsockopt(level, free, 1)
-                sock.bind((address, port))
+                sock.bind((place, port))
                 if kind == _socket.SOCK_STREAM:
                     sock.listen(BACKLOG)
                 ways.append(sock)

@@ -105,7 +105,8 @@ class Init:
         self.services = Services(self.loop, exits, int(config.get("log_limit") or LOG_LIMIT), self.tell)
         self.services.birth = Birth(fds.get("group", -1), sift=bool(config.get("sift")))
         self.sessions = Sessions(self.loop, self.services, self.tell)
-        ways = open_ways() if config.get("egress") else []  # before anything runs that could reach for them
+        # Before anything runs that could reach for them.
+        ways = open_ways(bool(config.get("egress")), config.get("forward") or [])
         start_all(self.services, config, fds)
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))

@@ -197,14 +197,18 @@ class Outbound(Side):
 
     def _dial(self) -> None:
         target = "127.0.0.1" if self.address == HOST else str(self.address)
-        family = socket.AF_INET if self.address.version == 4 else socket.AF_INET6
+        self.connect(socket.AF_INET if self.address.version == 4 else socket.AF_INET6, (target, self.port))
+
+    def connect(self, family: int, place: tuple[str, int] | str) -> None:
+        """Connect to it, and be one end of a tunnel then."""
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         except OSError as error:
             self.fail(os.strerror(error.errno or 0))
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        number = sock.connect_ex((target, self.port))
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        number = sock.connect_ex(place)
         if number not in (0, errno.EINPROGRESS):
             sock.close()
             self.fail(REASONS.get(number) or os.strerror(number))

@@ -12,15 +12,18 @@ import ipaddress
 import os
 import socket
 from collections import OrderedDict, deque
+from functools import partial
 from typing import TYPE_CHECKING
 
-from sandboxd.egress import HOST, HOST_NAMES, Address, Verdict, decide, decide_name, parse_all
+from sandboxd.egress import HOST, HOST_NAMES, Address, Forward, Verdict, decide, decide_name, forward, parse_all
 from sandboxd.errors import ProtocolViolation
 from sandboxd.kernel import fds
+from sandboxd.kernel.nftables import RELAY, RELAY6
 from sandboxd.kernel.sockdiag import netns_cookie
 from sandboxd.router.closing import reset
 from sandboxd.router.dialer import connect
-from sandboxd.router.listener import BATCH, Listener
+from sandboxd.router.forwarded import Forwarded
+from sandboxd.router.listener import BATCH, Accepted, Listener
 from sandboxd.router.loop import READ, Timer
 from sandboxd.router.outbound import Outbound, has_route, is_local, wanted
 from sandboxd.router.resolver import Datagrams, Inquiry, Respond
@@ -49,6 +52,7 @@ class Outlet:
         self.pipes = worker.pipes
         self.order = order
         self.rules = parse_all(order.rules)
+        self.forwards = {entry.port: entry for entry in map(forward, order.forward)}
         self.passages: set[Outbound] = set()
         self.inquiries: set[Inquiry] = set()
         self.lookups = 0
@@ -120,13 +124,32 @@ class Outlet:
             if sock.type == socket.SOCK_STREAM:
                 if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_LISTEN:
                     raise OSError(errno.EINVAL, "it does not listen")
-                self._listeners.append(Listener(self.loop, sock, self._accepted, self._room))
+                self._listeners.append(Listener(self.loop, sock, self._taker(sock), self._room))
             elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_UDP:
                 self._listeners.append(Datagrams(self, sock))
             else:
                 raise OSError(errno.EINVAL, "neither TCP nor UDP")
         except OSError:
             sock.close()
+
+    def _taker(self, sock: socket.socket) -> Accepted:
+        """Who takes the connections of a listener."""
+        host, port = sock.getsockname()[:2]
+        if host in (RELAY, RELAY6):
+            return self._accepted
+        if host in LOOPBACK.values() and port in self.forwards:
+            return partial(self._forwarded, self.forwards[port])
+        raise OSError(errno.EINVAL, "nothing is led there")
+
+    def _forwarded(self, entry: Forward, sock: _socket.socket, _source: tuple[str, int]) -> None:
+        self.total += 1
+        if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
+            reset(sock)
+            return
+        self.worker.numbers += 1
+        passage = Forwarded(self, sock, self.worker.numbers, entry)
+        self.passages.add(passage)
+        passage.go()
 
     def _room(self) -> int:
         # Whoever keeps a duplicate of the listener can have accept(2) wait.
@@ -290,7 +313,10 @@ class Outlet:
         self.order = order
         self.rules = parse_all(order.rules)
         for passage in list(self.passages):
-            if not self.decide(passage.address, passage.port, passage.names, local=is_local(passage.address)).allowed:
+            if (
+                not isinstance(passage, Forwarded)
+                and not self.decide(passage.address, passage.port, passage.names, local=is_local(passage.address)).allowed
+            ):
                 passage.cut()
 
     def release(self) -> None:

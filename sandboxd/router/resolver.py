@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sandboxd.kernel.nftables import RELAY, RELAY6
 from sandboxd.router.loop import READ, WRITE, Loop
@@ -30,6 +30,15 @@ IDLE = 10.0  # seconds for the next question over TCP
 MOST_UNREAD = 1 << 16
 IP_PKTINFO, IPV6_PKTINFO, IPPROTO_IPV6 = 8, 50, 41
 HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"
+
+
+class Asker(Protocol):
+    """Whose question it is. lookups: how many it has under way."""
+
+    lookups: int
+
+    def told(self, question: dns.Question, answer: dns.Answer) -> bytes:
+        """What came of it; the message to respond with."""
 
 
 class Kept:
@@ -106,7 +115,7 @@ class Resolver:
 class Lookup:
     """One question on its way. First by datagram; where the answer does not fit, by TCP."""
 
-    def __init__(self, resolver: Resolver, outlet: "Outlet", question: dns.Question, respond: Respond) -> None:
+    def __init__(self, resolver: Resolver, outlet: Asker, question: dns.Question, respond: Respond) -> None:
         self.resolver = resolver
         self.outlet = outlet
         self.question = question

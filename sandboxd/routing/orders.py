@@ -100,12 +100,14 @@ class Deny(Message, frozen=True, kw_only=True, tag="deny"):
 
 
 class Outlet(msgspec.Struct, frozen=True, kw_only=True):
-    """An env's way out. dial: the path of its dial.sock. cookie: of its network namespace. rules: as `egress` has them."""
+    """An env's way out. dial: the path of its dial.sock. cookie: of its network namespace. rules, forward: as in the spec."""
 
     env_id: str
     dial: str
     cookie: int
+    owner: int
     rules: list[str]
+    forward: list[str] = []
 
 
 class SetOutlets(Message, frozen=True, kw_only=True, tag="outlets"):

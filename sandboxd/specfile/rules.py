@@ -251,9 +251,7 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
         why = "has no way in" if spec.network.mode == "none" else "is the host's own: what listens is published already"
         yield Problem(("network", "publish"), f"network mode {spec.network.mode} {why}", 'publish needs mode = "private"')
     yield from egress(spec)
-    for index, forward in enumerate(spec.network.forward):
-        if isinstance(forward, int) and not 1 <= forward <= 65535:
-            yield Problem(("network", "forward", index), f"{forward} is no port", "a port is a number from 1 to 65535")
+    yield from forwards(spec)
 
 
 def egress(spec: EnvSpec) -> Iterator[Problem]:
@@ -267,6 +265,25 @@ def egress(spec: EnvSpec) -> Iterator[Problem]:
             parse_rule(text)
         except SpecInvalid as error:
             yield Problem(("network", "egress", index), error.message, error.hint)
+
+
+def forwards(spec: EnvSpec) -> Iterator[Problem]:
+    """Places that can be meant, each at a port of its own."""
+    if not spec.network.forward:
+        return
+    from sandboxd.egress import forward as parse_forward  # noqa: PLC0415 - as above
+
+    taken = {service.port: f"service {name}" for name, service in spec.services.items() if service.port is not None}
+    for index, entry in enumerate(spec.network.forward):
+        path: Path = ("network", "forward", index)
+        try:
+            port = parse_forward(entry).port
+        except SpecInvalid as error:
+            yield Problem(path, error.message, error.hint)
+            continue
+        if port in taken:
+            yield Problem(path, f"port {port} inside is that of {taken[port]}", f"another port inside: {port + 10000}:{entry}")
+        taken[port] = f"forward {entry}"
 
 
 def routes(spec: EnvSpec) -> Iterator[Problem]:

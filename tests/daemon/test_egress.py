@@ -127,3 +127,41 @@ def test_a_worker_that_is_killed_is_replaced_and_nobody_notices(shared_daemon, r
             egress_worker(shared_daemon.keeper.process.pid).kill()
     finally:
         shared_daemon.sandbox("rm", "-f", "long", cwd=tmp_path)
+
+
+def test_a_service_of_the_host_is_at_the_envs_own_loopback(shared_daemon, require, echo, tmp_path) -> None:
+    """By `sandboxd.router.forwarded`, from before the first program runs; without any way out beside it."""
+    inside = [echo.port, 15432, 15433]
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = str(tmp_path / "s.sock")
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=serve_one, args=(listener,))
+        thread.start()
+        entries = [str(echo.port), f"15432:{echo.port}", f"15433:unix:{path}"]
+        places = [f"{host}:{port}" for port in inside[:2] for host in ("127.0.0.1", "localhost")] + ["127.0.0.1:15433"]
+        flags = [word for entry in entries for word in ("--forward", entry)]
+        argv = ["run", "--rm", *flags, "--", "/usr/bin/python3", "-c", ASK, *places, "127.0.0.1:15434", "198.51.100.1:80"]
+        found = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
+        thread.join()
+    assert {place: found[place] for place in places[:4]} == dict.fromkeys(places[:4], "echo hello")
+    assert found["127.0.0.1:15433"] == "by path"
+    assert found["127.0.0.1:15434"] == "ECONNREFUSED", "what is not forwarded is the env's own"
+    assert found["198.51.100.1:80"] == "ENETUNREACH", "and there is no other way out"
+
+
+def serve_one(listener: socket.socket) -> None:
+    """One connection of a Unix socket."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.makefile("rb").read()
+        connection.sendall(b"by path")
+
+
+def test_a_forward_is_not_taken_for_the_envs_own_port(shared_daemon, require, echo, tmp_path) -> None:
+    argv = ["run", "-d", "--name", "fw", "--forward", str(echo.port), "--", "sleep", "1000"]
+    shared_daemon.sandbox(*argv, cwd=tmp_path)
+    try:
+        assert shared_daemon.json("ps", "--filter", "name=fw")[0]["ports"] == []
+    finally:
+        shared_daemon.sandbox("rm", "-f", "fw", cwd=tmp_path)

@@ -79,7 +79,7 @@ def test_workspace_missing_unreadable_or_not_to_be_shared(client, tmp_path):
         (errors.WallUnavailable, {"isolation": Isolation(level="landlock", home="readonly")}),
         (errors.WallUnavailable, {"isolation": Isolation(level="none"), "network": Network(mode="none")}),
         (errors.SpecInvalid, {"network": Network(egress=["no such rule"])}),
-        (errors.NotOffered, {"network": Network(forward=[5432])}),
+        (errors.NotOffered, {"network": Network(mode="none", forward=[5432])}),
         (errors.SpecInvalid, {"mounts": [Mount(source="/no/such/place", target="/x")]}),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

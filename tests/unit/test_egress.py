@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxd.egress import HOST, allows_tls_name, decide, decide_name, parse, parse_all
+from sandboxd.egress import HOST, Forward, allows_tls_name, decide, decide_name, forward, parse, parse_all
 from sandboxd.errors import SpecInvalid
 
 PUBLIC, OTHER, LAN, METADATA = (
@@ -144,3 +144,29 @@ def test_what_is_one_is_read(text: str) -> None:
 def test_any_text_is_a_rule_or_our_error(text: str) -> None:
     with suppress(SpecInvalid):
         assert parse(text).text == text
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        (5432, Forward(5432, "127.0.0.1", 5432)),
+        ("11434", Forward(11434, "127.0.0.1", 11434)),
+        ("8080:80", Forward(8080, "127.0.0.1", 80)),
+        ("db.internal:5432", Forward(5432, "db.internal", 5432)),
+        ("15432:db.internal:5432", Forward(15432, "db.internal", 5432)),
+        ("10.1.2.3:5432", Forward(5432, "10.1.2.3", 5432)),
+        ("[::1]:5432", Forward(5432, "::1", 5432)),
+        ("8080:unix:/run/foo.sock", Forward(8080, path="/run/foo.sock")),
+    ],
+)
+def test_what_is_forwarded_where(entry: int | str, found: Forward) -> None:
+    assert forward(entry) == found
+
+
+@pytest.mark.parametrize(
+    "entry", [0, 70000, -1, "", ":", "db", "db:0", "unix:/run/foo.sock", "80:unix:foo", "a b:80", "1:2:3:4"]
+)
+def test_what_is_no_forward_is_refused(entry: int | str) -> None:
+    with pytest.raises(SpecInvalid) as refused:
+        forward(entry)
+    assert refused.value.hint

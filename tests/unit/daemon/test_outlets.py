@@ -39,6 +39,11 @@ def test_what_has_ended_has_none() -> None:
     assert outlets([replace(record(egress="open"), init=None)], envs_dir="/") == []
 
 
+def test_a_forward_needs_no_way_out() -> None:
+    found = outlets([record(egress="none", forward=[5432, "db:1"])], envs_dir="/")
+    assert [(outlet.rules, outlet.forward, outlet.owner) for outlet in found] == [([], ["5432", "db:1"], 1)]
+
+
 def test_what_was_allowed_since_is_added() -> None:
     assert outlets([replace(record(egress=["a.example"]), allowed=["b.example"])], envs_dir="/")[0].rules == [
         "a.example",

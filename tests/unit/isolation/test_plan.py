@@ -117,7 +117,7 @@ def test_a_limit_that_cannot_be_enforced_is_refused(limits: Limits) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        {"network": Network(forward=[11434])},
+        {"network": Network(mode="host", forward=[11434])},
         {"network": Network(mode="host", egress=["pypi.org"])},
     ],
 )
