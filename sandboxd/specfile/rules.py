@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sandboxd.errors import NameInvalid, SpecInvalid
 from sandboxd.spec import EnvSpec, Service
 from sandboxd.specfile.lines import Path
+from sandboxd.specfile.outward import outward
 from sandboxd.specfile.words import SIGNALS, parse_address, signal_number
 from sandboxd.units import shown
 
@@ -250,40 +251,7 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
     if spec.network.publish and spec.network.mode != "private":
         why = "has no way in" if spec.network.mode == "none" else "is the host's own: what listens is published already"
         yield Problem(("network", "publish"), f"network mode {spec.network.mode} {why}", 'publish needs mode = "private"')
-    yield from egress(spec)
-    yield from forwards(spec)
-
-
-def egress(spec: EnvSpec) -> Iterator[Problem]:
-    """Rules that can be meant."""
-    if isinstance(spec.network.egress, str):
-        return
-    from sandboxd.egress import parse as parse_rule  # noqa: PLC0415 - most specs have no list, and ipaddress takes a while
-
-    for index, text in enumerate(spec.network.egress):
-        try:
-            parse_rule(text)
-        except SpecInvalid as error:
-            yield Problem(("network", "egress", index), error.message, error.hint)
-
-
-def forwards(spec: EnvSpec) -> Iterator[Problem]:
-    """Places that can be meant, each at a port of its own."""
-    if not spec.network.forward:
-        return
-    from sandboxd.egress import forward as parse_forward  # noqa: PLC0415 - as above
-
-    taken = {service.port: f"service {name}" for name, service in spec.services.items() if service.port is not None}
-    for index, entry in enumerate(spec.network.forward):
-        path: Path = ("network", "forward", index)
-        try:
-            port = parse_forward(entry).port
-        except SpecInvalid as error:
-            yield Problem(path, error.message, error.hint)
-            continue
-        if port in taken:
-            yield Problem(path, f"port {port} inside is that of {taken[port]}", f"another port inside: {port + 10000}:{entry}")
-        taken[port] = f"forward {entry}"
+    yield from itertools.starmap(Problem, outward(spec))
 
 
 def routes(spec: EnvSpec) -> Iterator[Problem]:

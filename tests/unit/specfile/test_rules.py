@@ -1,4 +1,4 @@
-"""The rules for every incoming spec: also for structs that Python made and nobody checked."""
+"""The rules for every incoming spec: also for structs that Python made and nobody checked. Those of `sandboxd.specfile.outward` too."""
 
 import itertools
 
@@ -73,7 +73,10 @@ def test_the_least_spec_is_fine():
         (spec(network=Network(publish=[Publish(port=p, address="unix:/a") for p in (1, 2)])), "network.publish[1]"),
         (spec(network=Network(publish=[Publish(host_port=1, port=p) for p in (1, 2)])), "network.publish[1]"),
         (spec(network=Network(mode="host", publish=[Publish(host_port=1, port=1)])), "network.publish"),
+        # of `sandboxd.specfile.outward`
         (spec(network=Network(forward=[70000])), "network.forward[0]"),
+        (spec(network=Network(forward=[5432, "5432:80"])), "network.forward[1]"),
+        (spec(network=Network(egress=["open", "a..b"])), "network.egress[1]"),
         (spec(labels={str(number): "" for number in range(300)}), "labels"),
     ],
 )
