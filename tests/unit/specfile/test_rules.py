@@ -1,4 +1,4 @@
-"""The rules for every incoming spec: also for structs that Python made and nobody checked. Those of `sandboxd.specfile.outward` too."""
+"""The rules for every incoming spec (with `sandboxd.specfile.outward`): also for structs that Python made."""
 
 import itertools
 
