@@ -44,6 +44,7 @@ class Watch:
         self._last: dict[str, Sample] = {}
         self._before: dict[str, Sample] = {}
         self._peak: dict[str, int] = {}
+        self._pids: dict[str, int] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when, and the pause before it
         self._heap: list[tuple[float, str]] = []  # the same by time: what is not due costs nothing, however many there are
 
@@ -113,6 +114,7 @@ class Watch:
         """Sample an env now. gate: bytes of RSS from which on PSS is read too; traffic: count what was read and written."""
         assert record.init is not None
         sample = self._counted(record, traffic) or self._sampler.sample(record.init.pid, gate=gate, traffic=traffic)
+        self._pids[record.id] = record.init.pid
         if record.id in self._last:
             self._before[record.id] = self._last[record.id]
         self._last[record.id] = sample
@@ -132,6 +134,7 @@ class Watch:
         """Drop what is known of an env that is gone."""
         for store in (self._last, self._before, self._peak, self._due):
             store.pop(env_id, None)
+        self._sampler.forget(self._pids.pop(env_id, 0))
 
     def begin(self, records: list[EnvRecord]) -> None:
         """A first look, from which rates are counted; one that is fresh enough serves."""

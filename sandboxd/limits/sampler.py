@@ -21,7 +21,6 @@ from sandboxd.limits.usage import Sample
 __all__ = ["Sample", "Sampler"]
 
 WALK_LIMIT = 65536  # a fork bomb must not keep the daemon walking
-KEPT_MOUNTS = 4096
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -41,7 +40,11 @@ class Sampler:
     """Looks at envs; remembers only where their tmpfs mounts are."""
 
     def __init__(self) -> None:
-        self._mounts: dict[tuple[int, int], list[MemoryMount]] = {}
+        self._mounts: dict[int, tuple[int, list[MemoryMount]]] = {}  # by pid, with its start time: pids are used again
+
+    def forget(self, init_pid: int) -> None:
+        """That init has ended."""
+        self._mounts.pop(init_pid, None)
 
     def sample(self, init_pid: int, *, gate: int | None = None, traffic: bool = True) -> Sample:
         """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: never). traffic: also
@@ -90,11 +93,10 @@ class Sampler:
         """The env's own tmpfs mounts and the bytes in them, seen through the first of its processes that lets us."""
         for pid in pids:
             try:
-                if init not in self._mounts:
-                    if len(self._mounts) >= KEPT_MOUNTS:
-                        self._mounts.clear()
-                    self._mounts[init] = memoryfs.own_mounts(pid)
-                return self._mounts[init], memoryfs.bytes_used(pid, self._mounts[init])
+                if self._mounts.get(init[0], (0, []))[0] != init[1]:
+                    self._mounts[init[0]] = init[1], memoryfs.own_mounts(pid)
+                mounts = self._mounts[init[0]][1]
+                return mounts, memoryfs.bytes_used(pid, mounts)
             except OSError:
                 continue
         return [], 0
