@@ -1,5 +1,6 @@
 """Requests about templates: Register, Templates, Unregister, Ensure. One function each; `demand` does the work."""
 
+import asyncio
 import os
 import time
 
@@ -112,9 +113,8 @@ class TemplateRequests:
             )
         made = [record.id for record in demand.made_of(template.name)]
         demand.unregister(template.name)
-        for env_id in made:
-            if env_id in self.supervisor.actors:
-                await self.supervisor.remove(self.supervisor.actors[env_id])
+        actors = self.supervisor.actors
+        await asyncio.gather(*(self.supervisor.remove(actors[env_id]) for env_id in made if env_id in actors))
         self.supervisor.push_routes()
         return m.UnregisterReply(removed=made)
 
