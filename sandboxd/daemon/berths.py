@@ -43,8 +43,11 @@ class Berths:
         self._filling: asyncio.TimerHandle | None = None
 
     def resize(self, wanted: int) -> None:
-        """Keep that many ready from now on; what is too many is used up by envs to come."""
+        """Keep that many ready from now on; those that are too many are given up."""
         self._wanted = wanted
+        for env_id in list(self._ready)[wanted:]:
+            self._ready.pop(env_id).close()
+            self._rundir.remove_prepared(env_id)
         self.fill_soon()
 
     def take_id(self) -> str:

@@ -7,13 +7,14 @@ import time
 from typing import TYPE_CHECKING
 
 from sandboxd.lifecycle.pool import noted, wanted
+from sandboxd.lifecycle.states import State
 
 if TYPE_CHECKING:
     from sandboxd.daemon.supervisor import Supervisor
 
 
 class Pooling:
-    """The starts of the last seconds."""
+    """How many started at once of late."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
@@ -21,7 +22,9 @@ class Pooling:
 
     def note(self) -> None:
         """An env is about to be made."""
-        self._bursts = noted(self._bursts, time.monotonic())
+        actors = self.supervisor.actors.values()
+        coming = 1 + sum(1 for actor in actors if actor.record.state in (State.QUEUED, State.STARTING))
+        self._bursts = noted(self._bursts, coming, time.monotonic())
         self.tend()
 
     def tend(self) -> None:

@@ -9,10 +9,10 @@ WINDOW = 30.0  # seconds for which a burst is remembered
 MOST = 64  # about 1 MB and a process each
 
 
-def noted(bursts: Mapping[int, int], now: float) -> dict[int, int]:
-    """The starts of each second so far, with one more now; what is past is forgotten."""
+def noted(bursts: Mapping[int, int], coming: int, now: float) -> dict[int, int]:
+    """The most that came at once in each second so far, with so many now; what is past is forgotten."""
     kept = {second: count for second, count in bursts.items() if now - second < WINDOW}
-    kept[int(now)] = kept.get(int(now), 0) + 1
+    kept[int(now)] = max(kept.get(int(now), 0), coming)
     return kept
 
 

@@ -87,10 +87,10 @@ class RunDir:
         self._make_env_dir(READY + env_id)
         return self.envs_dir / (READY + env_id)
 
-    def remove_prepared(self) -> None:
-        """Remove every directory that was prepared and not used."""
+    def remove_prepared(self, env_id: str = "") -> None:
+        """Remove every directory that was prepared and not used, or the one of that id."""
         for name in os.listdir(self._envs_fd):
-            if name.startswith(READY):
+            if name.startswith(READY + env_id):
                 removal.remove_tree(self._envs_fd, name)
 
     def _make_env_dir(self, name: str) -> None:

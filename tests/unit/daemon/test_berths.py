@@ -68,3 +68,17 @@ def test_places_of_a_killed_daemon_are_swept(tmp_path):
     second = prepare(settings)
     assert names(second) == []
     second.close(unlink=True)
+
+
+def test_what_is_too_many_is_given_up(rundir):
+    async def main():
+        berths = Berths(rundir, 3)
+        await filled(berths, rundir, 3)
+        berths.resize(1)
+        assert len(names(rundir)) == 1
+        berths.resize(2)
+        await filled(berths, rundir, 2)
+        berths.close()
+
+    asyncio.run(main())
+    assert names(rundir) == []
