@@ -43,7 +43,7 @@ from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
 from sandboxd.router.listener import address_of
 from sandboxd.settings import LOG_HINT, START_FIFO, Settings
-from sandboxd.store.journal import Journal
+from sandboxd.store.copies import open_or_rebuild
 from sandboxd.store.rundir import RunDir, prepare
 
 log = logging.getLogger("sandboxd")
@@ -188,7 +188,7 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
 
 async def build(settings: Settings, rundir: RunDir, routed: Sequence[socket.socket]) -> Supervisor:
     """Open the journal, look at the host, start the launcher, find or start the router."""
-    journal = Journal(settings.state_dir / "state.db")
+    journal = open_or_rebuild(settings.state_dir / "state.db", rundir)
     supervisor = Supervisor(settings, rundir, journal, probe_host(), routed)
     await supervisor.start_launcher()
     try:

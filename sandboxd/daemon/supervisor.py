@@ -43,6 +43,7 @@ from sandboxd.routing.framing import Bounds
 from sandboxd.routing.orders import SetOutlets
 from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
+from sandboxd.store.copies import Copies
 from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir
 
@@ -106,6 +107,7 @@ class Supervisor:
         self.launcher: Launcher
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
+        self.copies = Copies(rundir)
         self.berths = Berths(rundir, settings.pool)
         self.load = Load()
         self.idling = Idling(self)
@@ -255,6 +257,7 @@ class Supervisor:
         record = replace(record, id=self.berths.take_id(), queued=record.created)
         starting, effects = step(record, ev.Admitted(), record.created) if at_once else (record, [ev.Enqueue()])
         self.journal.put(record.id, msgspec.json.encode(starting))
+        self.copies.note(record.id, msgspec.json.encode(starting))
         self.announce(record, "created", {"key": record.key} if record.key else {})
         return self.adopt(starting, effects)
 
@@ -269,8 +272,10 @@ class Supervisor:
 
     def save(self, record: EnvRecord) -> None:
         """Journal a record; one that cannot be written now is written with the next change that can."""
+        data = msgspec.json.encode(record)
+        self.copies.note(record.id, data)
         try:
-            self.journal.put(record.id, msgspec.json.encode(record))
+            self.journal.put(record.id, data)
             for env_id in list(self._unsaved):
                 self._unsaved.discard(env_id)
                 if env_id in self.actors:
@@ -397,3 +402,4 @@ class Supervisor:
         self.control.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()
+        self.copies.write()

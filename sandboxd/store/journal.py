@@ -127,7 +127,9 @@ class Journal:
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()  # now, not in the middle of a transition
         if found != ("ok",):
-            raise StoreFailed(f"{self.path} is damaged: {found[0] if found else 'unreadable'}", hint=aside(self.path))
+            raise StoreFailed(
+                f"{self.path} is damaged: {found[0] if found else 'unreadable'}", hint=aside(self.path), sqlite="SQLITE_CORRUPT"
+            )
         mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != ("wal",):
             raise StoreFailed(f"{self.path} cannot keep a write-ahead log on this file system", hint=ELSEWHERE)
@@ -184,7 +186,7 @@ def as_bytes(value: Value) -> bytes:
 
 def aside(path: Path) -> str:
     """What to do with a database that cannot be read."""
-    return f"move it aside and start again: mv {path} {path}.bad (envs that run are then unknown, and end with their processes)"
+    return f"move it aside and start again: mv {path} {path}.bad (what runs and has no copy of its record then ends)"
 
 
 def failed(error: sqlite3.Error | UnicodeError, path: Path) -> StoreFailed:

@@ -1,0 +1,74 @@
+"""A copy of each env's record in the env's own directory, from which a damaged database is made anew.
+
+Written a moment after the record, many changes at once, off every request's way; whole or not at all, by rename. The journal
+is what counts: a copy is read only when that had to be set aside. Imports rundir, journal and errors.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from pathlib import Path
+
+from sandboxd.errors import StoreFailed
+from sandboxd.store.journal import Journal
+from sandboxd.store.rundir import RunDir
+
+log = logging.getLogger(__name__)
+NAME = "record"
+DELAY = 0.2
+MOST = 4 << 20  # bytes of a record that is read
+DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+class Copies:
+    """Records that are to be copied."""
+
+    def __init__(self, rundir: RunDir) -> None:
+        self._rundir = rundir
+        self._waiting: dict[str, bytes] = {}
+
+    def note(self, env_id: str, record: bytes) -> None:
+        """Copy this record soon."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(DELAY, self.write)
+        self._waiting[env_id] = record
+
+    def write(self) -> None:
+        """Write what waits. An env without a directory has nothing to lose; what the disk refuses is copied another time."""
+        waiting, self._waiting = self._waiting, {}
+        for env_id, record in waiting.items():
+            path = self._rundir.env_dir(env_id) / NAME
+            fresh = path.with_suffix(".new")
+            try:
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                try:
+                    os.write(fd, record)
+                finally:
+                    os.close(fd)
+                fresh.rename(path)
+            except OSError as error:
+                log.debug("no copy of the record of env %s: %s", env_id, error)
+
+
+def open_or_rebuild(path: Path, rundir: RunDir) -> Journal:
+    """The journal; a damaged one is set aside, whole, and made anew from the copies. Raises StoreFailed for what else is wrong."""
+    try:
+        return Journal(path)
+    except StoreFailed as error:
+        if error.details.get("sqlite") not in DAMAGED:
+            raise
+        log.error("%s: it is set aside, and made anew from the copies of its records", error)
+    token = time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}"
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{path}.bad-{token}{suffix}")
+    journal = Journal(path)
+    for env_id in rundir.env_ids():
+        try:
+            with open(rundir.env_dir(env_id) / NAME, "rb") as file:
+                journal.put(env_id, file.read(MOST))
+        except OSError as error:
+            log.error("env %s is lost: there is no copy of its record (%s)", env_id, error)
+    return journal
