@@ -99,6 +99,7 @@ def test_after_a_reboot_what_is_always_to_run_comes_back(daemon, tmp_path):
             time.sleep(0.05)
         assert inspect(client, "always").state == "ready"
         once = ended(client, "once")
-        assert (once.state, once.reason) == ("failed", "the host was restarted")
+        assert once.state == "failed"
+        assert "the host was restarted" in once.reason
         for name in ("always", "once"):
             remove(client, name)
