@@ -25,6 +25,7 @@ SMALL = {
     "scale-out": ["--count", "4", "--seconds", "0.2"],
     "soak": ["--count", "4"],
     "spike": ["--count", "3"],
+    "restart": ["--count", "1", "--seconds", "0.2"],
 }
 
 
