@@ -11,7 +11,21 @@ import sys
 from tests.bench.memory import run_as
 from tests.bench.results import as_json, as_objects, as_table
 
-BENCHES = ("spawn", "ready", "router", "idle", "suspend", "wake", "bombs", "limits", "cli", "scale-out", "soak", "spike", "restart")
+BENCHES = (
+    "spawn",
+    "ready",
+    "router",
+    "idle",
+    "suspend",
+    "wake",
+    "bombs",
+    "limits",
+    "cli",
+    "scale-out",
+    "soak",
+    "spike",
+    "restart",
+)
 
 
 def main() -> int:
