@@ -43,7 +43,7 @@ from sandboxd.routing.framing import Bounds
 from sandboxd.routing.orders import SetOutlets
 from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
-from sandboxd.store.copies import Copies
+from sandboxd.store.copies import Kept
 from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir
 
@@ -107,7 +107,7 @@ class Supervisor:
         self.launcher: Launcher
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
-        self.copies = Copies(rundir)
+        self.kept = Kept(rundir, journal)
         self.berths = Berths(rundir, settings.pool)
         self.load = Load()
         self.idling = Idling(self)
@@ -129,7 +129,6 @@ class Supervisor:
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do
         self._told = Told(int(self.started * 1000))
         self._unrouted: set[str] | None = None  # envs that changed since; None: anything may have
-        self._unsaved: set[str] = set()
         self._untold: list[tuple[float, bytes]] = []
 
     @property
@@ -256,8 +255,7 @@ class Supervisor:
         at_once = self.admission.at_once(record)
         record = replace(record, id=self.berths.take_id(), queued=record.created)
         starting, effects = step(record, ev.Admitted(), record.created) if at_once else (record, [ev.Enqueue()])
-        self.journal.put(record.id, msgspec.json.encode(starting))
-        self.copies.note(record.id, msgspec.json.encode(starting))
+        self.kept.create(record.id, msgspec.json.encode(starting))
         self.announce(record, "created", {"key": record.key} if record.key else {})
         return self.adopt(starting, effects)
 
@@ -272,18 +270,7 @@ class Supervisor:
 
     def save(self, record: EnvRecord) -> None:
         """Journal a record; one that cannot be written now is written with the next change that can."""
-        data = msgspec.json.encode(record)
-        self.copies.note(record.id, data)
-        try:
-            self.journal.put(record.id, data)
-            for env_id in list(self._unsaved):
-                self._unsaved.discard(env_id)
-                if env_id in self.actors:
-                    self.journal.put(env_id, msgspec.json.encode(self.actors[env_id].record))
-        except StoreFailed as error:
-            if not self._unsaved:
-                log.error("the journal cannot be written, changes are kept in memory: %s", error)
-            self._unsaved.add(record.id)
+        self.kept.save(record.id, msgspec.json.encode(record))
 
     def least_loaded(self) -> list[int]:
         """The CPUs that envs may have, the least loaded first."""
@@ -294,8 +281,7 @@ class Supervisor:
         """An env is removed: its directory, its record, its name."""
         env_id = actor.record.id
         await asyncio.to_thread(self.rundir.remove_env_dir, env_id)
-        self.journal.remove(env_id)
-        self._unsaved.discard(env_id)
+        self.kept.remove(env_id)
         self.actors.pop(env_id, None)
         self.demand.forget(actor)
         self.scaling.forget(actor.record)
@@ -402,4 +388,4 @@ class Supervisor:
         self.control.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()
-        self.copies.write()
+        self.kept.write()

@@ -1,6 +1,6 @@
-"""A copy of each env's record in the env's own directory, from which a damaged database is made anew.
+"""The way of each env's record to the journal, and to a copy in the env's own directory, from which a damaged one is made anew.
 
-Written a moment after the record, many changes at once, off every request's way; whole or not at all, by rename. The journal
+Copies are written a moment later, many changes at once, off every request's way; whole or not at all, by rename. The journal
 is what counts: a copy is read only when that had to be set aside. Imports rundir, journal and errors.
 """
 
@@ -22,15 +22,40 @@ MOST = 4 << 20  # bytes of a record that is read
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
-class Copies:
-    """Records that are to be copied."""
+class Kept:
+    """Records on their way to the journal and to their copies."""
 
-    def __init__(self, rundir: RunDir) -> None:
+    def __init__(self, rundir: RunDir, journal: Journal) -> None:
         self._rundir = rundir
-        self._waiting: dict[str, bytes] = {}
+        self._journal = journal
+        self._waiting: dict[str, bytes] = {}  # for their copies
+        self._unsaved: dict[str, bytes] = {}
 
-    def note(self, env_id: str, record: bytes) -> None:
-        """Copy this record soon."""
+    def create(self, env_id: str, record: bytes) -> None:
+        """Write a new env's record; raises StoreFailed, and then it is not there."""
+        self._journal.put(env_id, record)
+        self._note(env_id, record)
+
+    def save(self, env_id: str, record: bytes) -> None:
+        """Write a record; one that cannot be written now is written with the next change that can."""
+        self._note(env_id, record)
+        was_broken = bool(self._unsaved)
+        self._unsaved[env_id] = record
+        try:
+            for other in list(self._unsaved):
+                self._journal.put(other, self._unsaved[other])
+                del self._unsaved[other]
+        except StoreFailed as error:
+            if not was_broken:
+                log.error("the journal cannot be written, changes are kept in memory: %s", error)
+
+    def remove(self, env_id: str) -> None:
+        """Forget an env; raises StoreFailed."""
+        self._unsaved.pop(env_id, None)
+        self._waiting.pop(env_id, None)
+        self._journal.remove(env_id)
+
+    def _note(self, env_id: str, record: bytes) -> None:
         if not self._waiting:
             asyncio.get_running_loop().call_later(DELAY, self.write)
         self._waiting[env_id] = record
@@ -44,7 +69,8 @@ class Copies:
             try:
                 fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
                 try:
-                    os.write(fd, record)
+                    if os.write(fd, record) < len(record):
+                        continue  # a disk that is full takes a part (write(2)): the copy before stays
                 finally:
                     os.close(fd)
                 fresh.rename(path)
@@ -53,7 +79,7 @@ class Copies:
 
 
 def open_or_rebuild(path: Path, rundir: RunDir) -> Journal:
-    """The journal; a damaged one is set aside, whole, and made anew from the copies. Raises StoreFailed for what else is wrong."""
+    """The journal; a damaged one is set aside whole, and made anew from the copies. Raises StoreFailed for other faults."""
     try:
         return Journal(path)
     except StoreFailed as error:

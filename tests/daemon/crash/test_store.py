@@ -69,7 +69,7 @@ def test_a_state_directory_that_cannot_be_written_is_named(daemon, tmp_path):
     assert daemon.process.wait(PATIENCE) == 0
     for path in daemon.dir.glob("state.db*"):
         path.chmod(0o400)
-    with pytest.raises(AssertionError, match="StoreFailed.*writable"):
+    with pytest.raises(AssertionError, match=r"StoreFailed.*writable"):
         daemon.start()
     for path in daemon.dir.glob("state.db*"):
         path.chmod(0o600)
