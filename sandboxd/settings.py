@@ -38,7 +38,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     resolvers: ADDRESS:PORT of the name servers that answer envs; none: those of the host.
     max_per_source: connections of one address to each worker (0: a quarter of all and at most 1,024; of this host's, any).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
-    without any, for a service to take a connection.
+    without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
     """
 
     control: str
@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     head_timeout: float = 15.0
     client_timeout: float = 75.0
     connect_timeout: float = 10.0
+    drain_timeout: float = 10.0
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], uid: int) -> "Settings":
@@ -105,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             head_timeout=float(whole(environ, "SANDBOXD_HEAD_TIMEOUT", 15, low=1, high=3600)),
             client_timeout=float(whole(environ, "SANDBOXD_CLIENT_TIMEOUT", 75, low=1, high=86400)),
             connect_timeout=float(whole(environ, "SANDBOXD_CONNECT_TIMEOUT", 10, low=1, high=3600)),
+            drain_timeout=float(whole(environ, "SANDBOXD_DRAIN_TIMEOUT", 10, low=0, high=3600)),
             metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
         )
 

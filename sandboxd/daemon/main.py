@@ -245,7 +245,7 @@ async def leave(supervisor: Supervisor) -> None:
     idle = all(actor.record.state in ENDED for actor in supervisor.actors.values())
     await supervisor.close()
     if supervisor.end_all or (idle and not supervisor.again):
-        await supervisor.router.stop()
+        await supervisor.router.stop(supervisor.settings.drain_timeout)
     else:
         supervisor.router.close()
     supervisor.launcher.close()

@@ -181,6 +181,7 @@ class Supervisor:
                         head=self.settings.head_timeout,
                         idle=self.settings.client_timeout,
                         dial=self.settings.connect_timeout,
+                        drain=self.settings.drain_timeout,
                     ),
                     workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
                 ),

@@ -128,6 +128,14 @@ def uid_in(answer: bytes, port: bytes, peer_port: bytes) -> int | None:
     return int(uid)
 
 
+def is_orphan(answer: bytes) -> bool:
+    """Whether a whole answer says that the socket is gone, or that no process has it (inet_diag.c: an inode of 0)."""
+    kind = int.from_bytes(answer[4:6], "little")
+    if kind == NLMSG_ERROR:
+        return len(answer) >= 20 and -int.from_bytes(answer[16:20], "little", signed=True) == errno.ENOENT
+    return kind == SOCK_DIAG_BY_FAMILY and len(answer) >= OWNER.size and not OWNER.unpack_from(answer)[-1]
+
+
 def packed(address: str) -> tuple[int, bytes]:
     """(family, 16 bytes) as inet_diag wants them; a v4-mapped address is the IPv4 one."""
     if ":" not in address:

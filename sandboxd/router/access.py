@@ -50,6 +50,11 @@ class Access:
         others = [pid for env_id, pid in self.hosted.items() if env_id != endpoint.env_id]
         return not others or not any(holds(pid, visitor.source, visitor.here) for pid in others)
 
+    def is_closed(self, visitor: Visitor) -> bool:
+        """Whether a client of this host that half-closed has closed altogether: then no process has its socket any more."""
+        answer = self._ask(visitor)
+        return answer is not None and sockdiag.is_orphan(answer)
+
     def close(self) -> None:
         """Close the diag socket."""
         if self._diag is not None:
@@ -57,28 +62,29 @@ class Access:
             self._diag = None
 
     def _uid(self, visitor: Visitor) -> int | None:
+        answer = self._ask(visitor)
+        if answer is None:
+            return None
+        return sockdiag.uid_in(answer, visitor.source[1].to_bytes(2, "big"), visitor.here[1].to_bytes(2, "big"))
+
+    def _ask(self, visitor: Visitor) -> bytes | None:
         """`sockdiag.peer_uid` for who asks thousands of times a second: one kept socket, requests made ahead but for a port."""
-        port = visitor.source[1].to_bytes(2, "big")
-        before, after, here = request_around(visitor.source[0], visitor.here[0], visitor.here[1])
+        before, after = request_around(visitor.source[0], visitor.here[0], visitor.here[1])
         try:
             if self._diag is None:
                 self._diag = sockdiag.open_diag()
                 self._diag.connect((0, 0))  # only the kernel answers from here on (netlink(7))
-            self._diag.send(before + port + after, socket.MSG_DONTWAIT)
-            answer = self._diag.recv(512, socket.MSG_DONTWAIT)  # there before send returned: the kernel answers in the call
+            self._diag.send(before + visitor.source[1].to_bytes(2, "big") + after, socket.MSG_DONTWAIT)
+            return self._diag.recv(512, socket.MSG_DONTWAIT)  # there before send returned: the kernel answers in the call
         except OSError as error:
             log.warning("the owner of a connection cannot be looked up: %s", error)
             self.close()
             return None
-        return sockdiag.uid_in(answer, port, here)
 
 
 @functools.lru_cache(256)
-def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes, bytes]:
-    """What stands before and behind the source port in a request for the socket at `source` that is connected to here:port.
-
-    And that port, in network order.
-    """
+def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the source port in a request for the socket at `source` that is connected to here:port."""
     family, from_address = sockdiag.packed(source)
     _, to_address = sockdiag.packed(here)
     body = sockdiag.REQUEST.pack(
@@ -87,11 +93,7 @@ def request_around(source: str, here: str, port: int) -> tuple[bytes, bytes, byt
     )
     length = sockdiag.HEADER.size + len(body)
     head = sockdiag.HEADER.pack(length, sockdiag.SOCK_DIAG_BY_FAMILY, sockdiag.NLM_F_REQUEST, 1, 0)
-    return (
-        head + body[:8],
-        body[10:],
-        port.to_bytes(2, "big"),
-    )  # inet_diag_req_v2: the source port follows family, protocol, ext, pad and states
+    return head + body[:8], body[10:]  # inet_diag_req_v2: family, protocol, ext, pad and states, then the source port
 
 
 def is_local(source: str, here: str) -> bool:

@@ -203,6 +203,10 @@ class Client(Finding):
         self.request = None
         self.state = READING
         self.deadline = self.loop.now + self.bounds.idle
+        if self.router.draining:
+            self.unread = bool(self.carry)
+            self._leave()
+            return
         if self.eof and not self.carry:
             self.close()
             return
@@ -212,6 +216,11 @@ class Client(Finding):
             self._proceed()
             if self.open and self.eof and self.state == READING:
                 self.close()
+
+    def leave_if_idle(self) -> None:
+        """The router is about to end: only a request that is under way is waited for."""
+        if self.state == READING and not self.carry:
+            self.close()
 
     def drained(self) -> None:
         """The client took what waited."""
@@ -283,7 +292,9 @@ class Client(Finding):
         """Once a second."""
         if self.parked and not self.mask and not self.eof and not self.carry:
             self.want(READ)  # from now on it is noticed when it goes away while it waits
-        if self.state == BUSY:
+        if self.eof and self.local and self.tunnel is None and self.router.access.is_closed(self):
+            self.close()  # it waits for no answer any more
+        elif self.state == BUSY:
             self._tick_busy(now)
         elif now < self.deadline:
             return

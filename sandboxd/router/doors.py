@@ -55,7 +55,7 @@ class Doors:
         index = router.backends.routes.of_slot(keyed.door, keyed.slot)
         if index is not None:
             backend = client.among(request, router.backends.at(index))
-            backend.env.requests += not client.is_held
+            client.count_request(backend)
             client.route(request, backend, Rule(host="", endpoint=index, path=keyed.found.path, strip=bool(keyed.found.path)))
         elif not may_create(keyed.door, keyed.found.key):
             client.answer_page(pages.no_env(keyed.door.name))

@@ -38,7 +38,20 @@ class Finding(Exchange):
     admitted: where the last request went, of `host`, in the table in force.
     """
 
-    __slots__ = ("admitted", "deadline", "here", "host", "keyed", "local", "moved", "router", "source", "state", "uid")
+    __slots__ = (
+        "admitted",
+        "deadline",
+        "here",
+        "host",
+        "keyed",
+        "local",
+        "moved",
+        "router",
+        "source",
+        "state",
+        "uid",
+        "uncounted",
+    )
 
     def __init__(self, router: "Router", sock: _socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
         super().__init__(router.loop, sock, router.bounds, router.pipes)
@@ -54,6 +67,7 @@ class Finding(Exchange):
         self.admitted: Backend | None = None
         self.host: bytes | None = None
         self.keyed: Keyed | None = None
+        self.uncounted = False
         self.moved = 0
 
     def refuse(self, status: int, reason: str) -> None:
@@ -70,6 +84,7 @@ class Finding(Exchange):
         if request.host is None:
             self.answer_page(pages.unknown_host())
         elif backend is None:
+            self.uncounted = self.uncounted or self.state != HELD  # until it is known whose request it is
             if not self.router.doors.opens(self, request):
                 self.hold()
                 self.router.ask_newest(self, request)
@@ -77,8 +92,13 @@ class Finding(Exchange):
             self.answer_page(pages.not_yours())
         else:
             backend = self.among(request, backend)
-            backend.env.requests += self.state != HELD
+            self.count_request(backend)
             self.route(request, backend, rule)
+
+    def count_request(self, backend: Backend) -> None:
+        """Once, however often the way of a held request is looked for."""
+        backend.env.requests += self.state != HELD or self.uncounted
+        self.uncounted = False
 
     def among(self, request: Request, backend: Backend) -> Backend:
         """The replica that this request goes to, where there are several; a browser that is to stay is told which one."""

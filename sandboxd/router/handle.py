@@ -238,13 +238,13 @@ class RouterHandle:
             return False
         return True
 
-    async def stop(self) -> None:
-        """End the router; returns when it is gone."""
+    async def stop(self, drain: float = 0.0) -> None:
+        """End the router; returns when it is gone. drain: how long it may take for what is under way, by its bounds."""
         self.on_death = None
         if self._line.open:
             self._line.send(orders.encode(orders.Stop()))
             try:
-                await asyncio.wait_for(self._wait_gone(), ANSWER)
+                await asyncio.wait_for(self._wait_gone(), ANSWER + drain)
             except TimeoutError:
                 self._kill()
                 await self._wait_gone()

@@ -244,9 +244,12 @@ class Master:
         if self._ending:
             return
         self._ending = True
+        for sock in (*self._listeners, *(sock for _, sock in self._ports.values())):
+            sock.close()  # while the workers let what is under way come to its end, whoever comes is refused at once
+        self._listeners, self._ports = [], {}
         for worker in list(self.workers.values()):
             worker.wire.send(orders.encode(orders.Stop()))
-            self.loop.at(self.loop.now + PATIENCE, worker.kill)
+            self.loop.at(self.loop.now + PATIENCE + self.bounds.drain, worker.kill)
         if not self.workers:
             self.loop.stop()
 

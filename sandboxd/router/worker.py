@@ -75,7 +75,8 @@ class Router:
         self.doors = Doors(self)
         self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
-        self._signals = Signals(self.loop, self.loop.stop)
+        self.draining = False
+        self._signals = Signals(self.loop, self.drain)
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -112,6 +113,25 @@ class Router:
             self._leave(client.source[0])
         self._loads[self._number] = len(self.clients) + len(self.raws)
         self.held.discard(client)
+        if self.draining:
+            self._drained()
+
+    def drain(self) -> None:
+        """Take no more connections, let the requests that are under way come to their end, within a bound; then end."""
+        if self.draining:
+            return
+        self.draining = True
+        self._relisten([])
+        for port in self._ports.values():
+            port.close()
+        for client in list(self.clients):
+            client.leave_if_idle()
+        self.loop.at(self.loop.now + self.bounds.drain, self.loop.stop)
+        self._drained()
+
+    def _drained(self) -> None:
+        if not self.clients and not self.raws:
+            self.loop.stop()
 
     def join(self, raw: Raw) -> None:
         """A raw connection begins."""
@@ -199,6 +219,8 @@ class Router:
         for raw in list(self.held_raw):
             raw.tick(now)
         self.doors.tick()
+        if self.draining:
+            self._drained()
         self._ticks += 1
         if self._ticks % SHRINK == 0:
             self.pipes.trim()
@@ -270,7 +292,7 @@ class Router:
                 self.doors.deny(order)
                 return
             case orders.Stop():
-                self.loop.stop()
+                self.drain()
                 return
         self.tell(orders.Done(order=order.order))
 
