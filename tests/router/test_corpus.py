@@ -11,7 +11,7 @@ import pytest
 
 from tests.require import require
 from tests.router.corpus.backends import PORTS
-from tests.router.corpus.harness import HOSTS, Stage, answers, exchange
+from tests.router.corpus.harness import HOSTS, Stage, answers, exchange, straight
 from tests.router.corpus.rows import ROWS
 
 KINDS = tuple(HOSTS)
@@ -68,7 +68,7 @@ def test_what_passes_is_read_alike_and_what_does_not_is_seen_by_nobody(stage: St
         check_answers(came, [word for word in wanted if word != 0], kind)
     stage.sing()
     if not refused_by_it and all(isinstance(word, str) and " " in word and word[0] != "@" for word in wanted):
-        exchange(stage.inside(stage.shop, PORTS[kind][0]), data)
+        exchange(straight(stage.shop, PORTS[kind][0]), data)
         alone = stage.seen(kind)
         if name not in WITHOUT_US[kind] and not any(word in name for word in REWRITTEN):
             assert alone == seen

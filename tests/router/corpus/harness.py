@@ -51,17 +51,6 @@ class Stage:
         self.shop.close()
         self.blog.close()
 
-    def inside(self, env: Standin, port: int) -> socket.socket:
-        """A connection that goes past the router, by a socket born in the env as the router's are."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dial:
-            dial.connect(env.path)
-            dial.send(bytes((4, 1)))
-            _, passed = fds.recv(dial, 64, max_fds=1)
-        sock = socket.socket(fileno=passed[0])
-        sock.settimeout(30)
-        sock.connect(("127.0.0.1", port))
-        return sock
-
     def seen(self, kind: str) -> list[list[str]]:
         """Method, target and body of each request that came, since it was asked last, once nobody is connected any more."""
         return self._ask(self.shop, kind)
@@ -71,7 +60,7 @@ class Stage:
         return [what for what in self._ask(self.blog, "h11") if what[1] != "/canary"]
 
     def _ask(self, env: Standin, kind: str) -> list[list[str]]:
-        with self.inside(env, PORTS[kind][1]) as sock:
+        with straight(env, PORTS[kind][1]) as sock:
             found: list[list[str]] = json.loads(b"".join(iter(lambda: sock.recv(1 << 16), b"")))
         return found
 
@@ -80,6 +69,18 @@ class Stage:
         with Talk(self.bench.connect()) as canary:
             told = json.loads(canary.get("/canary", "blog.localhost").body)
         assert told == {"who": "blog h11", "what": ["GET", "/canary", ""]}
+
+
+def straight(env: Standin, port: int) -> socket.socket:
+    """A connection that goes past the router, by a socket born in the env as the router's are."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as dial:
+        dial.connect(env.path)
+        dial.send(bytes((4, 1)))
+        _, passed = fds.recv(dial, 64, max_fds=1)
+    sock = socket.socket(fileno=passed[0])
+    sock.settimeout(30)
+    sock.connect(("127.0.0.1", port))
+    return sock
 
 
 def exchange(sock: socket.socket, data: bytes) -> bytes:
