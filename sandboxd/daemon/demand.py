@@ -18,12 +18,14 @@ from sandboxd.daemon.routes import is_asleep
 from sandboxd.errors import NotFound, QueueFull, SandboxdError, StoreFailed, TimedOut
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.demand import (
+    NOT_READY,
     Bucket,
     Refusal,
     Template,
     drawn,
     is_full,
     is_over,
+    is_stuck,
     is_warm,
     refusal,
     spec_of,
@@ -284,6 +286,10 @@ class Demand:
         while True:
             for name in list(self.templates):
                 self.tend(name)
+            now = time.time()
+            for made in list(self._made.values()):
+                for actor in [actor for actor in made.values() if is_stuck(actor.record, now)]:
+                    actor.post(ev.KillAsked(cause="unready", reason=f"it was not ready after {NOT_READY:.0f} s"))
             self.supervisor.pooling.tend()
             await asyncio.sleep(LOOK)
 

@@ -60,6 +60,8 @@ class Idling:
     def outlook(self, actor: "Actor") -> list[str]:
         """What keeps an env awake, or what becomes of it."""
         record, now = actor.record, time.time()
+        if record.template and not record.key:
+            return [f"it is kept warm for the next key of {record.template}"]
         rule = self._rule(actor)
         if record.state is State.READY:
             seen = None if rule is None else self._looked(actor, rule, now)

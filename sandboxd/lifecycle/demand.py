@@ -14,6 +14,7 @@ from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED, State, Wanted
 from sandboxd.spec import EnvSpec, Idle, OnDemand
 
+NOT_READY = 300.0  # seconds after which what does not get ready is given up: it takes the place of another
 UNUSED = 3600.0  # seconds without use after which an env goes whose template says nothing of its end
 
 
@@ -113,6 +114,11 @@ def is_over(record: EnvRecord) -> bool:
     if record.cause == "ttl":
         return record.state in (*ENDED, State.STOPPING)
     return record.state is State.STOPPED and record.wanted is Wanted.RUNNING and record.cause != "idle"
+
+
+def is_stuck(record: EnvRecord, now: float) -> bool:
+    """Whether it will hardly get ready any more."""
+    return record.state is State.STARTING and record.started is not None and now - record.started > NOT_READY
 
 
 def is_warm(record: EnvRecord, spec: EnvSpec) -> bool:

@@ -68,7 +68,7 @@ class Doors:
                 client.hold()
             self._waiting.setdefault(keyed.slot, set()).add(client)
             self._ask(keyed)
-        if client.is_held and keyed.has_page:
+        if client.is_held and client.keyed is keyed and keyed.has_page:
             client.deadline = min(client.deadline, keyed.since + PATIENCE)
         return True
 

@@ -367,6 +367,7 @@ def test_envs_are_kept_warm_and_handed_out(shared_daemon, client):
     until(lambda: ready() == 2, "two warm")
     waiting = {env.name for env in made(client, "warm")}
     assert all(env.key is None for env in made(client, "warm"))
+    assert client.call(m.Why(target=waiting.copy().pop())).awake == ["it is kept warm for the next key of warm"]
     answers = [ask(shared_daemon, "warm") for _ in range(2)]
     assert {answer.env for answer in answers} == waiting
     until(lambda: ready() == 2, "two more")

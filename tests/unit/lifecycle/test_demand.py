@@ -5,7 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sandboxd.lifecycle.demand import Template, drawn, is_full, is_over, is_warm, refusal, spec_of, too_fast, wanted_warm
+from sandboxd.lifecycle.demand import (
+    Template,
+    drawn,
+    is_full,
+    is_over,
+    is_stuck,
+    is_warm,
+    refusal,
+    spec_of,
+    too_fast,
+    wanted_warm,
+)
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
 from sandboxd.lifecycle.states import State, Wanted
 from sandboxd.spec import EnvSpec, Idle, Lifecycle, OnDemand, Service
@@ -99,6 +110,13 @@ def test_who_waits_as_told_is_let_through():
 )
 def test_when_a_key_is_free_again(changes, over):
     assert is_over(record(**changes)) is over
+
+
+def test_what_does_not_get_ready_is_given_up():
+    assert is_stuck(record(state=State.STARTING, started=100.0), 500.0)
+    assert not is_stuck(record(state=State.STARTING, started=400.0), 500.0)
+    assert not is_stuck(record(state=State.READY, started=100.0), 500.0)
+    assert not is_stuck(record(state=State.QUEUED), 500.0)
 
 
 def test_what_is_kept_warm():
