@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sandboxd.settings import Settings
 from tests.conftest import mounts
 from tests.daemons import PATIENCE, Daemon
 
@@ -68,15 +69,19 @@ def differences(before: Census, after: Census) -> dict[str, dict[str, int]]:
 
 
 def settled(daemon: Daemon, client: Any, wanted: Census | None) -> Census:
-    """The census once it is as wanted (None: once it stands still), or as it is when patience ends."""
-    deadline = time.monotonic() + PATIENCE
+    """The census once it is as wanted (None: once it stands still), or as it is when patience ends.
+
+    The pools of places for envs to come are larger for half a minute after a burst: it stands still once they are as usual.
+    """
+    usual = Settings.from_environ(daemon.environ, os.geteuid()).pool
+    deadline = time.monotonic() + 3 * PATIENCE
     last = census(daemon, client)
     while time.monotonic() < deadline:
         if last == wanted:
             break
         time.sleep(0.5)
         now = census(daemon, client)
-        if wanted is None and now == last:
+        if wanted is None and now == last and now["pool"]["parked"] == usual:
             break
         last = now
     return last

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sandboxd.protocol.messages import Remove, Run, Wait
 from sandboxd.spec import EnvSpec, Service, Workspace
 from tests.census import differences, settled
@@ -33,6 +35,7 @@ def cycle(daemon: Daemon, client: Any, workspace: Path, number: int) -> None:
     assert not receipt.leaked
 
 
+@pytest.mark.timeout(600)  # the pools have to come to rest, before and after
 def test_300_cycles_leave_no_trace(daemon: Daemon, tmp_path: Path) -> None:
     with daemon.client() as client:
         for number in range(2 * len(COMMANDS)):  # what is made once, on first use, is no leak
