@@ -5,7 +5,6 @@ the actor as an event.
 """
 
 import asyncio
-import errno
 import itertools
 import logging
 import os
@@ -94,7 +93,7 @@ class Body:
             self.actor.post(building.told(launched))
             self.report_status()
         except (SandboxdError, OSError) as error:
-            if has_no_namespace(error):
+            if building.comes_back(error):
                 self.actor.supervisor.admission.exhausted()
                 await self._end_launch()
                 self.actor.post(ev.LaunchDeferred())
@@ -364,11 +363,6 @@ class Body:
     async def announce(self, effect: ev.Announce) -> None:
         """Tell those who listen, and the journal."""
         self.actor.supervisor.announce(self.actor.record, effect.event, effect.detail)
-
-
-def has_no_namespace(error: Exception) -> bool:
-    """Whether the user's quota of namespaces is used up, which is so for a moment also after an env's end."""
-    return isinstance(error, SandboxdError) and error.details.get("errno") == errno.ENOSPC and "clone3" in error.message
 
 
 def signal_number(text: str) -> int:

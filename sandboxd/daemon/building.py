@@ -4,6 +4,7 @@ Everything init will need is opened here and handed over as descriptors: init ha
 on this side, and on any failure nothing half-made stays but the directory, which the env's removal takes.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sandboxd.daemon.berths import APPEND, Berth
+from sandboxd.errors import SandboxdError
 from sandboxd.isolation.facts import LimitFacts
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Affinity
@@ -279,3 +281,12 @@ def close_all(attach: dict[str, dict[str, int]]) -> None:
         for fd in ends.values():
             os.close(fd)
     attach.clear()
+
+
+def comes_back(error: Exception) -> bool:
+    """Whether what was missing comes back by itself: namespaces (the quota is used up for a moment after an env's end), or the
+    launcher, which is started anew when it dies."""
+    if not isinstance(error, SandboxdError):
+        return False
+    no_namespace = error.details.get("errno") == errno.ENOSPC and "clone3" in error.message
+    return no_namespace or error.details.get("step") == "launcher"

@@ -3,6 +3,7 @@
 So of sandboxd.daemon.adopt and sandboxd.daemon.main.
 """
 
+import os
 import signal
 import socket
 import time
@@ -13,6 +14,7 @@ import pytest
 from sandboxd.errors import WorkspaceInvalid
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Lifecycle, Network, Publish
+from tests.conftest import run_daemon
 from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run
 from tests.daemons import PATIENCE
 
@@ -87,8 +89,6 @@ def test_what_ended_meanwhile_is_told_with_its_code(daemon, tmp_path):
 def test_an_env_killed_meanwhile_is_a_failure_with_its_reason(served):
     daemon, env, pid = served
     daemon.kill()
-    import os
-
     os.kill(pid, signal.SIGKILL)
     daemon.start()
     with daemon.client() as client:
@@ -98,8 +98,6 @@ def test_an_env_killed_meanwhile_is_a_failure_with_its_reason(served):
 
 
 def test_a_killed_init_is_restarted_by_its_policy(daemon, tmp_path):
-    import os
-
     with daemon.client() as client:
         run(client, "sleep 1000", name="back", path=tmp_path, lifecycle=Lifecycle(restart="always"))
         first = inspect(client, "back").pid
@@ -114,8 +112,6 @@ def test_a_killed_init_is_restarted_by_its_policy(daemon, tmp_path):
 
 @pytest.mark.parametrize("which", ["launcher_pid", "router_pid"])
 def test_a_killed_launcher_or_router_is_replaced(served, which):
-    import os
-
     daemon, _, _ = served
     with daemon.client() as client:
         first = getattr(client.call(m.Status()), which)
@@ -129,9 +125,20 @@ def test_a_killed_launcher_or_router_is_replaced(served, which):
         remove(client, "after")
 
 
-def test_a_published_port_is_there_again_behind_a_new_router(daemon, tmp_path):
-    import os
+def test_a_launch_outlives_its_launcher(tmp_path):
+    """What the launcher was asked for when it died is asked of the next one."""
+    for daemon in run_daemon(SANDBOXD_POOL="0"):
+        with daemon.client() as client:
+            launcher = client.call(m.Status()).launcher_pid
+            os.kill(launcher, signal.SIGSTOP)
+            env = run(client, "sleep 1000", name="late", path=tmp_path, wait="created")
+            assert inspect(client, env.id).state == "starting"
+            os.kill(launcher, signal.SIGKILL)
+            assert client.call(m.Wait(target="late", until="ready", timeout=PATIENCE)).env.state == "ready"
+            remove(client, "late")
 
+
+def test_a_published_port_is_there_again_behind_a_new_router(daemon, tmp_path):
     (tmp_path / "index.html").write_text("raw")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
