@@ -20,8 +20,11 @@ HEAD = """
 import ctypes, errno, os, resource, select, socket, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.shmat.restype = ctypes.c_void_p
-kept, until, said = [], time.monotonic() + {seconds}, set()
+kept, until, patience, said = [], time.monotonic() + {seconds}, time.monotonic() + {seconds} + 20, set()
 def stopped(why):
+    global until
+    if not said:
+        until = time.monotonic() + {seconds}
     if why not in said:
         said.add(why)
         print("stopped:", why, len(kept), flush=True)
@@ -40,7 +43,7 @@ def again(action):
             stopped(errno.errorcode.get(error.errno, str(error)))
         except (RuntimeError, MemoryError) as error:
             stopped(type(error).__name__)
-        if time.monotonic() > until:
+        if time.monotonic() > (until if said else patience):  # a busy machine takes its time to come to what stops it
             stopped("nothing")
 """
 

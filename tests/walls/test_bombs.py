@@ -51,7 +51,10 @@ def test_bomb(shared_daemon: Daemon, neighbour: str, tmp_path: Path, name: str) 
             assert bomb.killed in found["answers"][0]["text"]
         elif bomb.stopped:
             said = shared_daemon.sandbox("logs", "bomb").stdout
-            assert any(f"stopped: {word} " in said for word in bomb.stopped.split("|")), said
+            (found,) = shared_daemon.json("why", "bomb")
+            # What fills a tmpfs of the size of its memory limit is over that, too: whoever looks first ends it.
+            over = bomb.flags == ("-m", "32m") and "memory limit" in found["answers"][0]["text"]
+            assert over or any(f"stopped: {word} " in said for word in bomb.stopped.split("|")), (said, found["answers"])
         logs = [path.stat().st_size for path in (shared_daemon.dir / "envs").glob("*/logs/*")]
         assert max(logs) <= 9 << 20
     finally:
