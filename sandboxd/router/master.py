@@ -110,8 +110,6 @@ class Master:
             self._begin(number)
         self.loop.at(self.loop.now + BEAT, self._beat)
         self.loop.run()
-        for sock in (*self._listeners, *(sock for _, sock in self._ports.values())):
-            self._close_listener(sock)
         self._control.close()
         self._signals.close()
         self.loop.close()
@@ -245,7 +243,7 @@ class Master:
             return
         self._ending = True
         for sock in (*self._listeners, *(sock for _, sock in self._ports.values())):
-            sock.close()  # while the workers let what is under way come to its end, whoever comes is refused at once
+            self._close_listener(sock)  # while the workers let what is under way end, whoever comes is refused at once
         self._listeners, self._ports = [], {}
         for worker in list(self.workers.values()):
             worker.wire.send(orders.encode(orders.Stop()))
