@@ -36,11 +36,16 @@ class Source:
         theirs.close()
 
     def clone(self, flags: int, sockets: list[int], group: grouping.Group | None) -> tuple[int, int]:
-        """A child of ours with these sockets, born in that group: pid, pidfd. Raises KernelError; EPIPE: the source is gone."""
+        """A child of ours with these sockets, born in that group: pid, pidfd. Raises KernelError."""
         given = sockets if group is None else [*sockets, group.services, group.top, group.init]
-        fds.send(self.line, WORD.pack(flags, group is not None), given)
-        answer = self.line.recv(ANSWER.size)
-        pid, number = ANSWER.unpack(answer) if answer else (0, 32)
+        try:
+            fds.send(self.line, WORD.pack(flags, group is not None), given)
+            answer = self.line.recv(ANSWER.size)
+        except ConnectionError:
+            answer = b""
+        if not answer:
+            os._exit(1)  # it was killed, and no other is as it was: the daemon starts us anew
+        pid, number = ANSWER.unpack(answer)
         if not pid:
             raise KernelError(number, "clone3", hint=HINTS.get(("clone3", number), ""))
         return pid, os.pidfd_open(pid)  # nobody but us reaps it

@@ -277,6 +277,22 @@ def test_a_cancelled_launch_leaves_nothing(tmp_path: Path) -> None:
         walls.close()
 
 
+def test_without_its_source_the_launcher_ends(tmp_path: Path) -> None:
+    walls = Walls(tmp_path, pool=1, init="stand_in")
+    try:
+        launcher, runner = walls.launcher, walls.runner
+        runner.run(until(lambda: launcher.pool == 1))
+        deaths: list[str] = []
+        launcher.on_death = lambda: deaths.append("told")
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        source = next(int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == TITLE)
+        os.kill(source, signal.SIGKILL)
+        walls.launch(walls.planned(["/bin/true"])).close()  # the one that is parked; then another is asked for
+        runner.run(until(lambda: deaths == ["told"]))
+    finally:
+        walls.close()
+
+
 def test_the_launchers_death_is_told_and_takes_the_parked_along(tmp_path: Path) -> None:
     walls = Walls(tmp_path, pool=2, init="stand_in")
     try:
