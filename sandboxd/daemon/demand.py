@@ -220,8 +220,9 @@ class Demand:
             record = await actor.wait_until(lambda record: record.state in ENDED)
             if record.state is State.REMOVED:
                 return
-            if is_asleep(record) or (record.wanted is Wanted.STOPPED and record.error is None and record.cause != "ttl"):
-                await actor.wait_until(lambda record: record.state not in ENDED or is_free(record, time.time()))
+            stopped = record.wanted is Wanted.STOPPED and record.error is None and record.cause != "ttl"
+            if record.key and (is_asleep(record) or stopped):
+                await actor.wait_until(lambda record: record.state not in ENDED)
                 continue
             if record.error is not None and record.key and record.template in self.templates:
                 self._tell_failed(record)

@@ -385,6 +385,18 @@ def test_envs_are_kept_warm_and_handed_out(shared_daemon, client):
     assert made(client, "warm") == []
 
 
+def test_what_is_kept_warm_can_be_stopped_and_ends_with_everything(daemon):
+    with daemon.client() as client:
+        register(client, "warm", key="cookie", warm=1)
+        until(lambda: client.call(m.Templates(name="warm")).templates[0].warm_ready == 1, "one warm")
+        (env,) = made(client, "warm")
+        client.call(m.Stop(target=env.id))
+        until(lambda: env.id not in [other.id for other in made(client, "warm")], "it is of no use any more")
+        register(client, "other", key="cookie", warm=2)
+        until(lambda: client.call(m.Templates(name="other")).templates[0].warm_ready == 2, "two warm")
+        client.call(m.Shutdown(all=True))
+
+
 def hold(daemon, label, found):
     found.append(ask(daemon, f"{label}.held"))
 
