@@ -20,6 +20,7 @@ from sandboxd.kernel.splice import is_fresh_tcp, tame
 from sandboxd.router.loop import LOST, READ, WRITE, Loop, Timer
 
 MOST_ASKED = 16
+MOST_UNANSWERED = 64
 MOST_WAITING = 4096
 FEW = 2
 EPHEMERAL = 32768  # from here up a dial may be given its own target as its source, and so connect to itself (RFC 9293 3.5)
@@ -107,9 +108,9 @@ class Stock:
             while ready:
                 ready.pop().close()
         for waiting in self._waiting.values():
-            for who in list(waiting):
-                waiting.remove(who)
-                who.unsupplied(reason)
+            for _ in range(len(waiting)):
+                if waiting:  # telling one may make another leave
+                    waiting.popleft().unsupplied(reason)
 
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop, after a failure of ours."""
@@ -130,8 +131,13 @@ class Stock:
                 self.close("its init is gone" if not data else "its init answered something else than was asked")
                 return
             self._supply(data, received)
+            for family in FAMILIES:
+                if self._sock is not None and len(self._waiting[family]) > self._coming[family]:
+                    self._ask(family)
 
     def _ask(self, family: int) -> None:
+        if len(self._asked) >= MOST_UNANSWERED:
+            return  # the next answer asks for more: what init has not read is bounded by its socket (unix(7), EAGAIN)
         count = min(MOST_ASKED, max(1, self._level[family] - len(self._ready[family]) - self._coming[family]))
         try:
             if self._sock is None:
@@ -163,8 +169,6 @@ class Stock:
         for who in self._take_waiting(family, len(checked)):
             who.supplied(checked.pop())
         self._ready[family] += checked
-        if len(self._waiting[family]) > self._coming[family]:
-            self._ask(family)
 
     def _check(self, received: list[int], family: int) -> list[_socket.socket] | None:
         """The sockets, tamed, if each is what was asked for; else None, and all are closed."""
