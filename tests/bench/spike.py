@@ -19,6 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from tests.bench.peers import ENVIRON, bwrap, filter_program, has_bwrap
 from tests.bench.results import Row, row
 from tests.daemons import Daemon
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
     """`count` keys at once (200)."""
     count = args.count or 200
     with ExitStack() as stack:
+        stack.enter_context(no_pause())
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         (workspace / "index.html").write_text("ready\n")
         rows: list[Row] = []
@@ -146,6 +149,27 @@ def has_podman(workspace: Path) -> bool:
     if done.returncode:
         sys.stderr.write(f"podman does not run here and is left out: {done.stderr.strip()[-200:]}\n")
     return done.returncode == 0
+
+
+@contextmanager
+def no_pause() -> Iterator[None]:
+    """Rootless podman leaves a process that keeps its namespaces (`catatonit -P`): it goes, unless it was there before."""
+    before = pausing()
+    try:
+        yield
+    finally:
+        for process in pausing() - before:
+            process.terminate()
+
+
+def pausing() -> set[psutil.Process]:
+    """Those of our user."""
+    found = set()
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        words, uids = process.info["cmdline"] or [], process.info["uids"]
+        if uids and uids.real == os.getuid() and [os.path.basename(word) for word in words] == ["catatonit", "-P"]:
+            found.add(process)
+    return found
 
 
 def theirs(argv: list[str], count: int, *, filtered: bool = True) -> Burst:
