@@ -60,7 +60,7 @@ RESOLVER = """\
 """
 RELAYED = """\
 # Names are answered by sandboxd, as the host resolves them and `egress` allows: see `sandbox net`.
-nameserver 192.0.2.3
+nameserver 198.18.83.67
 options timeout:5 attempts:2
 """
 

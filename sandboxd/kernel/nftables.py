@@ -13,7 +13,8 @@ import struct
 
 from sandboxd.errors import KernelError
 
-OWN, RELAY = "192.0.2.2", "192.0.2.3"  # RFC 5737: in no network that somebody could want to reach; all of the /24 is local
+# RFC 2544: of networks under test, and no more than these two, since real networks use even what is for documentation.
+OWN, RELAY = "198.18.83.66", "198.18.83.67"
 OWN6, RELAY6 = "fd53:616e:6462:6f78::2", "fd53:616e:6462:6f78::3"
 TCP_PORT, DNS_PORT = 15001, 15053
 LO = 1
@@ -29,6 +30,7 @@ NETWORK, TRANSPORT = 1, 2
 ACCEPT, RETURN = 1, -5
 TABLE = b"sandboxd\0"
 V4, V6 = 2, 10
+OURS = {V4: (OWN, RELAY), V6: (OWN6, RELAY6)}
 
 
 def attr(kind: int, body: bytes) -> bytes:
@@ -96,7 +98,7 @@ def to(family: int, prefix: bytes, *, source: bool = False) -> bytes:
 def rules() -> list[tuple[bytes, bytes]]:
     """(chain, expressions) of each rule, in order."""
     loop4, loop6 = b"\x7f", bytes(15) + b"\1"
-    own = {V4: (_socket.inet_pton(V4, OWN)[:3],), V6: (_socket.inet_pton(V6, OWN6), _socket.inet_pton(V6, RELAY6))}
+    own = {family: [_socket.inet_pton(family, address) for address in ours] for family, ours in OURS.items()}
     relay = {V4: _socket.inet_pton(V4, RELAY), V6: _socket.inet_pton(V6, RELAY6)}
     tcp, dns = meta(META_L4PROTO) + equal(b"\6"), meta(META_L4PROTO) + equal(b"\x11") + load(TRANSPORT, 2, 2) + equal(b"\0\x35")
     notrack, refuse = expression(b"notrack"), expression(b"reject", attr(1, be32(2)), attr(2, b"\1"))  # icmpx, port unreachable
@@ -149,7 +151,7 @@ def roads(family: int, addresses: tuple[str, ...], width: int) -> bytes:
     return batch + message(RTM_NEWROUTE, CREATE | EXCL | ACK, len(packed) + 1, route)
 
 
-RULESET, ROADS, ROADS6 = ruleset(), roads(V4, (OWN,), 24), roads(V6, (OWN6, RELAY6), 128)
+RULESET, ROADS, ROADS6 = ruleset(), roads(V4, OURS[V4], 32), roads(V6, OURS[V6], 128)
 LACKING = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENODEV, errno.EPERM)
 
 

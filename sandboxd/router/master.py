@@ -34,7 +34,7 @@ MISSED_BEATS = 4
 PATIENCE = 3.0  # seconds for workers to end when told to
 SOON, LATE, YOUNG = 0.05, 5.0, 10.0  # before a replacement; before one of a worker that ended when it was that young
 PR_SET_PDEATHSIG = 1
-EGRESS = -1  # the number of the worker that has what goes out; there is one once some env has a way out
+EGRESS = -2  # the number of the worker that has what goes out; -1 is nobody (`_pass_on`)
 
 log = logging.getLogger("sandboxd.router")
 

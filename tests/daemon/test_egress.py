@@ -93,7 +93,14 @@ def test_nobody_there_is_refused(asked) -> None:
 
 
 def test_what_no_rule_gives_is_refused_at_once(asked) -> None:
-    places = ["93.184.216.34:443", "10.0.0.1:80", "169.254.169.254:80", "192.0.2.3:15001", "192.0.2.2:80", "[2606:2800::1]:443"]
+    places = [
+        "93.184.216.34:443",
+        "10.0.0.1:80",
+        "169.254.169.254:80",
+        "198.18.83.67:15001",
+        "198.18.83.66:80",
+        "[2606:2800::1]:443",
+    ]
     found = asked("127.0.0.1:9", *[place.replace("[", "").replace("]", "") for place in places])
     assert set(found.values()) <= DENIED
 

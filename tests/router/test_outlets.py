@@ -12,7 +12,7 @@ from sandboxd.routing import dns
 def test_the_hosts_own_addresses_are_told_from_others() -> None:
     assert is_local(ipaddress.ip_address("127.0.0.1"))
     assert is_local(ipaddress.ip_address("127.1.2.3"))
-    assert not is_local(ipaddress.ip_address("192.0.2.1"))
+    assert not is_local(ipaddress.ip_address("198.18.83.70"))
     assert has_route(ipaddress.ip_address("127.0.0.1"))
 
 
