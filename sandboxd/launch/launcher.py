@@ -13,7 +13,6 @@ does as little as it can. It ends when the daemon's end of its socket does; envs
 import _signal  # type: ignore[import-not-found]  # as in kernel.signals
 import _socket
 import errno
-import gc
 import os
 import select
 import struct
@@ -23,7 +22,7 @@ if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
-from sandboxd.kernel import fds, namespaces, pidfd, signals, titles
+from sandboxd.kernel import fds, heap, namespaces, pidfd, signals, titles
 from sandboxd.launch import grouping, plain, source, talk, walls, warm
 
 ALWAYS = (
@@ -206,9 +205,7 @@ def main(arguments: list[str]) -> int:
         namespaces.leave_session_keyring()
     except KernelError as error:
         talk.tell(f"{TITLE}: {error}\n")
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    heap.freeze()
     Launcher(control, run_init).serve()
     return 0
 
