@@ -24,7 +24,11 @@ def client(shared_daemon):
 
 
 def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
+    """It has ended; its parent may not have taken its status yet (a zombie: state Z, X while it goes; proc_pid_stat(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def said(client, target, *words):
