@@ -97,7 +97,14 @@ class Keeper:
             env[name] = str(fd)
         try:
             os.chdir(request["cwd"])
-            pid = os.posix_spawnp(request["run"][0], request["run"], env, file_actions=actions, setsid=request["session"])
+            pid = os.posix_spawnp(
+                request["run"][0],
+                request["run"],
+                env,
+                file_actions=actions,
+                setsid=request["session"],
+                setsigdef=[signal.SIGHUP],  # which nohup(1) has the whole run ignore
+            )
             os.write(result, b"%d\n" % pid)
             self.results[pid] = result
         except OSError as error:
