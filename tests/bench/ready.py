@@ -25,16 +25,21 @@ from tests.daemons import Daemon
 METRIC = "create to first 200"
 
 
+def begun(stack: ExitStack) -> tuple[Daemon, Any, Path]:
+    """A daemon, a client of it and a workspace with a page, until the stack is closed."""
+    workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+    (workspace / "index.html").write_text("ready\n")
+    daemon = Daemon()
+    stack.callback(daemon.close)
+    daemon.start()
+    return daemon, stack.enter_context(daemon.client()), workspace
+
+
 def run(args: argparse.Namespace) -> Iterable[Row]:
     """One round of every subject after another, `count` times."""
     samples: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        (workspace / "index.html").write_text("ready\n")
-        daemon = Daemon()
-        stack.callback(daemon.close)
-        daemon.start()
-        client = stack.enter_context(daemon.client())
+        daemon, client, workspace = begun(stack)
         for _ in range(args.count or 40):
             samples.setdefault("sandboxd", []).append(ours(daemon, client, workspace))
             if has_bwrap():

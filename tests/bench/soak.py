@@ -7,7 +7,6 @@ will ever take in the first.
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from typing import Any
 import psutil
 
 from tests.bench.peers import ENVIRON
-from tests.bench.ready import answer, server
+from tests.bench.ready import answer, begun, server
 from tests.bench.results import Row, row
 from tests.bench.scale_out import processes
 from tests.census import differences, settled
@@ -33,12 +32,7 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
     """`count` cycles (10,000)."""
     count = args.count or 10_000
     with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        (workspace / "index.html").write_text("ready\n")
-        daemon = Daemon()
-        stack.callback(daemon.close)
-        daemon.start()
-        client = stack.enter_context(daemon.client())
+        daemon, client, workspace = begun(stack)
         for _ in range(min(WARM_UP, count)):  # what is made once, on first use, is no leak
             cycle(daemon, client, workspace)
         before = settled(daemon, client, None)

@@ -5,15 +5,13 @@ The server is busybox httpd, as in `ready`: its own start hides nothing. Each in
 """
 
 import argparse
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from tests.bench.peers import ENVIRON
-from tests.bench.ready import answer, server
+from tests.bench.ready import answer, begun, server
 from tests.bench.results import Row, row
 from tests.daemons import Daemon
 
@@ -25,12 +23,7 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
 
     awake, suspended, stopped, started = [], [], [], []
     with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        (workspace / "index.html").write_text("ready\n")
-        daemon = Daemon()
-        stack.callback(daemon.close)
-        daemon.start()
-        client = stack.enter_context(daemon.client())
+        daemon, client, workspace = begun(stack)
         for name, idle in (("sleeps", None), ("stops", Idle(stop=1.0)), ("starts", None)):
             spec = EnvSpec(
                 name=name,

@@ -12,17 +12,8 @@ import pytest
 from sandboxd.errors import StoreFailed
 from sandboxd.protocol import messages as m
 from sandboxd.store.journal import Journal
-from tests.daemon.asking import SERVER, inspect, remove, run
+from tests.daemon.asking import inspect, remove
 from tests.daemon.crash.story import Witness
-
-
-@pytest.fixture
-def served(daemon, tmp_path):
-    (tmp_path / "index.html").write_text("alive")
-    with daemon.client() as client:
-        env = run(client, [*SERVER, "3000"], name="web", path=tmp_path, port=3000, wait="ready")
-        pid = inspect(client, env.id).pid
-    return daemon, env, pid
 
 
 def test_envs_connections_and_callers_see_no_gap(served):

@@ -24,15 +24,6 @@ def listing(daemon):
         return {env.name: env for env in client.call(m.List(all=True)).envs}
 
 
-@pytest.fixture
-def served(daemon, tmp_path):
-    (tmp_path / "index.html").write_text("alive")
-    with daemon.client() as client:
-        env = run(client, [*SERVER, "3000"], name="web", path=tmp_path, port=3000, wait="ready")
-        pid = inspect(client, env.id).pid
-    return daemon, env, pid
-
-
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_envs_outlive_the_daemon_and_are_found_again(served, how):
     daemon, env, pid = served
