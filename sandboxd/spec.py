@@ -189,13 +189,14 @@ class OnDemand(Struct, frozen=True, kw_only=True):
 
     key: where a request's key is found; of several, the first that it has. "cookie": one that the router hands out and signs,
     so that nobody can choose it. "ip": the address it comes from. "token": a bearer token, kept only as a hash. "host": KEY in
-    KEY.NAME.localhost. "path": the first segment of the path (strip: the env does not see it). "header:NAME": a header.
+    KEY.NAME.localhost. "sni": the same in a TLS hello. "path": the first segment of the path (strip: the env does not see it).
+    "header:NAME": a header.
     create: whether a request may make an env for a key of its own choosing (a cookie is none); else only `sandbox ensure` does.
     max: envs at once; per_user: those made for one address; rate: new ones a minute for one address (0: no bound).
     warm: envs kept started for keys to come. waiting_page: browsers see a page while their env starts.
     """
 
-    key: Annotated[str | list[str], Meta(description="cookie, ip, token, host, path or header:NAME")]
+    key: Annotated[str | list[str], Meta(description="cookie, ip, token, host, sni, path or header:NAME")]
     create: bool = False
     max: Annotated[int, Meta(ge=1)] = 50
     per_user: Annotated[int, Meta(ge=1)] | None = None

@@ -6,7 +6,7 @@ and nothing of exchanges. Invariant: whoever waits here is in `held`, and so is 
 """
 
 import secrets
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sandboxd.routing import orders, pages
 from sandboxd.routing.keys import Door, Found, find_key, may_create, slot_of, source_of
@@ -15,7 +15,7 @@ from sandboxd.routing.rules import Rule
 from sandboxd.routing.table import Endpoint
 
 if TYPE_CHECKING:
-    from sandboxd.router.finding import Finding
+    from sandboxd.router.backends import Backend
     from sandboxd.router.worker import Router
 
 AGAIN = 1.0  # seconds until what nobody answered is asked again
@@ -38,15 +38,49 @@ class Keyed(NamedTuple):
         return self.door.waiting_page and self.request.method in (b"GET", b"HEAD") and self.request.wants_html
 
 
+class Guest(Protocol):
+    """Who asks for a key's env: an HTTP client, or a TLS connection whose hello is here."""
+
+    open: bool
+    request: Request | None
+    keyed: Keyed | None
+    cookie: bytes
+    deadline: float
+    trusted: bool
+    source: tuple[str, int]
+    here: tuple[str, int]
+    local: bool
+    uid: int | None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits."""
+
+    def hold(self) -> None:
+        """Have it wait, no longer than is allowed."""
+
+    def among(self, request: Request, backend: "Backend") -> "Backend":
+        """Of several replicas the one to go to."""
+
+    def count_request(self, backend: "Backend") -> None:
+        """Once for each request."""
+
+    def route(self, request: Request, backend: "Backend", rule: Rule | None) -> None:
+        """What the env's state allows."""
+
+    def answer_page(self, page: pages.Page) -> None:
+        """It cannot be served."""
+
+
 class Doors:
     """Those who wait, by slot; and when each slot was asked for."""
 
     def __init__(self, router: "Router") -> None:
         self._router = router
-        self._waiting: dict[str, set[Finding]] = {}
+        self._waiting: dict[str, set[Guest]] = {}
         self._asked: dict[str, float] = {}
 
-    def opens(self, client: "Finding", request: Request) -> bool:
+    def opens(self, client: "Guest", request: Request) -> bool:
         """Whether a request is for a template: then it goes to its env, waits for it, or is answered. Raises FramingError."""
         keyed = self._keyed(client, request)
         if keyed is None:
@@ -72,11 +106,16 @@ class Doors:
             client.deadline = min(client.deadline, keyed.since + PATIENCE)
         return True
 
+    def of(self, keyed: Keyed) -> "Backend | None":
+        """The env of a key, if there is one."""
+        index = self._router.backends.routes.of_slot(keyed.door, keyed.slot)
+        return None if index is None else self._router.backends.at(index)
+
     def count(self) -> int:
         """How many wait for envs that are yet to be made."""
         return sum(map(len, self._waiting.values()))
 
-    def late(self, client: "Finding") -> pages.Page:
+    def late(self, client: "Guest") -> pages.Page:
         """What to tell one who waited for as long as anybody does, here or for an env that is known."""
         keyed, routes = client.keyed, self._router.backends.routes
         if keyed is not None and keyed.request is client.request:
@@ -108,7 +147,7 @@ class Doors:
                 self._ask(keyed)
         self._asked = {slot: when for slot, when in self._asked.items() if slot in self._waiting}
 
-    def _keyed(self, client: "Finding", request: Request) -> Keyed | None:
+    def _keyed(self, client: "Guest", request: Request) -> Keyed | None:
         """The request's key, found once; None: it is for no template (client.keyed is None), or was answered."""
         known = client.keyed
         if client.is_held and known is not None and known.request is request:
@@ -139,7 +178,7 @@ class Doors:
             self._router.tell(orders.Ask(template=keyed.door.name, key=keyed.found.key, slot=keyed.slot, source=keyed.source))
 
 
-def waits(client: "Finding", slot: str) -> bool:
+def waits(client: "Guest", slot: str) -> bool:
     """Whether a client still waits for that key."""
     return client.is_held and client.keyed is not None and client.keyed.request is client.request and client.keyed.slot == slot
 

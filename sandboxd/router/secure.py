@@ -14,10 +14,12 @@ from sandboxd.router.closing import linger
 from sandboxd.router.loop import READ
 from sandboxd.router.published import Raw
 from sandboxd.router.relay import DONTWAIT
-from sandboxd.routing import hello
+from sandboxd.routing import hello, pages
 from sandboxd.routing.requests import Request
+from sandboxd.routing.rules import Rule
 
 if TYPE_CHECKING:
+    from sandboxd.router.doors import Keyed
     from sandboxd.router.worker import Router
 
 FIRST = hello.HANDSHAKE  # the byte a TLS connection begins with
@@ -29,7 +31,7 @@ class Secure(Raw):
     early: the hello. request: what it comes to, None until it is whole. here, local, uid: see `access`.
     """
 
-    __slots__ = ("here", "local", "request", "uid")
+    __slots__ = ("cookie", "here", "keyed", "local", "request", "trusted", "uid", "waits")
 
     def __init__(
         self, router: "Router", sock: _socket.socket, source: tuple[str, int], here: tuple[str, int], data: bytes
@@ -39,6 +41,10 @@ class Secure(Raw):
         self.local = is_local(source[0], here[0])
         self.uid: int | None = None
         self.request: Request | None = None
+        self.keyed: Keyed | None = None
+        self.cookie = b""
+        self.trusted = False  # a proxy that passes TLS on says nothing of where it has it from
+        self.waits = False
         self.early = data
         self.deadline = router.loop.now + router.bounds.head
         router.held_raw.add(self)
@@ -49,18 +55,47 @@ class Secure(Raw):
             self._read_name()
         if self.request is None or self.dial is not None or self.tunnel is not None or not self.open:
             return
-        if self.find() is None:
+        if self.find() is not None:
+            super().begin()
+        elif not self.router.doors.opens(self, self.request):
             self.router.ask_newest(self, self.request)
-        else:
+        elif self.find() is not None:
             super().begin()
 
     def find(self) -> Backend | None:
         """The env's endpoint, if there is one."""
-        return self.router.backends.choose(self.request)[0] if self.request is not None else None
+        backend = self.router.backends.choose(self.request)[0] if self.request is not None else None
+        return self.router.doors.of(self.keyed) if backend is None and self.keyed is not None else backend
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits for an env to be made for its key."""
+        return self.open and self.waits and self.dial is None and self.tunnel is None
+
+    def hold(self) -> None:
+        """Wait for that; `deadline` is set since the hello was read."""
+        self.waits = True
+
+    def among(self, request: Request, backend: Backend) -> Backend:
+        """A key's env is one."""
+        return backend
+
+    def count_request(self, backend: Backend) -> None:
+        """What is inside TLS nobody can count."""
+
+    def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:
+        """There is one: `begin` goes on."""
+
+    def answer_page(self, page: pages.Page) -> None:
+        """What a page says, as an alert."""
+        alerts = {403: hello.ACCESS_DENIED, 503: hello.INTERNAL_ERROR}
+        self.refuse(alerts.get(page.status, hello.UNRECOGNIZED_NAME))
 
     def is_unknown(self, request: Request) -> None:
         """No table is on its way that could name it."""
-        if self.open and self.request is request and self.dial is None and self.tunnel is None and self.find() is None:
+        if not self.open or self.request is not request or self.dial is not None or self.tunnel is not None:
+            return
+        if self.find() is None and not self.router.doors.opens(self, request):
             self.refuse(hello.UNRECOGNIZED_NAME)
 
     def may_reach(self, backend: Backend) -> bool:

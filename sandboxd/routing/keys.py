@@ -92,15 +92,15 @@ def find_key(door: Door, label: str, request: Request, source: str, *, trusted: 
         found = _of_kind(door, kind, label, request, source, secure)
         if found is not None:
             return found
-    if "cookie" not in door.keys or label:
+    if "cookie" not in door.keys or label or is_hello(request):
         return None
     key, value = minted(door, chance)
     return Found(key, set_cookie(door, value, secure=secure))
 
 
 def _of_kind(door: Door, kind: str, label: str, request: Request, source: str, secure: bool) -> Found | None:
-    if kind == "host":
-        return Found(f"host:{label}") if label else None
+    if kind in ("host", "sni"):
+        return Found(f"{kind}:{label}") if label and (kind == "host" or is_hello(request)) else None
     if label:
         return None  # a name below the template's is a key or nothing
     if kind == "cookie":
@@ -117,6 +117,11 @@ def _of_kind(door: Door, kind: str, label: str, request: Request, source: str, s
         return Found(f"path:{segment[1].decode('latin-1')}", path=f"/{segment[1].decode('latin-1')}" if door.strip else "")
     value = field(request.fields, kind.partition(":")[2])
     return Found(f"header:{value}") if value is not None and VALUE.fullmatch(value) else None
+
+
+def is_hello(request: Request) -> bool:
+    """Whether it is none of HTTP's: a TLS connection, of which the name in its hello is all that is read."""
+    return not request.method
 
 
 def _of_cookie(door: Door, fields: bytes, secure: bool) -> Found | None:
@@ -161,7 +166,7 @@ def named_key(door: Door, text: str) -> str | None:
             return f"ip:{ipaddress.ip_address(value)}"
         except ValueError:
             return None
-    allowed = LABEL if kind == "host" else VALUE
+    allowed = LABEL if kind in ("host", "sni") else VALUE
     return f"{kind}:{value}" if allowed.fullmatch(value) and (kind != "path" or "/" not in value) else None
 
 

@@ -135,7 +135,7 @@ class Routes:
             return door, ""
         label, _, rest = name.partition(b".")
         door = self._doors.get(rest)
-        return (door, label.decode("ascii")) if door is not None and "host" in door.keys else None
+        return (door, label.decode("ascii")) if door is not None and {"host", "sni"} & {*door.keys} else None
 
     def of_slot(self, door: Door, slot: str) -> int | None:
         """The endpoint's index for a key of a template."""

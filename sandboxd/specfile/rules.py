@@ -24,8 +24,8 @@ HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){NAME.pattern}(\.{NAME.pattern})*")
 PATH = re.compile(r"/[!-~]{0,1023}")
 HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 VALUE = re.compile(r"[ -~]{1,256}")
-KEY = re.compile(r"cookie|ip|token|host|path|header:[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
-KEY_HINT = 'use "cookie", "ip", "token", "host", "path" or "header:NAME", or several as ["token", "cookie"]'
+KEY = re.compile(r"cookie|ip|token|host|sni|path|header:[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+KEY_HINT = 'use "cookie", "ip", "token", "host", "sni", "path" or "header:NAME", or several as ["token", "cookie"]'
 NAME_HINT = 'a name is a DNS label: 1 to 63 of a-z, 0-9 and inner hyphens, as "shop-2"; an env may have two, as "fix-ui.shop"'
 RESTART_HINT = 'use "no", "on-failure", "on-failure:5", "always" or "unless-stopped"'
 

@@ -7,6 +7,9 @@ sandboxd.router.doors and sandboxd.cli.demand.
 import asyncio
 import http.client
 import json
+import socket
+import ssl
+import subprocess
 import threading
 from pathlib import Path
 
@@ -490,6 +493,55 @@ while True:
     upgraded = ask(shared_daemon, "rides", Connection="Upgrade", Upgrade="x")
     assert (upgraded.status, bool(upgraded.cookie)) == (101, True)
     unregister(client, "rides")
+
+
+TLS = """
+import http.server, ssl, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.uname().nodename.encode())
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("both.pem")
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+"""
+
+
+def tls(daemon, name):
+    """Who answers below that name over TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", daemon.port), 2 * PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname=name) as sock,
+    ):
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        data = b""
+        while piece := sock.recv(65536):
+            data += piece
+    return data.rpartition(b"\r\n\r\n")[2].decode()
+
+
+def test_a_name_in_a_tls_hello_is_a_key(shared_daemon, client, tmp_path, require):
+    require("openssl")
+    pem = str(tmp_path / "both.pem")
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "9"]
+    subprocess.run([*command, "-subj", "/CN=x", "-keyout", pem + ".key", "-out", pem], check=True, capture_output=True)
+    (tmp_path / "both.pem").write_text((tmp_path / "both.pem").read_text() + (tmp_path / "both.pem.key").read_text())
+    register(client, "tls", key="sni", create=True, max=2, path=tmp_path, command=["python3", "-c", TLS])
+    first = at_once(4, lambda number: tls(shared_daemon, "a.tls.localhost"))
+    assert len(set(first)) == 1
+    assert tls(shared_daemon, "b.tls.localhost") != first[0]
+    assert sorted(env.key for env in made(client, "tls")) == ["sni:a", "sni:b"]
+    with pytest.raises(ssl.SSLError, match="INTERNAL_ERROR"):
+        tls(shared_daemon, "c.tls.localhost")
+    with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+        tls(shared_daemon, "tls.localhost")
+    assert ask(shared_daemon, "a.tls").status == 400  # a plain request has no such key
+    unregister(client, "tls")
 
 
 def test_programs_ask_for_the_env_of_a_key(shared_daemon, client):

@@ -20,7 +20,7 @@ from sandboxd.routing.keys import (
     slot_of,
     source_of,
 )
-from sandboxd.routing.requests import parse_request
+from sandboxd.routing.requests import Request, parse_request
 
 SECRET = secret_of(b"s" * 32, 1000, "shop")
 CHANCE = bytes(range(16))
@@ -68,6 +68,21 @@ def key(*args, **more):
 )
 def test_what_is_found(keys, lines, more, expected):
     assert key(door(*keys), *lines, **more) == expected
+
+
+def test_a_tls_hello_has_its_name_alone():
+    hello = Request(b"", b"/", b"1", b"", 0, False, b"a.shop.localhost")
+
+    def of(*keys, label="a"):
+        made = find_key(door(*keys), label, hello, "10.0.0.1", trusted=False, chance=CHANCE)
+        return made and made.key
+
+    assert of("sni") == "sni:a"
+    assert of("host", "sni") == "host:a"
+    assert of("cookie", "path", "token", "header:X", label="") is None  # nothing is minted that nobody could be handed
+    assert of("ip", label="") == "ip:10.0.0.1"
+    assert key(door("sni"), label="a") is None  # of a plain request
+    assert named_key(door("sni"), "a") == "sni:a"
 
 
 def test_a_token_is_known_by_its_hash_alone():
