@@ -1,18 +1,19 @@
 """What a daemon and its clients are told: paths, addresses, ceilings. Values in, `Settings` out.
 
-Pure: the environment and the uid are arguments. `SANDBOXD_DIR=D` puts one daemon's socket, state and logs under D (tests,
-side-by-side daemons); else the XDG base directories hold. `SANDBOXD_SOCKET` points a client elsewhere, `SANDBOXD_LISTEN`
-is the router's address. No directory is made here: `store.rundir` makes and checks them. Paths are kept as text: every
-`sandbox ps` reads settings, and pathlib is a sixth of its imports (measured).
+Pure: the environment, the uid and what the config file said (`config`) are arguments; the environment wins over the file.
+`SANDBOXD_DIR=D` puts one daemon's socket, state, logs and config file under D (tests, side-by-side daemons); else the XDG base
+directories hold. `SANDBOXD_SOCKET` points a client elsewhere. `KINDS` is the one table of what can be set: a name there is a
+key of the file and, in capitals behind SANDBOXD_, a variable. No directory is made here: `store.rundir` makes and checks them.
+Paths are kept as text: every `sandbox ps` reads settings, and pathlib is a sixth of its imports (measured).
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from sandboxd.errors import UsageError
-from sandboxd.units import parse_size
+from sandboxd.units import format_duration, format_size, parse_duration, parse_size, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_per_source: connections of one address to each worker (0: a quarter of all and at most 1,024; of this host's, any).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
+    limits: those of an env whose spec says nothing of them, by their names in a spec; only the config file has them.
     """
 
     control: str
@@ -66,10 +68,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client_timeout: float = 75.0
     connect_timeout: float = 10.0
     drain_timeout: float = 10.0
+    limits: dict[str, Any] = {}
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str], uid: int) -> "Settings":
-        """Read the environment; raises UsageError for a value that cannot be meant."""
+    def from_environ(cls, environ: Mapping[str, str], uid: int, said: Mapping[str, Any] | None = None) -> "Settings":
+        """Read the environment; raises UsageError for a value that cannot be meant. said: values of a config file."""
         home = environ.get("HOME") or f"/tmp/sandboxd-{uid}-home"
         own = environ.get("SANDBOXD_DIR")
         if own:
@@ -81,33 +84,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             runtime_home = environ.get("XDG_RUNTIME_DIR")
             state = absolute(f"{state_home}/sandboxd", "XDG_STATE_HOME")
             runtime = absolute(f"{runtime_home}/sandboxd", "XDG_RUNTIME_DIR") if runtime_home else f"/tmp/sandboxd-{uid}"
-        cgroup = environ.get("SANDBOXD_CGROUP", "")
         socket = environ.get("SANDBOXD_SOCKET")
+        given: dict[str, Any] = {"listen": [DEFAULT_LISTEN], **(said or {})}
+        given.update((name, of_environ(environ, name)) for name in KINDS if variable(name) in environ)
         return cls(
             control=absolute(socket, "SANDBOXD_SOCKET") if socket else f"{runtime}/control.sock",
             runtime=runtime,
             state=state,
-            listen=[address.strip() for address in environ.get("SANDBOXD_LISTEN", DEFAULT_LISTEN).split(",")],
-            pool=whole(environ, "SANDBOXD_POOL", 4, low=0, high=256),
-            max_envs=whole(environ, "SANDBOXD_MAX_ENVS", 1000, low=1, high=100_000),
-            max_starting=whole(environ, "SANDBOXD_MAX_STARTING", 64, low=1, high=100_000),
-            max_memory=size(environ, "SANDBOXD_MAX_MEMORY"),
-            queue=whole(environ, "SANDBOXD_QUEUE", 1000, low=0, high=100_000),
-            queue_wait=float(whole(environ, "SANDBOXD_QUEUE_WAIT", 60, low=1, high=86400)),
-            memory_reserve=size(environ, "SANDBOXD_MEMORY_RESERVE"),
-            memory_critical=size(environ, "SANDBOXD_MEMORY_CRITICAL"),
-            log_limit=whole(environ, "SANDBOXD_LOG_LIMIT", 5 << 20, low=4096, high=1 << 40),
-            cgroup=str(absolute(cgroup, "SANDBOXD_CGROUP")) if cgroup else "",
-            hold=float(whole(environ, "SANDBOXD_HOLD", 30, low=0, high=3600)),
-            router_workers=whole(environ, "SANDBOXD_ROUTER_WORKERS", 0, low=0, high=64),
-            trusted_proxies=networks(environ, "SANDBOXD_TRUSTED_PROXIES"),
-            resolvers=servers(environ, "SANDBOXD_RESOLVERS"),
-            max_per_source=whole(environ, "SANDBOXD_MAX_PER_SOURCE", 0, low=0, high=1 << 20),
-            head_timeout=float(whole(environ, "SANDBOXD_HEAD_TIMEOUT", 15, low=1, high=3600)),
-            client_timeout=float(whole(environ, "SANDBOXD_CLIENT_TIMEOUT", 75, low=1, high=86400)),
-            connect_timeout=float(whole(environ, "SANDBOXD_CONNECT_TIMEOUT", 10, low=1, high=3600)),
-            drain_timeout=float(whole(environ, "SANDBOXD_DRAIN_TIMEOUT", 10, low=0, high=3600)),
-            metrics=bool(whole(environ, "SANDBOXD_METRICS", 1, low=0, high=1)),
+            **given,
         )
 
     @property
@@ -141,56 +125,202 @@ def manager_socket(environ: Mapping[str, str], uid: int) -> "Path | None":
     return as_path(f"{runtime}/systemd/private") if runtime else None
 
 
-def absolute(text: str, variable: str) -> str:
+def absolute(text: str, name: str) -> str:
     """A path that means the same wherever the process stands."""
     if not text.startswith("/"):
-        raise UsageError(f"{variable}={text!r} is not an absolute path", hint=f"set {variable} to a path that starts with /")
+        named = f"{name}={text!r}" if name else repr(text)
+        raise UsageError(f"{named} is not an absolute path", hint="a path that starts with /")
     return "/" + "/".join(part for part in text.split("/") if part not in ("", "."))
 
 
-def whole(environ: Mapping[str, str], variable: str, default: int, *, low: int, high: int) -> int:
-    """A whole number from the environment, within its bounds."""
-    text = environ.get(variable)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-        raise UsageError(f"{variable}={text!r} is no whole number from {low} to {high}", hint=f"unset it for {default}")
-    return int(text)
+def config_file(environ: Mapping[str, str], uid: int) -> str:
+    """Where the config file is, if there is one."""
+    if named := environ.get("SANDBOXD_CONFIG"):
+        return absolute(named, "SANDBOXD_CONFIG")
+    if own := environ.get("SANDBOXD_DIR"):
+        return f"{absolute(own, 'SANDBOXD_DIR')}/config.toml"
+    if uid == 0:
+        return "/etc/sandboxd/config.toml"
+    home = environ.get("HOME") or f"/tmp/sandboxd-{uid}-home"
+    return absolute(f"{environ.get('XDG_CONFIG_HOME') or f'{home}/.config'}/sandboxd/config.toml", "XDG_CONFIG_HOME")
 
 
-def networks(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
-    """Addresses and networks from the environment, as "10.0.0.0/8,::1"."""
-    text = environ.get(variable)
-    if not text:
-        return ()
+# -- what can be set ---------------------------------------------------------------------------------------------------------
+
+
+class Kind(Protocol):
+    """How a value is read, from a text of the environment or a value of TOML, and written for people."""
+
+    def read(self, value: object) -> Any:
+        """The value; raises UsageError."""
+
+    def write(self, value: Any) -> str:
+        """It in words."""
+
+
+class Whole(NamedTuple):
+    """A whole number."""
+
+    low: int
+    high: int
+
+    def read(self, value: object) -> int:
+        """Digits, or a number."""
+        number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+        if type(number) is not int or not self.low <= number <= self.high:
+            raise UsageError(
+                f"{shown(value)} is no whole number from {self.low} to {self.high}", hint="leave it out for the usual"
+            )
+        return number
+
+    def write(self, value: int) -> str:
+        """As it is."""
+        return str(value)
+
+
+class Seconds(NamedTuple):
+    """A duration."""
+
+    low: float
+    high: float
+
+    def read(self, value: object) -> float:
+        """A number of seconds, or as "1m30s"."""
+        found = parse_duration(value)
+        if not self.low <= found <= self.high:
+            bounds = f"{format_duration(self.low)} to {format_duration(self.high)}"
+            raise UsageError(f"{shown(value)} is no duration from {bounds}", hint="leave it out for the usual")
+        return found
+
+    def write(self, value: float) -> str:
+        """As "1m30s"."""
+        return format_duration(value)
+
+
+class Bytes(NamedTuple):
+    """A size."""
+
+    low: int = 0
+    high: int = 1 << 62
+
+    def read(self, value: object) -> int:
+        """Bytes, or as "512m"."""
+        found = parse_size(value)
+        if not self.low <= found <= self.high:
+            raise UsageError(f"{shown(value)} is no size from {format_size(self.low)} to {format_size(self.high)}")
+        return found
+
+    def write(self, value: int | None) -> str:
+        """As "512MiB"."""
+        return "" if value is None else format_size(value)
+
+
+class Flag(NamedTuple):
+    """Yes or no."""
+
+    def read(self, value: object) -> bool:
+        """true or false; 1 or 0 in the environment."""
+        if value in ("0", "1") or isinstance(value, bool):
+            return value in ("1", True)
+        raise UsageError(f"{shown(value)} is neither yes nor no", hint="true or false in the file, 1 or 0 in the environment")
+
+    def write(self, value: bool) -> str:
+        """As TOML has it."""
+        return "true" if value else "false"
+
+
+class Place(NamedTuple):
+    """An absolute path; none: nothing is said."""
+
+    def read(self, value: object) -> str:
+        """The path in its one spelling."""
+        if not isinstance(value, str):
+            raise UsageError(f"{shown(value)} is no path", hint="a text that starts with /")
+        return absolute(value, "") if value else ""
+
+    def write(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+class Words(NamedTuple):
+    """Several words, by commas or as a list, each as `check` has it."""
+
+    check: Callable[[str], object]
+    kind: type = tuple
+    least: int = 0
+
+    def read(self, value: object) -> Any:
+        """Each without the blanks around it."""
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise UsageError(f"{shown(value)} is no list of texts", hint='as ["one", "two"]')
+        found = [part.strip() for part in parts if part.strip()]
+        if len(found) < self.least:
+            raise UsageError(f"{shown(value)} names nothing", hint="leave it out for the usual")
+        for part in found:
+            self.check(part)
+        return self.kind(found)
+
+    def write(self, value: Any) -> str:
+        """By commas."""
+        return ", ".join(value)
+
+
+def check_listen(part: str) -> None:
+    """Any word: the router's own reading of addresses says what it can listen on."""
+
+
+def check_network(part: str) -> None:
+    """An address or a network, as 10.0.0.0/8 or ::1."""
     import ipaddress  # noqa: PLC0415 - of all settings of all commands only this one needs it
 
-    found = tuple(part.strip() for part in text.split(","))
-    for part in found:
-        try:
-            ipaddress.ip_network(part, strict=False)
-        except ValueError:
-            hint = f"as {variable}=10.0.0.0/8,::1"
-            raise UsageError(f"{variable}: {part!r} is neither an address nor a network", hint=hint) from None
-    return found
-
-
-def servers(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
-    """ADDRESS:PORT of name servers from the environment, as "127.0.0.1:53,[::1]:53"."""
-    found = tuple(part.strip() for part in environ.get(variable, "").split(",") if part.strip())
-    for part in found:
-        address, _, port = part.rpartition(":")
-        if not address or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-            raise UsageError(f"{variable}: {part!r} is not ADDRESS:PORT", hint=f"as {variable}=127.0.0.1:53")
-    return found
-
-
-def size(environ: Mapping[str, str], variable: str) -> int | None:
-    """Bytes from the environment, as 512m; None where nothing is said."""
-    text = environ.get(variable)
-    if text is None:
-        return None
     try:
-        return parse_size(text)
+        ipaddress.ip_network(part, strict=False)
+    except ValueError:
+        raise UsageError(f"{shown(part)} is neither an address nor a network", hint="as 10.0.0.0/8 or ::1") from None
+
+
+def check_server(part: str) -> None:
+    """ADDRESS:PORT of a name server, as 127.0.0.1:53 or [::1]:53."""
+    address, _, port = part.rpartition(":")
+    if not address or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise UsageError(f"{shown(part)} is not ADDRESS:PORT", hint="as 127.0.0.1:53")
+
+
+KINDS: dict[str, Kind] = {
+    "listen": Words(check_listen, list, 1),
+    "pool": Whole(0, 256),
+    "max_envs": Whole(1, 100_000),
+    "max_starting": Whole(1, 100_000),
+    "max_memory": Bytes(),
+    "queue": Whole(0, 100_000),
+    "queue_wait": Seconds(1, 86400),
+    "memory_reserve": Bytes(),
+    "memory_critical": Bytes(),
+    "log_limit": Bytes(4096, 1 << 40),
+    "cgroup": Place(),
+    "hold": Seconds(0, 3600),
+    "router_workers": Whole(0, 64),
+    "trusted_proxies": Words(check_network),
+    "resolvers": Words(check_server),
+    "max_per_source": Whole(0, 1 << 20),
+    "head_timeout": Seconds(1, 3600),
+    "client_timeout": Seconds(1, 86400),
+    "connect_timeout": Seconds(1, 3600),
+    "drain_timeout": Seconds(0, 3600),
+    "metrics": Flag(),
+}
+
+
+def variable(name: str) -> str:
+    """The variable of a setting."""
+    return f"SANDBOXD_{name.upper()}"
+
+
+def of_environ(environ: Mapping[str, str], name: str) -> Any:
+    """A setting's value from the environment, where it is; raises UsageError with the variable's name."""
+    try:
+        return KINDS[name].read(environ[variable(name)])
     except UsageError as error:
-        raise UsageError(f"{variable}={text!r}: {error.message}", hint=error.hint) from error
+        raise UsageError(f"{variable(name)}: {error.message}", hint=error.hint) from error

@@ -20,7 +20,7 @@ FILES = sorted((ROOT / "sandboxd").rglob("*.py"))
 # -- what decides ---------------------------------------------------------------------------------------------------------
 
 PURE = (
-    "spec", "specfile", "units", "egress", "settings", "protocol", "lifecycle", "isolation", "routing",
+    "spec", "specfile", "units", "egress", "settings", "config", "protocol", "lifecycle", "isolation", "routing",
     "limits.verdict", "limits.change", "limits.pace", "limits.controls", "limits.delegation", "client.session", "cli.ceilings",
     "doctor.facts", "doctor.report", "doctor.walls", "doctor.host", "doctor.service", "doctor.limits", "doctor.names",
     "doctor.fixes", "doctor.diagnosis",
@@ -42,6 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "units": set(),
     "egress": set(),
     "settings": {"spec", "units"},
+    "config": {"settings", "specfile", *NOUNS},
     "specfile": {"spec", "units", "egress"},
     "protocol": {"spec", "units"},
     "lifecycle": {*NOUNS},
@@ -53,10 +54,10 @@ ARROWS: dict[str, set[str]] = {
     "network": {"kernel", *NOUNS},
     "router": {"routing", "kernel", "network", "observe", *NOUNS},
     "observe": {"kernel", *NOUNS},
-    "store": {"lifecycle", "settings", "kernel", *NOUNS},
+    "store": {"lifecycle", "settings", "config", "specfile", "kernel", *NOUNS},
     "daemon": {
         "lifecycle", "isolation", "routing", "kernel", "launch", "limits", "network", "router", "store", "observe",
-        "settings", "specfile", *NOUNS,
+        "settings", "config", "specfile", *NOUNS,
     },
     "client": {"settings", *NOUNS},
     "doctor": {"isolation", "launch", "kernel", "network", "limits", "client", "settings", *NOUNS},

@@ -1,4 +1,4 @@
-"""`sandbox daemon start|stop|status|run|install|uninstall` and `metrics`: the daemon itself, for those who want to see it.
+"""`sandbox daemon start|stop|status|config|reload|run|install|uninstall`, `metrics`: the daemon itself, to be seen.
 
 Nothing here is needed for daily use: every verb starts a daemon when none answers.
 """
@@ -16,7 +16,7 @@ from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import items, note, out
 from sandboxd.cli.template import Columns
 from sandboxd.errors import DaemonUnreachable
-from sandboxd.protocol.messages import Metrics, Shutdown, Status
+from sandboxd.protocol.messages import Config, Metrics, Shutdown, Status
 from sandboxd.units import format_duration
 
 COLUMNS: Columns = {
@@ -29,8 +29,15 @@ COLUMNS: Columns = {
 }
 
 
+SETTINGS: Columns = {
+    "SETTING": lambda setting: setting.name,
+    "VALUE": lambda setting: setting.value or "-",
+    "FROM": lambda setting: setting.source,
+}
+
+
 class FormatFlags(Flags, frozen=True, kw_only=True):
-    """Flags of `daemon start` and `daemon status`."""
+    """Flags of `daemon start`, `daemon status` and `daemon config`."""
 
     how: str | None
 
@@ -113,6 +120,28 @@ def restart_daemon(cli: Cli, flags: Flags) -> None:
         while before is not None and status.started == before.started:
             status = cli.client.call(Status())
     note(f"the daemon runs: pid {status.pid}, sandboxd {status.version}")
+
+
+@daemon.command("config")
+@options.format_option
+@options.takes(FormatFlags)
+def show_config(cli: Cli, flags: FormatFlags) -> None:
+    """Show every setting that is in force, and where it came from."""
+    reply = cli.visitor.call(Config())
+    items(reply.settings, SETTINGS, how=flags.how)
+    if flags.how is None:
+        note(f"the config file is {reply.file}")
+
+
+@daemon.command("reload")
+@options.takes(Flags)
+def reload_config(cli: Cli, flags: Flags) -> None:
+    """Read the config file again, as SIGHUP does, and take on what can change while the daemon runs."""
+    reply = cli.visitor.call(Config(reload=True))
+    for change in reply.changes:
+        out(f"{change.name}: {change.before or '-'} -> {change.after or '-'}, {change.holds}")
+    if not reply.changes:
+        note(f"nothing has changed in {reply.file}")
 
 
 @click.command()

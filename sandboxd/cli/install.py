@@ -2,7 +2,7 @@
 
 Not needed for daily use: where there is a user manager, the first command makes a unit like it. Installed, it starts at login
 or boot, and its control socket is there before it. Files come from the package's `systemd` directory; what is ours to write is
-written whole or not at all, and an environment file that is there stays.
+written whole or not at all, and a file of settings that is there stays.
 """
 
 import os
@@ -20,6 +20,7 @@ from sandboxd.cli.render import note, out
 from sandboxd.errors import DaemonUnreachable, NotOffered, PermissionDenied, SandboxdError
 from sandboxd.protocol.messages import Shutdown, Status
 
+EDITED = ("env", "config.toml")  # the administrator's: what is there stays
 MARK = "# Made by `sandbox daemon install`.\n"
 ENABLED = ("sandboxd.socket", "sandboxd.service")
 
@@ -39,10 +40,11 @@ def places(*, system: bool) -> dict[str, Path]:
             **units,
             "sysusers.d/sandboxd.conf": etc / "sysusers.d/sandboxd.conf",
             "tmpfiles.d/sandboxd.conf": etc / "tmpfiles.d/sandboxd.conf",
-            "env": etc / "sandboxd/env",
+            **{name: etc / "sandboxd" / name for name in EDITED},
         }
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return {**{f"user/{name}": config / "systemd/user" / name for name in ENABLED}, "env": config / "sandboxd/env"}
+    units = {f"user/{name}": config / "systemd/user" / name for name in ENABLED}
+    return units | {name: config / "sandboxd" / name for name in EDITED}
 
 
 def source() -> Path:
@@ -107,7 +109,7 @@ def install(cli: Cli, flags: InstallFlags) -> None:
     """Install the daemon as a systemd unit with its control socket, and start it. Envs run on meanwhile."""
     check_rights(system=flags.system)
     for name, path in places(system=flags.system).items():
-        if name == "env" and path.exists():
+        if name in EDITED and path.exists():
             continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,9 +145,9 @@ def uninstall(cli: Cli, flags: InstallFlags) -> None:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `install` made it; an environment file counts only while nobody has changed it."""
+    """Whether `install` made it; what is there to be edited counts only while nobody has."""
     try:
         text = path.read_text()
     except OSError:
         return False
-    return text == text_of("env") if path.name == "env" else text.startswith(MARK)
+    return text == text_of(path.name) if path.name in EDITED else text.startswith(MARK)

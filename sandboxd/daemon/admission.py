@@ -48,6 +48,11 @@ class Admission:
         self._exhausted_until = 0.0
         self._host = (0.0, host_memory())
 
+    def settings_changed(self) -> None:
+        """Other ceilings hold from now on: what waits may have room."""
+        self.ceilings = ceilings(self.supervisor)
+        self.changed()
+
     # -- asking ----------------------------------------------------------------------------------------------------------
 
     def obstacle(self, record: EnvRecord) -> Obstacle | None:

@@ -80,7 +80,7 @@ class EnvRequests:
 
     def new_record(self, params: m.Run) -> EnvRecord:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
-        spec = checked_spec(params.spec)
+        spec = checked_spec(params.spec, self.supervisor.settings.limits)
         if spec.on_demand is not None:
             raise UsageError("this spec is a template, of which envs are made on demand", hint="`sandbox up` registers it")
         taken = [actor.record.name for actor in self.supervisor.actors.values()]

@@ -14,13 +14,15 @@ import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import uvloop
-from msgspec.structs import replace
 
 from sandboxd import __version__
+from sandboxd.config import Config, written
 from sandboxd.daemon import succession
 from sandboxd.daemon.adopt import adopt_all, check_records
+from sandboxd.daemon.configuring import Configuring, with_handed
 from sandboxd.daemon.control import ControlServer, Handler
 from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.handed import CONTROL, ROUTER
@@ -41,16 +43,17 @@ from sandboxd.kernel.fds import raise_limit
 from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
-from sandboxd.router.listener import address_of
 from sandboxd.settings import LOG_HINT, START_FIFO, Settings
+from sandboxd.store.config import load
 from sandboxd.store.copies import open_or_rebuild
 from sandboxd.store.rundir import RunDir, prepare
 
 log = logging.getLogger("sandboxd")
 PATIENCE = 2.0  # seconds for calls that are being answered, when another daemon takes over
-USAGE = """usage: sandboxd [--version]
+USAGE = """usage: sandboxd [--version | --check-config]
 
-The daemon of sandboxd; `sandbox` starts it by itself. Settings come from the environment: SANDBOXD_DIR, SANDBOXD_LISTEN, …"""
+The daemon of sandboxd; `sandbox` starts it by itself. Settings come from the environment (SANDBOXD_DIR, SANDBOXD_LISTEN, …)
+and, where it says nothing, from a config file. --check-config reads both and says what a daemon would run with."""
 
 
 def main() -> None:
@@ -58,6 +61,8 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         print(f"sandboxd {__version__}")
         return
+    if sys.argv[1:] == ["--check-config"]:
+        raise SystemExit(check_config())
     if sys.argv[1:] == [succession.CHECK]:
         raise SystemExit(check_state())
     if sys.argv[1:]:
@@ -67,18 +72,16 @@ def main() -> None:
     raise_limit()  # the launcher's and each init's, too
     ready = take_ready_fd()
     try:
-        settings = Settings.from_environ(os.environ, os.geteuid())
-        ready = ready if ready >= 0 else open_fifo(settings.state_dir)
+        config = load(os.environ, os.geteuid())
+        ready = ready if ready >= 0 else open_fifo(config.settings.state_dir)
         handed = take_handed(os.environ)
         routed = handed.get(ROUTER, [])
-        if routed:
-            own = settings.listen if "SANDBOXD_LISTEN" in os.environ else []
-            settings = replace(settings, listen=[*map(address_of, routed), *own])
+        settings = with_handed(config, routed)
         manager = Notifier.from_environ(os.environ)
         rundir = prepare(settings, handed.get(CONTROL, []))
         kept: list[tuple[str, socket.socket]] = []
         try:
-            if uvloop.run(live(settings, rundir, ready, manager, routed)) and rundir.socket is not None:
+            if uvloop.run(live(settings, rundir, Surroundings(ready, manager, routed, config))) and rundir.socket is not None:
                 kept = [(CONTROL, rundir.socket.dup()), *((ROUTER, sock) for sock in routed)]
         finally:
             # A manager that keeps the listener hands it to the next daemon: the name must go on leading to it.
@@ -103,12 +106,23 @@ def main() -> None:
 def check_state() -> int:
     """Whether this program could take over the state that there is: 0, or the error as JSON and its code."""
     try:
-        settings = Settings.from_environ(os.environ, os.geteuid())
-        check_records(settings.state_dir / "state.db")
+        check_records(load(os.environ, os.geteuid()).settings.state_dir / "state.db")
     except SandboxdError as error:
         print(json.dumps({"error": error.code, "message": error.message, "hint": error.hint}))
         return error.exit_code
     print(f"sandboxd {__version__}")
+    return 0
+
+
+def check_config() -> int:
+    """What a daemon would run with: 0, or the error's own code."""
+    try:
+        config = load(os.environ, os.geteuid())
+    except SandboxdError as error:
+        print(f"sandboxd: {error}\nhint: {error.hint}" if error.hint else f"sandboxd: {error}", file=sys.stderr)
+        return error.exit_code
+    for name, value in written(config.settings).items():
+        print(f"{name:<22}{value or '-':<30} {config.sources.get(name.partition('.')[0], 'usual')}")
     return 0
 
 
@@ -145,10 +159,21 @@ def tell(fd: int, text: str) -> None:
             log.debug("whoever started the daemon did not wait for it")
 
 
-async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier, routed: Sequence[socket.socket]) -> bool:
+class Surroundings(NamedTuple):
+    """What a daemon is started with. ready: where it tells how that went. routed: listeners for its router."""
+
+    ready: int
+    manager: Notifier
+    routed: Sequence[socket.socket]
+    config: Config
+
+
+async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool:
     """Build, adopt, serve, leave; whether another is to take over here."""
     set_title("sandboxd")
-    supervisor = await build(settings, rundir, routed)
+    manager = around.manager
+    supervisor = await build(settings, rundir, around.routed)
+    configuring = Configuring(supervisor, around.config, manager)
     watch = Watch(supervisor)
     web = Web(lambda: scrape(supervisor, watch))
     try:
@@ -159,7 +184,7 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         supervisor.push_routes()
         supervisor.admission.changed()
         assert rundir.socket is not None
-        server = ControlServer(rundir.socket, handlers(supervisor, watch))
+        server = ControlServer(rundir.socket, {**handlers(supervisor, watch), "Config": configuring.show})
         await server.start()
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
@@ -169,8 +194,9 @@ async def live(settings: Settings, rundir: RunDir, ready: int, manager: Notifier
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.leaving.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: supervisor.own(configuring.hang_up(), name="config"))
         log.info("sandboxd %s serves %s, routes %s", __version__, settings.socket, ", ".join(supervisor.router.listen))
-        tell(ready, "ok")
+        tell(around.ready, "ok")
         manager.send("READY=1")
         manager.store(CONTROL, rundir.socket)
         supervisor.own(manager.keep(supervisor), name="notify")

@@ -3,9 +3,11 @@
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
+from sandboxd.config import with_usual_limits
 from sandboxd.errors import NameInvalid, UsageError
 from sandboxd.lifecycle.names import RESERVED
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
@@ -16,9 +18,9 @@ from sandboxd.specfile import check
 HANDED_ON = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "HOME", "USER", "SHELL"})
 
 
-def checked_spec(asked: EnvSpec) -> EnvSpec:
-    """What was asked for, as it can be made; raises what `check` refuses."""
-    spec = on_the_hosts_network(asked)
+def checked_spec(asked: EnvSpec, limits: Mapping[str, Any]) -> EnvSpec:
+    """What was asked for, as it can be made; raises what `check` refuses. limits: those of whom says nothing of them."""
+    spec = with_usual_limits(on_the_hosts_network(asked), limits)
     check(spec)
     if (spec.name or "").rpartition(".")[2] in RESERVED:
         raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")

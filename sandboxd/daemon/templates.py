@@ -53,7 +53,7 @@ class TemplateRequests:
         """Make a spec a template, or change the one of that name."""
         params = call.params
         assert isinstance(params, m.Register)
-        spec, demand = checked_spec(params.spec), self.supervisor.demand
+        spec, demand = checked_spec(params.spec, self.supervisor.settings.limits), self.supervisor.demand
         if spec.on_demand is None or spec.name is None:
             raise UsageError("a template needs a name and on_demand", hint='[on_demand] key = "cookie"')
         other = self.supervisor.by_name(os.geteuid(), spec.name)

@@ -672,6 +672,37 @@ class MetricsReply(Reply, frozen=True, kw_only=True):
     text: str
 
 
+class Config(Params, frozen=True, kw_only=True):
+    """The settings in force. reload: read the config file again first, and take on what can change while the daemon runs."""
+
+    reload: bool = False
+
+
+class SettingInfo(Reply, frozen=True, kw_only=True):
+    """A setting in words. source: FILE:LINE, the name of a variable, or "usual"."""
+
+    name: str
+    value: str
+    source: str
+
+
+class SettingChange(Reply, frozen=True, kw_only=True):
+    """A setting that the file has otherwise now. holds: "now", or after what."""
+
+    name: str
+    before: str
+    after: str
+    holds: str
+
+
+class ConfigReply(Reply, frozen=True, kw_only=True):
+    """file: where the config file is, or would be. changes: of a reload."""
+
+    file: str
+    settings: list[SettingInfo]
+    changes: list[SettingChange] = []
+
+
 class Shutdown(Params, frozen=True, kw_only=True):
     """End the daemon. all: end every env and the router too; else they run on. again: the program that is installed now takes
     over in the same process, with the same listeners, once it has said that it can."""
@@ -719,5 +750,6 @@ METHODS: dict[str, Method] = {
     "Ensure": Method(Ensure, EnsureReply),
     "Status": Method(Status, StatusReply),
     "Metrics": Method(Metrics, MetricsReply),
+    "Config": Method(Config, ConfigReply),
     "Shutdown": Method(Shutdown, Empty),
 }

@@ -102,7 +102,7 @@ class RouterHandle:
         handle = await cls._adopt(dir)
         if handle is not None:
             try:
-                await handle._relisten(listen)
+                await handle.relisten(listen)
             except BaseException:
                 handle.close()
                 raise
@@ -179,7 +179,7 @@ class RouterHandle:
         self._loop.add_reader(self._pidfd, self._process_ended)
         self._beat = self._loop.call_later(BEAT, self._on_beat)
 
-    async def _relisten(self, listen: list[str]) -> None:
+    async def relisten(self, listen: list[str]) -> None:
         """Have an adopted router listen where we were told to; a port of 0 is content with any port of that host."""
         wanted = [next((held for held in self.listen if matches(address, held)), address) for address in listen]
         if set(wanted) == set(self.listen):
