@@ -13,6 +13,7 @@ from sandboxd.errors import UsageError
 
 if TYPE_CHECKING:
     from sandboxd.client import Client
+    from sandboxd.client.hosts import Remote
 
 
 COMPLETE = "_SANDBOX_COMPLETE"
@@ -24,24 +25,35 @@ class Cli:
 
     def __init__(self, client: "Client | None" = None) -> None:
         self._client = client
+        self.host = ""  # as --host or --context says; empty: as the environment does
 
     @property
     def client(self) -> "Client":
         """The client, safe for threads; its first call starts a daemon when there is none."""
         if self._client is None:
-            self._client = made(autostart=True)
+            self._client = made(self.host, autostart=True)
         return self._client
 
     @property
     def visitor(self) -> "Client":
         """The client of a verb that must not start a daemon."""
         if self._client is None:
-            self._client = made(autostart=False)
+            self._client = made(self.host, autostart=False)
         return self._client
 
     @property
+    def remote(self) -> "Remote | None":
+        """The box that is meant, if it is one."""
+        from sandboxd.client.hosts import chosen  # noqa: PLC0415 - as `made`
+
+        found = chosen(os.environ, self.host)
+        return None if isinstance(found, str) else found
+
+    @property
     def directory(self) -> str:
-        """Where the user stands, absolute; raises UsageError when that directory is gone."""
+        """Where the user stands, absolute; on a box nowhere in particular. Raises UsageError when that directory is gone."""
+        if self.remote is not None:
+            return "/"
         try:
             return os.getcwd()
         except FileNotFoundError as error:
@@ -50,14 +62,16 @@ class Cli:
     @property
     def home(self) -> str:
         """The user's home."""
+        if self.remote is not None:
+            return "/"
         return os.path.expanduser("~")
 
 
-def made(*, autostart: bool) -> "Client":
+def made(host: str, *, autostart: bool) -> "Client":
     """A client of the daemon that the environment names."""
     from sandboxd.client import Client  # noqa: PLC0415 - `--help`, `completion` and usage errors need no client
 
-    return Client(autostart=autostart)
+    return Client(autostart=autostart, host=host)
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from sandboxd.cli.install import install, uninstall
 from sandboxd.cli.leaving import open_pidfd, wait_gone
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import items, note, out
+from sandboxd.cli.stdio import dial_stdio
 from sandboxd.cli.template import Columns
 from sandboxd.errors import DaemonUnreachable
 from sandboxd.protocol.messages import Config, Metrics, Shutdown, Status
@@ -93,7 +94,7 @@ def stop_daemon(cli: Cli, flags: StopFlags) -> None:
     except DaemonUnreachable:
         note("no daemon runs")
         return
-    pidfd = open_pidfd(status)
+    pidfd = open_pidfd(status) if cli.remote is None else None  # on a box its pid is another process of ours
     try:
         with Progress("stopping everything" if flags.everything else "stopping the daemon"):
             client.call(Shutdown(all=flags.everything))
@@ -153,6 +154,7 @@ def metrics(cli: Cli, flags: Flags) -> None:
 
 daemon.add_command(install)
 daemon.add_command(uninstall)
+daemon.add_command(dial_stdio)
 
 
 @daemon.command("run")

@@ -48,6 +48,8 @@ class DoctorFlags(Flags, frozen=True, kw_only=True):
 @options.takes(DoctorFlags)
 def doctor(cli: Cli, flags: DoctorFlags) -> int:
     """Say what this machine gives and what is missing: walls, limits, names, directories; why, and the exact fix."""
+    if cli.remote is not None:
+        raise UsageError("doctor looks at the machine it runs on", hint=f"run it there: ssh {cli.remote.name} sandbox doctor")
     from sandboxd.doctor.diagnosis import diagnose  # noqa: PLC0415 - the one verb that needs it
     from sandboxd.doctor.look import look  # noqa: PLC0415
     from sandboxd.doctor.mend import mend  # noqa: PLC0415

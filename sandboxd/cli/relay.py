@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sandboxd.cli.keys import DetachKeys
 from sandboxd.cli.terminal import Size
+from sandboxd.errors import SandboxdError
 from sandboxd.protocol.messages import Reply
 
 if TYPE_CHECKING:
@@ -282,11 +283,11 @@ class Relay:
         if self.plug.size is None:
             return
         rows, cols = self.plug.size()
-        if "pty" in self.session.fds:
-            with suppress(OSError):
-                fcntl.ioctl(self.session.fds["pty"], termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-        else:
-            self.session.resize(rows, cols)
+        try:
+            fcntl.ioctl(self.session.fds.get("pty", -1), termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        except (OSError, ValueError):  # we hold none: it is a pipe, or the terminal is on another machine
+            with suppress(SandboxdError):  # it has just ended: its last reply says so
+                self.session.resize(rows, cols)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandboxd.client import Session
 
 ENV_FILE_CAP = 1 << 20
+OWN = ("PATH", "HOME", "USER", "SHELL")  # this machine's: on a box they would be another's
 
 
 def caller(cli: Cli, env_files: tuple[str, ...]) -> Caller:
@@ -113,20 +114,24 @@ def run(cli: Cli, flags: AllFlags) -> int:
     if flags.how is not None and not detached:
         raise UsageError("--format is for detached envs: attached, stdout is the command's", hint="add -d")
     sequence = keys.parse_keys(flags.detach_keys)
+    if cli.remote is not None:
+        check_places(flags)
     here = caller(cli, flags.env_files)
     spec = spec_of(flags, whole_command(click.get_current_context(), flags.words), here)
     if not detached:
         check_input(interactive=flags.interactive, terminal=flags.tty)
     if flags.workdir is None and is_too_wide(here.directory, here.home):
-        note(f"sandbox: {here.directory} is not shared with the env, its workspace is empty; -w DIR names one")
+        where = here.directory if cli.remote is None else "this directory"
+        note(f"sandbox: {where} is not shared with the env, its workspace is empty; -w DIR names one")
     if weaker(spec.isolation.level):
         note(weaker(spec.isolation.level))
-    params = request(spec, here, ready=flags.ready, timeout=flags.timeout)
+    params = request(spec, here, ready=flags.ready, timeout=flags.timeout, far=cli.remote is not None)
     if not detached:
         return attached(cli, params, keys.DetachKeys(sequence))
     with Progress(f"starting {spec.name or 'an env'}"):
         info = cli.client.call(params).env
-    warn_once()
+    if cli.remote is None:
+        warn_once()
     if flags.how is not None:
         items([info], env_columns(whole=True), how=flags.how, hide=["LABELS", "KEY"])
     else:
@@ -134,11 +139,18 @@ def run(cli: Cli, flags: AllFlags) -> int:
     return 0
 
 
-def request(spec: EnvSpec, here: Caller, *, ready: bool, timeout: float | None) -> Run:
-    """The Run of a spec."""
+def check_places(flags: AllFlags) -> None:
+    """Directories of a box are named whole: it has no notion of where we stand. Raises UsageError."""
+    for flag, place in (("-w", flags.workdir or "/"), *(("-v", volume) for volume in flags.volume)):
+        if not place.startswith("/"):
+            raise UsageError(f"{flag} {place}: on a box a directory is named whole", hint="it is the box's: start it with /")
+
+
+def request(spec: EnvSpec, here: Caller, *, ready: bool, timeout: float | None, far: bool) -> Run:
+    """The Run of a spec. far: on a box."""
     return Run(
         spec=spec,
-        environ=handed_on(here.environ),
+        environ={key: value for key, value in handed_on(here.environ).items() if not far or key not in OWN},
         directory=here.directory,
         wait="ready" if ready else "started",
         timeout=timeout,

@@ -19,7 +19,7 @@ from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.translate import as_label, checked_name, default_name, handed_on, placed
 from sandboxd.cli.worktree import linked
-from sandboxd.errors import NameTaken, NotAccepted, NotFound, NotReady, SandboxdError, SpecInvalid, WorkspaceInvalid
+from sandboxd.errors import NameTaken, NotAccepted, NotFound, NotReady, SandboxdError, SpecInvalid, UsageError, WorkspaceInvalid
 from sandboxd.protocol.messages import EnvInfo, Inspect, Logs, LogsReply, Remove, Run, RunReply, Stop
 from sandboxd.spec import EnvSpec
 from sandboxd.specfile import parse_spec
@@ -38,6 +38,8 @@ class Project(NamedTuple):
 
 def spec_path(cli: Cli, directory: str | None, file: str | None) -> str:
     """The spec file meant: --file, DIR/sandbox.toml, or that of this directory or the nearest above it."""
+    if cli.remote is not None:
+        raise UsageError(f"the project's directory is here, and not on {cli.remote}", hint="ssh there, and `sandbox up` in it")
     if file is not None:
         return os.path.abspath(file)
     if directory is not None:

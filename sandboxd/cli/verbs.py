@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "exec": Verb("exec", "exec_", "Run a command in a running env", USE),
     "shell": Verb("exec", "shell", "Open a shell in an env", USE),
     "attach": Verb("exec", "attach", "Join a running service's terminal or output", USE),
+    "forward": Verb("forward", "forward", "Reach an env of a box from here", USE),
     "wait": Verb("life", "wait", "Wait until envs have ended, or are ready", USE),
     "stop": Verb("life", "stop", "Stop envs, gracefully", CHANGE),
     "start": Verb("life", "start", "Start stopped envs again", CHANGE),
@@ -63,6 +64,7 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb("doctor", "doctor", "Say what this machine lacks, why, and the fix", SYSTEM),
     "metrics": Verb("daemon", "metrics", "Print the daemon's numbers for Prometheus", SYSTEM),
     "daemon": Verb("daemon", "daemon", "Start, stop or look at the daemon", SYSTEM),
+    "context": Verb("contexts", "context", "Name boxes that you reach by ssh, and choose one", SYSTEM),
     "completion": Verb("completion", "completion", "Print a shell's completion script", SYSTEM),
 }
 
@@ -125,10 +127,32 @@ def show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=show_version, help="Print the version.")
+@click.option("-H", "--host", default="", metavar="URL", help="The daemon of a box, as ssh://user@box (SANDBOX_HOST).")
+@click.option("-c", "--context", default="", metavar="NAME", help="The same by its name (SANDBOX_CONTEXT); see `context`.")
 @click.pass_context
-def app(ctx: click.Context) -> None:
+def app(ctx: click.Context, host: str, context: str) -> None:
     """Isolated environments on this machine, each with its own network, limits and URL: no Docker, no root, no images."""
-    ctx.ensure_object(Cli)
+    cli = ctx.ensure_object(Cli)
+    if host and context:
+        raise UsageError("--host and --context each name a daemon", hint="leave out one of them")
+    cli.host = host or named(context)
+
+
+def named(context: str) -> str:
+    """The host of a context."""
+    if not context:
+        return ""
+    from sandboxd.client.hosts import LOCAL, read_contexts  # noqa: PLC0415 - most name none
+
+    # Said aloud, this machine wins over SANDBOX_HOST, too.
+    return f"unix://{own_socket()}" if context == LOCAL else read_contexts(os.environ).host(context)
+
+
+def own_socket() -> str:
+    """The control socket of this machine's daemon."""
+    from sandboxd.settings import Settings  # noqa: PLC0415 - as above
+
+    return Settings.from_environ(os.environ, os.geteuid()).control
 
 
 def complete() -> int:

@@ -16,7 +16,7 @@ from sandboxd.client.dial import READ_SIZE, Daemon, receive
 from sandboxd.client.env import AsyncEnv, Command, Completed, run_params
 from sandboxd.client.holding import Idle, Opened
 from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
-from sandboxd.errors import DaemonUnreachable, TimedOut
+from sandboxd.errors import DaemonUnreachable, NotOffered, TimedOut
 from sandboxd.protocol.messages import (
     Attach,
     Ensure,
@@ -122,13 +122,14 @@ class Wire:
 
 
 class AsyncClient:
-    """A client of the daemon. socket: its path, by default as the environment says; autostart: start one if none answers.
+    """A client of the daemon. socket: its path, by default as the environment says; autostart: start one if none answers;
+    host: that of a box, as "ssh://user@box".
 
     Each method raises the classes of sandboxd.errors: what the daemon answered, or DaemonUnreachable.
     """
 
-    def __init__(self, socket: Path | None = None, *, autostart: bool = True) -> None:
-        self._daemon = Daemon(socket, autostart=autostart)
+    def __init__(self, socket: Path | None = None, *, autostart: bool = True, host: str = "") -> None:
+        self._daemon = Daemon(socket, autostart=autostart, host=host)
         self._idle: Idle[Wire] = Idle(KEPT)
 
     if TYPE_CHECKING:
@@ -154,6 +155,8 @@ class AsyncClient:
 
     async def open(self, params: Run | Exec | Attach) -> "AsyncSession":
         """Open a session whose descriptors come to this process. A Run is attached."""
+        if self._daemon.remote is not None:
+            raise NotOffered("AsyncClient opens no session over ssh", hint="Client does")
         return AsyncSession(self, *await self._ask(with_descriptors(params), more=True))
 
     async def run(self, command: Command | None = None, **options: "Unpack[RunOptions]") -> AsyncEnv:

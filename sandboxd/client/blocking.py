@@ -86,13 +86,14 @@ class Wire:
 
 
 class Client:
-    """A client of the daemon. socket: its path, by default as the environment says; autostart: start one if none answers.
+    """A client of the daemon. socket: its path, by default as the environment says; autostart: start one if none answers;
+    host: that of a box, as "ssh://user@box".
 
     Each method raises the classes of sandboxd.errors: what the daemon answered, or DaemonUnreachable.
     """
 
-    def __init__(self, socket: "Path | None" = None, *, autostart: bool = True) -> None:
-        self._daemon = Daemon(socket, autostart=autostart)
+    def __init__(self, socket: "Path | None" = None, *, autostart: bool = True, host: str = "") -> None:
+        self._daemon = Daemon(socket, autostart=autostart, host=host)
         self._idle: Idle[Wire] = Idle(KEPT)
 
     if TYPE_CHECKING:
@@ -118,6 +119,11 @@ class Client:
 
     def open(self, params: Run | Exec | Attach) -> "Session":
         """Open a session whose descriptors come to this process. A Run is attached."""
+        if self._daemon.remote is not None:
+            from sandboxd.client.inband import InBandSession, streams  # noqa: PLC0415 - as above
+
+            asked = with_descriptors(params, passed=False)
+            return InBandSession(self, *self._ask(asked, more=True)).begin(streams(params))
         return Session(self, *self._ask(with_descriptors(params), more=True))
 
     def run(self, command: "Command | None" = None, **options: "Unpack[RunOptions]") -> "Env":

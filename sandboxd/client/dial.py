@@ -10,6 +10,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
+from sandboxd.client.hosts import Remote, chosen
 from sandboxd.client.session import DESCRIPTORS, unreachable
 from sandboxd.errors import DaemonUnreachable, PermissionDenied
 from sandboxd.settings import Settings
@@ -23,16 +24,23 @@ CONNECT_SECONDS = 10  # a connect waits only while the listener's backlog is ful
 
 
 class Daemon:
-    """Where the daemon is. autostart: start one when none answers, unless somebody chose another's socket."""
+    """Where the daemon is. autostart: start one when none answers, unless somebody chose another's socket. host: a box.
+    here: never a box, whatever the environment says."""
 
-    def __init__(self, path: "Path | None", *, autostart: bool) -> None:
+    def __init__(self, path: "Path | None", *, autostart: bool, host: str = "", here: bool = False) -> None:
         self._settings = Settings.from_environ(os.environ, os.geteuid())
-        self.path = self._settings.control if path is None else str(path)
+        found = str(path or "") if here or path is not None else chosen(os.environ, host)
+        self.remote = found if isinstance(found, Remote) else None
+        self.path = found if isinstance(found, str) and found else self._settings.control
         # SANDBOXD_SOCKET names a daemon that somebody else runs: one started here would not be that one.
         self.autostart = autostart and self.path == f"{self._settings.runtime}/control.sock"
 
     def connect(self) -> socket.socket:
         """A connected blocking socket; raises DaemonUnreachable, PermissionDenied, or what the daemon's start ended with."""
+        if self.remote is not None:
+            from sandboxd.client.remote import dial  # noqa: PLC0415 - most are here
+
+            return dial(self.remote, os.environ)
         sock = connect(self.path)
         if sock is not None:
             return sock
@@ -45,7 +53,7 @@ class Daemon:
     def connect_at_once(self) -> socket.socket | None:
         """The same where it takes no time; None: it does, or fails, and `connect` would say which."""
         try:
-            return connect(self.path, wait=0)
+            return connect(self.path, wait=0) if self.remote is None else None
         except DaemonUnreachable:
             return None
 

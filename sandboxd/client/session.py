@@ -75,10 +75,10 @@ def method_of(kind: type[Params]) -> str:
     raise TypeError(f"{kind.__name__} is no method's parameters")
 
 
-def with_descriptors(params: Run | Exec | Attach) -> Run | Exec | Attach:
-    """The same request, asking for the session's descriptors."""
+def with_descriptors(params: Run | Exec | Attach, *, passed: bool = True) -> Run | Exec | Attach:
+    """The same request, asking for the session's descriptors. passed: false where they cannot come along."""
     replace = msgspec.structs.replace
-    return replace(params, fds=True, attach=True) if isinstance(params, Run) else replace(params, fds=True)
+    return replace(params, fds=passed, attach=True) if isinstance(params, Run) else replace(params, fds=passed)
 
 
 def session_of(reply: Reply) -> str | None:
