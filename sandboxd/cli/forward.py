@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 
 import click
 
@@ -83,8 +84,9 @@ def carry(cli: Cli, way: str, url: str) -> int:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(b"\n")
-            child.stdin.flush()
+            with suppress(BrokenPipeError):
+                child.stdin.write(b"\n")
+                child.stdin.flush()
             if not child.stdout.read(1):
                 raise DaemonUnreachable(f"ssh to {cli.remote} failed, and has said why", hint="is that port in use here?")
             out(url)

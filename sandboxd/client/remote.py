@@ -71,8 +71,8 @@ def greet(line: Line, remote: Remote) -> None:
         heard += data
         if len(heard) > NOISE:
             raise DaemonUnreachable(f"{remote} says {NOISE} bytes before any daemon does", hint="is its shell's profile noisy?")
-        if not data and line.child is not None:
-            code = line.child.wait()
+        if not data:
+            code = line.child.wait() if line.child is not None else 0
             why = ENDED.get(code, f"`sandbox daemon dial-stdio` ended there with code {code}")
             raise DaemonUnreachable(
                 f"no daemon answers at {remote}: {why}", hint=f"try: {' '.join(ssh_to(remote, os.environ))}"
