@@ -307,6 +307,7 @@ def test_it_imports_little() -> None:
         "sandboxd.client.blocking",
         "sandboxd.client.dial",
         "sandboxd.client.holding",
+        "sandboxd.client.hosts",
         "sandboxd.client.session",
         "sandboxd.protocol.envelopes",
         "sandboxd.protocol.framing",
