@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sandboxd.errors import KernelError
 
 NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
+SOCK_DIAG_BY_FAMILY, TCPDIAG_GETSOCK = 20, 18
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x1, 0x300, 0x10
 SO_NETNS_COOKIE = 71
@@ -23,6 +23,8 @@ TCP_LISTEN, TCP_NEW_SYN_RECV = 10, 12
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length type flags seq pid
 REQUEST = struct.Struct("=BBBxI2s2s16s16sI8s")  # inet_diag_req_v2: family protocol ext, states, inet_diag_sockid
+DUMP = struct.Struct("=B3x2s2s16s16sI8sII")  # inet_diag_req: family, inet_diag_sockid, states, 0
+LISTENING = DUMP.pack(0, b"\0\0", b"\0\0", b"\0" * 16, b"\0" * 16, 0, b"\xff" * 8, 1 << TCP_LISTEN, 0)
 MESSAGE = struct.Struct("=BBBB2s2s16s16sI8sIIIII")  # inet_diag_msg: … expires rqueue wqueue uid inode
 OWNER = struct.Struct("=4xH10xxBxx2s2s56xII")  # of both of them: type, state, ports, uid, inode
 NO_COOKIE = b"\xff" * 8
@@ -69,18 +71,18 @@ def netns_cookie(sock: socket.socket) -> int:
 
 
 def dump_listeners(netlink: socket.socket) -> list[ListenerRow]:
-    """Every listening TCP socket of the namespace `netlink` was born in, both families; raises KernelError."""
-    rows: list[ListenerRow] = []
+    """Every listening TCP socket of the namespace `netlink` was born in, both families; raises KernelError.
+
+    The older form of the request takes "any family" for an answer (inet_diag_rcv_msg_compat), the newer one is asked twice:
+    half the time, for what is asked every millisecond while an env starts.
+    """
     drain(netlink)
-    for family in (socket.AF_INET, socket.AF_INET6):
-        request = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << TCP_LISTEN, b"\0\0", b"\0\0", ANY, ANY, 0, NO_COOKIE)
-        messages, interrupted = dump(netlink, request)
-        for _ in range(DUMP_RETRIES):
-            if not interrupted:
-                break  # else the table changed under it: entries may be missing or doubled
-            messages, interrupted = dump(netlink, request)
-        rows.extend(row for message in messages if (row := as_row(message)) is not None)
-    return rows
+    messages, interrupted = dump(netlink)
+    for _ in range(DUMP_RETRIES):
+        if not interrupted:
+            break  # else the table changed under it: entries may be missing or doubled
+        messages, interrupted = dump(netlink)
+    return [row for message in messages if (row := as_row(message)) is not None]
 
 
 def peer_uid(client: socket.socket, netlink: socket.socket | None = None) -> int | None:
@@ -157,9 +159,9 @@ def as_row(message: bytes) -> ListenerRow | None:
     return ListenerRow(int.from_bytes(port, "big"), family, address, uid, inode)
 
 
-def dump(netlink: socket.socket, request: bytes) -> tuple[list[bytes], bool]:
-    """Send a dump request and read its whole answer: (payloads, whether the table changed meanwhile)."""
-    sequence = send(netlink, request, NLM_F_REQUEST | NLM_F_DUMP)
+def dump(netlink: socket.socket) -> tuple[list[bytes], bool]:
+    """Ask for all listeners and read the whole answer: (payloads, whether the table changed meanwhile)."""
+    sequence = send(netlink, LISTENING, NLM_F_REQUEST | NLM_F_DUMP, TCPDIAG_GETSOCK)
     payloads: list[bytes] = []
     interrupted = False
     while len(payloads) < MOST_MESSAGES:
@@ -171,7 +173,9 @@ def dump(netlink: socket.socket, request: bytes) -> tuple[list[bytes], bool]:
                 return payloads, interrupted
             if kind == NLMSG_ERROR:
                 raise_error(payload)
-            elif kind == SOCK_DIAG_BY_FAMILY:
+            elif kind != TCPDIAG_GETSOCK:
+                raise KernelError(errno.EBADMSG, "recvmsg", "NETLINK_SOCK_DIAG")
+            else:
                 payloads.append(payload)
     raise KernelError(errno.EMSGSIZE, "recvmsg", "NETLINK_SOCK_DIAG")
 
@@ -191,10 +195,10 @@ def exchange(netlink: socket.socket, request: bytes) -> bytes:
     raise KernelError(errno.EMSGSIZE, "recvmsg", "NETLINK_SOCK_DIAG")
 
 
-def send(netlink: socket.socket, request: bytes, flags: int) -> int:
+def send(netlink: socket.socket, request: bytes, flags: int, kind: int = SOCK_DIAG_BY_FAMILY) -> int:
     """Send one request; returns the sequence number its answer carries."""
     sequence = int.from_bytes(os.urandom(4), "little")
-    message = HEADER.pack(HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, flags, sequence, 0) + request
+    message = HEADER.pack(HEADER.size + len(request), kind, flags, sequence, 0) + request
     try:
         netlink.sendto(message, socket.MSG_DONTWAIT, (0, 0))
     except OSError as error:

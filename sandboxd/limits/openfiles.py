@@ -12,7 +12,6 @@ from collections.abc import Iterable
 MOST = 1 << 14  # descriptors in one look, some 50 ms
 BLOCK = 512  # of st_blocks (stat(3type))
 MEMFD = "/memfd:"
-SHMEM = re.compile(rb"^Shmem:\s+(\d+) kB$", re.MULTILINE)
 SMAPS_FILE = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ \S+ [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ (\d+)(?: |$)", re.ASCII)
 
 
@@ -22,13 +21,6 @@ def descriptors(pid: int) -> int:
         return os.stat(f"/proc/{pid}/fd").st_size
     except OSError:
         return 0
-
-
-def host_shmem() -> int:
-    """Bytes of shared memory in all of the host: no env has more of it in memfds."""
-    with open("/proc/meminfo", "rb") as file:
-        found = SHMEM.search(file.read(4096))
-    return int(found[1]) << 10 if found else 1 << 62
 
 
 def memfds(pids: Iterable[int]) -> dict[int, int]:

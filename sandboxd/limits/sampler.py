@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sandboxd.errors import KernelError
 from sandboxd.kernel.kcmp import is_same_memory
+from sandboxd.kernel.sysinfo import shared_memory
 from sandboxd.limits import memoryfs, openfiles
 from sandboxd.limits.memoryfs import MemoryMount
 from sandboxd.limits.usage import Sample
@@ -62,7 +63,8 @@ class Sampler:
         pss: int | None = None
         mapped = 0
         unnamed: dict[int, int] = {}
-        if gate is not None and rss + tmpfs + openfiles.host_shmem() > gate:
+        # No env has more in memfds than all of the host has in shared memory.
+        if gate is not None and rss + tmpfs + shared_memory() > gate:
             unnamed = openfiles.memfds(tree)
             tmpfs += sum(unnamed.values())
         if gate is not None and rss + tmpfs > gate:

@@ -1,9 +1,12 @@
 """Files in an env's own memory file systems, seen from outside, in a real user and mount namespace."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
+from sandboxd.kernel.sysinfo import shared_memory
 from sandboxd.limits import memoryfs, openfiles
 from sandboxd.limits.sampler import Sampler, walk
 from sandboxd.limits.verdict import judge
@@ -145,6 +148,14 @@ def test_below_the_gate_no_descriptor_is_looked_at(tmp_path, monkeypatch):
         assert not looked
         Sampler().sample(env.pid, gate=0)
         assert looked
+
+
+def test_shared_memory_of_the_host_is_what_meminfo_says():
+    for _ in range(5):  # others use it meanwhile
+        said = int(re.search(r"Shmem:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) << 10
+        if abs(shared_memory() - said) < 4 * M:
+            return
+    assert shared_memory() == said
 
 
 def test_the_fullest_process_is_told(tmp_path):
