@@ -25,6 +25,8 @@ def run(program: bytes, arch: int, number: int, args: Sequence[int], instruction
             at += k
         elif opcode == 0x15:  # BPF_JMP | BPF_JEQ | BPF_K
             at += yes if accumulator == k else no
+        elif opcode == 0x25:  # BPF_JMP | BPF_JGT | BPF_K, which libseccomp uses
+            at += yes if accumulator > k else no
         elif opcode == 0x35:  # BPF_JMP | BPF_JGE | BPF_K
             at += yes if accumulator >= k else no
         elif opcode == 0x06:  # BPF_RET | BPF_K
