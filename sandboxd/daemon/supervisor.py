@@ -364,7 +364,7 @@ class Supervisor:
         if actor.record.state is State.SUSPENDED:
             actor.post(ev.ResumeAsked(by="request"))
         else:
-            actor.post(ev.StartAsked())
+            actor.post(ev.StartAsked(woken=True))
 
     def routes_of(self, env_id: str) -> int:
         """How many connections the router has to an env that is removed, or is to be."""

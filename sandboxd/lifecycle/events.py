@@ -104,7 +104,10 @@ class KillAsked(Event, frozen=True, kw_only=True):
 
 
 class StartAsked(Event, frozen=True, kw_only=True):
-    """Start it (again)."""
+    """Start it (again). woken: by a request, and then only what was stopped for being idle: its owner may just have stopped
+    it."""
+
+    woken: bool = False
 
 
 class SpecChanged(Event, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ from sandboxd.lifecycle.sleeping import (
     suspend_again,
     suspend_failed,
     suspended,
+    unless_stopped,
     waking,
 )
 from sandboxd.lifecycle.states import ENDED, State, Wanted
@@ -171,6 +172,8 @@ def stop_again(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.StopAsked)
     if turn.record.wanted is not Wanted.REMOVED:
         turn.set(again=event.again, wanted=Wanted.RUNNING if event.again else Wanted.STOPPED)
+    if turn.record.cause == "idle" and not event.cause:
+        turn.set(cause="", reason="", idle_since=None)  # from here on no request wakes it
     if not turn.up():
         kill_now(turn)  # only somebody who reads slowly, or not at all, kept it
     elif event.grace is not None:
@@ -342,7 +345,7 @@ def _ended() -> dict[type[ev.Event], Handler]:
     return NOTHING | {
         ev.RestartDue: relaunch_due,
         ev.StopAsked: unless_awake(restart_ended),
-        ev.StartAsked: enqueue,
+        ev.StartAsked: unless_stopped(enqueue),
         ev.SpecChanged: change_spec,
         ev.LimitsChanged: change_limits,
         ev.RemoveAsked: unless_awake(remove_ended),
@@ -375,7 +378,7 @@ _ROWS: dict[State, dict[type[ev.Event], Handler]] = {
         ev.ServiceExited: exited_while_stopping,
         ev.StopAsked: unless_awake(stop_again),
         ev.KillAsked: kill_stopping,
-        ev.StartAsked: start_while_stopping,
+        ev.StartAsked: unless_stopped(start_while_stopping),
         ev.LimitsChanged: change_limits,
         ev.RemoveAsked: unless_awake(remove_alive),
         ev.GraceOver: lambda turn, event: kill_now(turn),

@@ -87,6 +87,17 @@ def waiting(turn: Turn) -> list[str]:
     return [name for name, s in turn.record.services.items() if s.state is ServiceState.WAITING and s.failures]
 
 
+def unless_stopped(handler: Callable[[Turn, ev.Event], None]) -> Callable[[Turn, ev.Event], None]:
+    """An entry that is passed over when it is for a request and the env's owner has stopped it (before that was seen)."""
+
+    def handle(turn: Turn, event: ev.Event) -> None:
+        assert isinstance(event, ev.StartAsked)
+        if not event.woken or turn.record.cause == "idle":
+            handler(turn, event)
+
+    return handle
+
+
 def waking(handler: Callable[[Turn, ev.Event], None]) -> Callable[[Turn, ev.Event], None]:
     """An entry by which a suspended env may come to its end: with some grace, and then it must run."""
 

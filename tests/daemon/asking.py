@@ -1,11 +1,15 @@
 """Short ways to ask a daemon for things in tests."""
 
+import contextlib
 import os
+import select
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sandboxd.protocol import messages as m
 from sandboxd.spec import EnvSpec, Service, Workspace
+from tests.daemons import PATIENCE
 
 ENVIRON = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
 
@@ -47,6 +51,27 @@ def remove(client: Any, target: str) -> m.Receipt:
     """Remove it whatever it does."""
     receipt: m.Receipt = client.call(m.Remove(target=target, force=True)).receipt
     return receipt
+
+
+def events(client: Any, name: str) -> list[str]:
+    """What happened to it so far, by the names of the events: a state that it was in for a moment only is not missed."""
+    return [event.event for event in client.call(m.Events(filters=[f"name={name}"])).events]
+
+
+@contextlib.contextmanager
+def watched(pids: Iterable[int]) -> Iterator[dict[int, int]]:
+    """Processes by their pidfds: numbers come again, and a dead one's stays in /proc until its parent takes its status."""
+    fds = {pid: os.pidfd_open(pid) for pid in pids}
+    try:
+        yield fds
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+def living(fds: dict[int, int]) -> list[int]:
+    """Those of `watched` that have not ended, once each had its time to (pidfd_open(2): its end makes it readable)."""
+    return [pid for pid, fd in fds.items() if not select.select([fd], [], [], PATIENCE)[0]]
 
 
 SERVER = ["python3", "-m", "http.server", "--bind", "127.0.0.1"]

@@ -8,7 +8,7 @@ import pytest
 from sandboxd.launch.guard import TITLE, below
 from sandboxd.protocol import messages as m
 from sandboxd.spec import EnvSpec, Isolation, Service, Workspace
-from tests.daemon.asking import inspect, remove
+from tests.daemon.asking import inspect, living, remove, watched
 from tests.require import require
 
 SERVER = "import http.server as h, os; h.test(h.SimpleHTTPRequestHandler, port=int(os.environ['PORT']))"
@@ -36,7 +36,7 @@ def served(request, daemon, tmp_path):
 
 
 def tree_of(env):
-    """Init and all below it, and its guard, as pidfds: numbers come again."""
+    """Init and all below it, and its guard."""
     guard = int(Path(f"/proc/{env.pid}/stat").read_text().rpartition(")")[2].split()[1])
     assert Path(f"/proc/{guard}/comm").read_text().strip() == TITLE
     return [guard, env.pid, *below(env.pid)]
@@ -67,19 +67,18 @@ def test_it_is_reached_found_again_and_leaves_nothing(served):
     assert env.id in home
     assert pipe == "pipe"
     assert root == ([] if level == "landlock" else ["root"])
-    with daemon.client() as client:
+    with daemon.client() as client, watched(tree) as processes:
         assert client.call(m.Stop(target="web", timeout=1.0)).env.state == "stopped"
         assert remove(client, "web").leaked == {}
-    assert [pid for pid in tree if Path(f"/proc/{pid}").exists()] == []
+        assert living(processes) == []
 
 
 def test_a_kill_and_a_new_start(served):
     daemon, env = served
-    tree = tree_of(env)
-    with daemon.client() as client:
+    with daemon.client() as client, watched(tree_of(env)) as processes:
         client.call(m.Kill(target="web"))
-    daemon.sandbox("wait", "web", "--for", "stopped", "--timeout", "30s")
-    assert [pid for pid in tree if Path(f"/proc/{pid}").exists()] == []
+        daemon.sandbox("wait", "web", "--for", "stopped", "--timeout", "30s")
+        assert living(processes) == []
     assert daemon.sandbox("start", "web").returncode == 0
     daemon.sandbox("wait", "web", "--for", "ready", "--timeout", "30s")
     assert daemon.request("web") == (200, b"alive")

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from sandboxd.errors import WorkspaceInvalid
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Lifecycle, Network, Publish
 from tests.conftest import run_daemon
-from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run
+from tests.daemon.asking import SERVER, ended, inspect, living, logged, remove, run, watched
 from tests.daemons import PATIENCE
 
 
@@ -38,10 +37,10 @@ def test_envs_outlive_the_daemon_and_are_found_again(served, how):
         found = inspect(client, "web")
         assert (found.id, found.pid, found.state) == (env.id, pid, "ready")
     assert daemon.request("web") == (200, b"alive")
-    with daemon.client() as client:
+    with daemon.client() as client, watched([pid]) as processes:
         assert client.call(m.Stop(target="web", timeout=1.0)).env.state == "stopped"
         assert remove(client, "web").leaked == {}
-    assert not Path(f"/proc/{pid}").exists()
+        assert living(processes) == []
 
 
 def test_an_open_connection_survives_the_daemon(served):

@@ -387,6 +387,20 @@ def test_idle_ends_only_what_sleeps_for_being_idle():
     assert (by_user.state, by_user.cause, by_user.idle_since) == (State.STOPPED, "", None)
 
 
+def test_a_request_starts_nothing_that_its_owner_has_just_stopped():
+    idle, _ = run(
+        fresh(WEB), *UP_AND_READY, ev.SuspendAsked(by="idle", since=90.0), ev.StopAsked(cause="idle", reason="nobody")
+    )
+    gone = (exited("web", 143), ev.InitGone())
+    woken, _ = run(idle, *gone, ev.StartAsked(woken=True))
+    assert woken.state is State.QUEUED
+    while_stopping, _ = run(idle, ev.StopAsked(), ev.StartAsked(woken=True), *gone)
+    after, _ = run(idle, *gone, ev.StopAsked(), ev.StartAsked(woken=True))
+    for record in (while_stopping, after):
+        assert (record.state, record.cause, record.reason, record.wanted) == (State.STOPPED, "", "", Wanted.STOPPED)
+    assert run(after, ev.StartAsked())[0].state is State.QUEUED
+
+
 def test_a_user_may_keep_asleep_what_was_idle():
     record, _ = run(fresh(WEB), *UP_AND_READY, ev.SuspendAsked(by="idle", since=90.0), ev.SuspendAsked())
     assert (record.suspended_by, record.idle_since) == ("user", None)
