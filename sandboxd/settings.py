@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_per_source: connections of one address to each worker (0: a quarter of all and at most 1,024; of this host's, any).
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
+    connection_queue, connection_timeout: how many requests may wait for a connection to one env that bounds them, for how long.
     limits: those of an env whose spec says nothing of them, by their names in a spec; only the config file has them.
     """
 
@@ -68,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client_timeout: float = 75.0
     connect_timeout: float = 10.0
     drain_timeout: float = 10.0
+    connection_queue: int = 1000
+    connection_timeout: float = 30.0
     limits: dict[str, Any] = {}
 
     @classmethod
@@ -309,6 +312,8 @@ KINDS: dict[str, Kind] = {
     "client_timeout": Seconds(1, 86400),
     "connect_timeout": Seconds(1, 3600),
     "drain_timeout": Seconds(0, 3600),
+    "connection_queue": Whole(0, 100_000),
+    "connection_timeout": Seconds(1, 3600),
     "metrics": Flag(),
 }
 

@@ -65,7 +65,8 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     memory_high: above it the env is slowed down and its memory taken back, but nothing is killed. cpu_weight: its share of busy
     CPUs, 100 is everybody's. disk: what it may write to its home, logs and /tmp, and the size of any one file. nofile: open
-    files of each process. io_read, io_write: bytes a second.
+    files of each process. io_read, io_write: bytes a second. max_connections: of the router to all its services at once;
+    requests beyond that wait in line.
     """
 
     memory: Size | None = None
@@ -77,6 +78,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     nofile: Annotated[int, Meta(ge=16)] | None = 4096
     io_read: Size | None = None
     io_write: Size | None = None
+    max_connections: Annotated[int, Meta(ge=1)] | None = None
 
 
 class Isolation(Struct, frozen=True, kw_only=True):

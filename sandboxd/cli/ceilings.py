@@ -25,6 +25,7 @@ class LimitFlags(msgspec.Struct, frozen=True, kw_only=True):
     disk: str | None = None
     io_read: str | None = None
     io_write: str | None = None
+    max_connections: int | None = None
 
 
 SIZES = {
@@ -55,6 +56,10 @@ def changes(flags: LimitFlags) -> Changes:
         if flags.pids_limit == 0 or flags.pids_limit < -1:
             raise UsageError(f"--pids-limit {flags.pids_limit}: at least 1, or -1 for no limit")
         found["pids"] = None if flags.pids_limit == -1 else flags.pids_limit
+    if flags.max_connections is not None:
+        if flags.max_connections < 0:
+            raise UsageError(f"--max-connections {flags.max_connections}: at least 1, or 0 for no limit")
+        found["max_connections"] = flags.max_connections or None
     return found
 
 

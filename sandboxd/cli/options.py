@@ -100,6 +100,7 @@ LIMITS = (
     click.option("--disk", metavar="SIZE", help="What it may write to its home, logs and /tmp."),
     click.option("--io-read", metavar="SIZE", help="Bytes a second from disk, such as 10m."),
     click.option("--io-write", metavar="SIZE", help="Bytes a second to disk."),
+    click.option("--max-connections", type=int, metavar="N", help="Of the router to it; more requests wait in line."),
 )
 
 

@@ -66,6 +66,8 @@ def reading_of(record: EnvRecord, supervisor: "Supervisor", watch: "Watch") -> E
         memory_bytes=sample.memory,
         pids=sample.pids,
         connections=traffic.get("open", 0),
+        queued=traffic.get("queued", 0),
+        refused=traffic.get("refused", 0),
         requests=traffic.get("requests", 0),
         bytes_in=traffic.get("bytes_in", 0),
         bytes_out=traffic.get("bytes_out", 0),

@@ -121,6 +121,7 @@ def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
         replica=record.replica,
         draining=record.draining is not None,
         sticky=record.spec.scale is not None and record.spec.scale.sticky,
+        max_connections=record.limits.max_connections or 0,
     )
 
 

@@ -182,6 +182,8 @@ class Supervisor:
                         idle=self.settings.client_timeout,
                         dial=self.settings.connect_timeout,
                         drain=self.settings.drain_timeout,
+                        queue=self.settings.connection_timeout,
+                        queued=self.settings.connection_queue,
                     ),
                     workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
                 ),

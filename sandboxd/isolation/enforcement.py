@@ -2,7 +2,8 @@
 
 Pure. Best first: the kernel's own account of the whole env (cgroup v2), then what binds each process or the env's user
 namespace (rlimit), the CPUs it may run on (affinity), and last our own looking (sampled), which stops an env after the fact.
-A limit that nothing here enforces is refused, never ignored. What the words mean is shown by `inspect` as `limits_enforced`.
+Connections are made, and so counted, by the router. A limit that nothing here enforces is refused, never ignored. What the
+words mean is shown by `inspect` as `limits_enforced`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from sandboxd.errors import LimitUnenforceable
 from sandboxd.isolation.facts import LimitFacts
 from sandboxd.spec import Limits
 
-Way = Literal["cgroup", "rlimit", "affinity", "sampled"]
+Way = Literal["cgroup", "rlimit", "affinity", "sampled", "router"]
 
 # limit -> the cgroup controller that enforces it
 CONTROLLERS = {
@@ -50,6 +51,8 @@ def way(name: str, value: float, facts: LimitFacts, *, kuid: int, pinned: bool) 
             raise refused(name, "the disk behind our state directory is not known", f"leave {name} out")
         return "cgroup"
     match name:
+        case "max_connections":
+            return "router"
         case "nofile":
             return "rlimit"
         case "pids":

@@ -73,7 +73,7 @@ def advice(limit: str, used: int) -> str:
 
 def amount(limit: str, value: float) -> str:
     """A limit's value for people."""
-    return f"{value:g}" if limit in ("pids", "cpus", "cpu_weight", "nofile") else format_size(value)
+    return f"{value:g}" if limit in ("pids", "cpus", "cpu_weight", "nofile", "max_connections") else format_size(value)
 
 
 def suggested(used: int) -> str:

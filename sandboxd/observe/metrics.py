@@ -20,7 +20,8 @@ MOST_ENVS = 200
 
 
 class EnvReading(msgspec.Struct, frozen=True, kw_only=True):
-    """One env now: CPU seconds and memory bytes of all its processes; open connections, requests and bytes of the router's."""
+    """One env now: CPU seconds and memory bytes of all its processes; open connections, requests and bytes of the router's;
+    queued, refused: requests that wait for one of its connections, and those that waited in vain or could not."""
 
     id: str
     name: str
@@ -28,6 +29,8 @@ class EnvReading(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     pids: int
     connections: int = 0
+    queued: int = 0
+    refused: int = 0
     requests: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -112,6 +115,8 @@ def of_envs(envs: list[EnvReading]) -> "Iterator[Metric]":
     memory = GaugeMetricFamily("sandboxd_env_memory_bytes", "Memory of all processes of an env.", labels=labels)
     pids = GaugeMetricFamily("sandboxd_env_pids", "Processes and threads of an env.", labels=labels)
     connections = GaugeMetricFamily("sandboxd_env_connections", "Connections the router has to an env.", labels=labels)
+    queued = GaugeMetricFamily("sandboxd_env_queued_requests", "Requests that wait for a connection to an env.", labels=labels)
+    refused = CounterMetricFamily("sandboxd_env_refused_requests", "Requests that got none of its connections.", labels=labels)
     cpu = CounterMetricFamily("sandboxd_env_cpu_seconds", "CPU time of all processes of an env.", labels=labels)
     requests = CounterMetricFamily("sandboxd_env_requests", "Requests the router passed to an env.", labels=labels)
     received = CounterMetricFamily("sandboxd_env_received_bytes", "Bytes the router passed to an env.", labels=labels)
@@ -120,6 +125,7 @@ def of_envs(envs: list[EnvReading]) -> "Iterator[Metric]":
     families: list[tuple[GaugeMetricFamily | CounterMetricFamily, str]] = [
         (memory, "memory_bytes"), (pids, "pids"), (connections, "connections"), (cpu, "cpu_seconds"),
         (requests, "requests"), (received, "bytes_in"), (sent, "bytes_out"), (restarts, "restarts"),
+        (queued, "queued"), (refused, "refused"),
     ]  # fmt: skip
     for family, field in families:
         for env in envs:

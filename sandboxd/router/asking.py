@@ -13,6 +13,7 @@ from sandboxd.router.loop import READ, Loop
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.relay import Flow, How, Side
 from sandboxd.router.tunnel import Tunnel
+from sandboxd.router.turns import Turn
 from sandboxd.router.upstream import Upstream
 from sandboxd.routing import pages
 from sandboxd.routing.framing import Bounds, FramingError
@@ -48,7 +49,7 @@ class Asking(Side):
         self.backend: Backend | None = None
         self.request: Request | None = None
         self.upstream: Upstream | None = None
-        self.dial: Dial | None = None
+        self.dial: Dial | Turn | None = None
         self.tunnel: Tunnel | None = None
         self.sending: Flow | None = None
         self.receiving: Flow | None = None
@@ -60,6 +61,10 @@ class Asking(Side):
 
     def answer_page(self, page: pages.Page, *, close: bool = False) -> None:
         """Answer with a page of ours."""
+        raise NotImplementedError
+
+    def turn(self, backend: Backend) -> Turn:
+        """A place in the line for a connection to an env that bounds them."""
         raise NotImplementedError
 
     def answered(self, upstream: Upstream, response: Response, start: int, end: int) -> bool:
@@ -115,6 +120,8 @@ class Asking(Side):
         elif backend.env.blocked_until > self.loop.now:
             reason = "it held the router up and is left alone for a while"
             self.answer_page(pages.refused(endpoint.name, endpoint.port, reason))
+        elif endpoint.max_connections:
+            self._begin(self.turn(backend), backend)
         else:
             try:
                 sock = dial_at_once(backend, endpoint.port)
@@ -122,20 +129,25 @@ class Asking(Side):
                 sock = None
             if sock is not None:
                 self.connected(sock)
-                return
-            self.dial = dial = Dial(backend, endpoint.port, self)
-            dial.start(self.bounds.dial)
-            if self.dial is dial:  # else it is over already
-                backend.env.held.add(self)
+            else:
+                self._begin(Dial(backend, endpoint.port, self), backend)
+
+    def _begin(self, dial: Dial | Turn, backend: Backend) -> None:
+        self.dial = dial
+        dial.start(self.bounds.dial)
+        if self.dial is dial:  # else it is over already
+            backend.env.held.add(self)
 
     def connected(self, sock: _socket.socket) -> None:
         """From the dial."""
         if self.backend is None or self.request is None:
             sock.close()
             return
+        turn = self.dial if isinstance(self.dial, Turn) else None
         if self.dial is not None:
             self.end_dial()
         upstream = Upstream(self.loop, sock, self.backend, self)
+        upstream.turn = turn
         if len(self.upstreams) >= MOST_UPSTREAMS:
             self.forget(next(iter(self.upstreams.values())))
         self.upstreams[self.backend] = upstream
@@ -147,6 +159,13 @@ class Asking(Side):
         if self.backend is not None:
             endpoint = self.backend.endpoint
             self.answer_page(pages.refused(endpoint.name, endpoint.port or 0, reason))
+
+    def crowded(self, reason: str) -> None:
+        """From a turn."""
+        self.end_dial()
+        if self.backend is not None:
+            endpoint = self.backend.endpoint
+            self.answer_page(pages.crowded(endpoint.name, endpoint.max_connections, reason))
 
     def end_dial(self) -> None:
         """It came to an end, one way or another."""

@@ -33,18 +33,32 @@ class Held(Protocol):
 class Env:
     """One env, over all its endpoints."""
 
-    __slots__ = ("blocked_until", "bytes_in", "bytes_out", "env_id", "held", "open", "reported", "requests", "stocks")
+    __slots__ = (
+        "blocked_until",
+        "bytes_in",
+        "bytes_out",
+        "env_id",
+        "held",
+        "open",
+        "queued",
+        "refused",
+        "reported",
+        "requests",
+        "stocks",
+    )
 
     def __init__(self, env_id: str) -> None:
         self.env_id = env_id
         self.held: set[Held] = set()
         self.stocks: dict[tuple[str, int], Stock] = {}
         self.open = 0
+        self.queued = 0
+        self.refused = 0
         self.requests = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.blocked_until = 0.0
-        self.reported = (0, 0, 0, 0, 0, 0, 0)
+        self.reported = (0, 0, 0, 0, 0, 0, 0, 0, 0)
 
     def release(self) -> None:
         """Close every connection and every ready socket."""
@@ -56,7 +70,8 @@ class Env:
 
     def traffic(self, busy: int, tunnels: int, tunnelled: int) -> Traffic | None:
         """The counts, if they changed since they were asked for last."""
-        counts = (self.open, self.requests, self.bytes_in, self.bytes_out, busy, tunnels, tunnelled)
+        lasting = (self.requests, self.bytes_in, self.bytes_out, self.refused)
+        counts = (self.open, self.queued, *lasting, busy, tunnels, tunnelled)
         if counts == self.reported:
             return None
         self.reported = counts
@@ -68,6 +83,8 @@ class Env:
             busy=busy,
             tunnels=tunnels,
             tunnelled=tunnelled,
+            queued=self.queued,
+            refused=self.refused,
         )
 
 

@@ -75,7 +75,7 @@ class Exchange(Asking):
         upstream.awaiting = False
         self.begun = True
         self.until_close = response.length == UNTIL_CLOSE
-        self.keep = not response.close and (stop == end or bool(left))
+        self.keep = not response.close and (stop == end or bool(left)) and upstream.turn is None
         # Without a 100 a client may never send the body it announced; nobody could tell where its next request begins.
         unasked = request.expect and not self.continued and not self.sent
         self.closing = request.close or self.until_close or unasked
@@ -112,13 +112,14 @@ class Exchange(Asking):
         """The common case: an answer that came in one piece, needs no change and ends nothing."""
         upstream.awaiting = False
         upstream.backend.env.bytes_out += end - start
-        self.begun = self.keep = True
+        self.begun = True
+        self.keep = upstream.turn is None
         try:
             gone = self.put(view[start:end])
         except OSError:
             self.close()
             return
-        if not gone or upstream.backlog:
+        if not gone or upstream.backlog or not self.keep:
             if gone:
                 self._answer_in()
             return  # else `client_drained` goes on

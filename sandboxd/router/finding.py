@@ -13,6 +13,7 @@ import msgspec
 from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.exchange import Exchange
+from sandboxd.router.turns import Turn
 from sandboxd.routing import pages
 from sandboxd.routing.balance import set_cookie, wanted_of
 from sandboxd.routing.forwarded import is_trusted
@@ -138,6 +139,8 @@ class Finding(Exchange):
             if self.state == HELD:
                 self.router.held.discard(self)
             self.admitted, self.host = backend, request.host
+            if endpoint.max_connections and backend in self.upstreams:
+                self.forget(self.upstreams[backend])  # of a time when it did not bound them
             if rule is not None or endpoint.group:
                 self.admitted = None  # the next one may go elsewhere
                 if rule is not None and rule.strip:
@@ -154,6 +157,10 @@ class Finding(Exchange):
             self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
         else:
             self.answer_page(pages.failed(endpoint.name, endpoint.reason))
+
+    def turn(self, backend: Backend) -> Turn:
+        """A place in the line for a connection to an env that bounds them."""
+        return self.router.gate.turn(backend, self)
 
     def reconsider(self) -> None:
         """The table changed while this request was held. Whose name is not in it is answered by `is_unknown`."""

@@ -28,6 +28,7 @@ from sandboxd.router.worker import Router
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.sums import Sums
+from sandboxd.routing.turns import Answer, Claim, Turns
 
 BEAT = 5.0
 MISSED_BEATS = 4
@@ -98,6 +99,7 @@ class Master:
         self._outlets: bytes | None = None
         self._version = -1
         self._sums = Sums()
+        self._turns = Turns(bounds.queued)
         self._numbers = 0
         self._pending: dict[int, Pending] = {}
         self._ending = False
@@ -159,6 +161,7 @@ class Master:
         if worker.number != EGRESS:
             self._loads[worker.number] = 0
         self._control.send(self._sums.end(worker.number))
+        self._admit(self._turns.end(worker.number))
         for number in list(self._pending):
             self._done_by(worker.number, number)
         if self._ending:
@@ -180,11 +183,21 @@ class Master:
                 self._done_by(worker.number, report.order)
             case orders.Wake() | orders.Ask() | orders.Stuck() | orders.Flows():
                 self._control.send(report)
+            case orders.Seek():
+                self._admit(self._turns.seek(report.env_id, Claim(worker.number, report.number)))
+            case orders.Leave():
+                self._admit(self._turns.leave(report.env_id, Claim(worker.number, report.number)))
             case orders.AskNewest():
                 # Whoever was told of an env asks for it at once: its table may have come, and not been passed on.
                 if self._control.session is not None:
                     self._control.session.catch_up()
                 worker.wire.send(orders.encode(orders.Newest()))
+
+    def _admit(self, answers: list[Answer]) -> None:
+        """Tell workers of connections that they may have now, or shall not wait for."""
+        for claim, granted in answers:
+            if claim.worker in self.workers:
+                self.workers[claim.worker].wire.send(orders.encode(orders.Admit(number=claim.number, granted=granted)))
 
     def _beat(self) -> None:
         for worker in list(self.workers.values()):
@@ -304,13 +317,18 @@ class Master:
         if isinstance(order, orders.BriefTable):
             self._table = []
             self._version = order.table.version
-            self._sums.keep({endpoint.env_id for endpoint in order.table.endpoints})
+            bounds = {endpoint.env_id: endpoint.max_connections for endpoint in order.table.endpoints}
+            self._sums.keep(set(bounds))
+            answers = self._turns.replace(bounds)
         else:
             self._version = order.change.version
             self._sums.forget(order.change.gone)
+            bounds = {endpoint.env_id: endpoint.max_connections for endpoint in order.change.endpoints.values()}
+            answers = self._turns.change(bounds, order.change.gone)
         self._table.append(orders.LENGTH.pack(len(frame)) + frame)
         for worker in self._routers():
             worker.wire.send(self._table[-1])
+        self._admit(answers)
 
     def _set_outlets(self, frame: bytes, *, wanted: bool) -> None:
         """To the worker of what goes out, which there is from the first env on that has a way out."""

@@ -18,6 +18,7 @@ from sandboxd.router.dialer import Dial
 from sandboxd.router.listener import Listener
 from sandboxd.router.relay import Side
 from sandboxd.router.tunnel import Tunnel
+from sandboxd.router.turns import Turn
 from sandboxd.routing import proxied
 from sandboxd.routing.orders import Published
 
@@ -48,7 +49,7 @@ class Service(Side):
 class Raw(Side):
     """One connection to a published port: waits, dials, then is one end of a tunnel."""
 
-    __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel")
+    __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel", "turn")
 
     def __init__(self, router: "Router", port: "Port | None", sock: _socket.socket, source: tuple[str, int]) -> None:
         super().__init__(router.loop, sock, 0)
@@ -57,7 +58,8 @@ class Raw(Side):
         self.source = source
         self.early = b""  # what the service gets before what the client sends
         self.tunnel: Tunnel | None = None
-        self.dial: Dial | None = None
+        self.dial: Dial | Turn | None = None
+        self.turn: Turn | None = None
         self.far: Service | None = None
         self.backend: Backend | None = None
         self.deadline = router.loop.now + router.backends.routes.hold
@@ -87,8 +89,8 @@ class Raw(Side):
             self.router.held_raw.discard(self)
             self.backend = backend
             backend.env.held.add(self)
-            backend.env.open += 1
-            self.dial = Dial(backend, backend.endpoint.port, self)
+            bounded = backend.endpoint.max_connections
+            self.dial = self.router.gate.turn(backend, self) if bounded else Dial(backend, backend.endpoint.port, self)
             self.dial.start(self.router.bounds.dial)
 
     def find(self) -> Backend | None:
@@ -105,9 +107,12 @@ class Raw(Side):
 
     def connected(self, sock: _socket.socket) -> None:
         """From the dial."""
+        self.turn = self.dial if isinstance(self.dial, Turn) else None
         self.dial = None
         self.router.loop.hold_foreign()
         self.far = Service(self, sock)
+        if self.backend is not None:
+            self.backend.env.open += 1
         early, self.early = self.early, b""
         try:
             if early:
@@ -120,6 +125,11 @@ class Raw(Side):
 
     def unreachable(self, reason: str) -> None:
         """From the dial."""
+        self.dial = None
+        self.fail()
+
+    def crowded(self, reason: str) -> None:
+        """From a turn."""
         self.dial = None
         self.fail()
 
@@ -173,10 +183,13 @@ class Raw(Side):
         if self.far is not None:
             self.far = None
             self.router.loop.drop_foreign()
+            if backend is not None:
+                backend.env.open -= 1
+        if self.turn is not None:
+            self.turn.give()
         if backend is not None:
             self.backend = None
             backend.env.held.discard(self)
-            backend.env.open -= 1
             if tunnel is not None:
                 backend.env.bytes_in += tunnel.inward.moved
                 backend.env.bytes_out += tunnel.outward.moved

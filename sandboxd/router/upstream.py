@@ -12,6 +12,7 @@ from sandboxd.kernel.splice import reset_on_close
 from sandboxd.router.backends import Backend
 from sandboxd.router.loop import READ, Loop
 from sandboxd.router.relay import BUFFER, DONTWAIT, Side, shared, view
+from sandboxd.router.turns import Turn
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.responses import Response, parse_response
 
@@ -39,9 +40,10 @@ class Asker(Protocol):
 
 
 class Upstream(Side):
-    """`awaiting`: a head is due. `bodiless`: it answers HEAD. `reused`: it has served a request before."""
+    """`awaiting`: a head is due. `bodiless`: it answers HEAD. `reused`: it has served a request before. `turn`: its place among
+    those that its env allows, where it bounds them; then it is not kept."""
 
-    __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "known", "last", "reused", "size", "tunnelled")
+    __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "known", "last", "reused", "size", "tunnelled", "turn")
 
     def __init__(self, loop: Loop, sock: _socket.socket, backend: Backend, asker: Asker) -> None:
         super().__init__(loop, sock)
@@ -51,6 +53,7 @@ class Upstream(Side):
         self.bodiless = False
         self.reused = False
         self.tunnelled = False
+        self.turn: Turn | None = None
         self.head = b""
         # Of the last answer the size of its head, and, once two of one size came, its bytes and what they were parsed to; at
         # first those of the connection before it.
@@ -141,6 +144,8 @@ class Upstream(Side):
             self.backend.env.held.discard(self)
             self.backend.env.open -= 1
             self.loop.drop_foreign()
+            if self.turn is not None:
+                self.turn.give()
 
     def _read_head(self) -> None:
         held = len(self.head)

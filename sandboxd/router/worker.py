@@ -27,6 +27,7 @@ from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
 from sandboxd.router.secure import Secure
+from sandboxd.router.turns import Gate
 from sandboxd.routing import orders
 from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import Bounds
@@ -73,6 +74,7 @@ class Router:
         self.known: Request | None = None
         self._roused: set[str] = set()
         self.doors = Doors(self)
+        self.gate = Gate(self.loop, self.tell, bounds.queue)
         self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self.draining = False
@@ -284,17 +286,23 @@ class Router:
                     self.backends.envs[order.env_id].release()
             case orders.Count():
                 self._report()
+            case orders.Newest() | orders.Deny() | orders.Admit() | orders.Stop():
+                self._hear(order)
+                return
+        self.tell(orders.Done(order=order.order))
+
+    def _hear(self, told: orders.Newest | orders.Deny | orders.Admit | orders.Stop) -> None:
+        """What asks for no answer."""
+        match told:
             case orders.Newest():
                 client, request = self._asking.popleft()
                 client.is_unknown(request)
-                return
             case orders.Deny():
-                self.doors.deny(order)
-                return
+                self.doors.deny(told)
+            case orders.Admit():
+                self.gate.told(told)
             case orders.Stop():
                 self.drain()
-                return
-        self.tell(orders.Done(order=order.order))
 
     def tell(self, report: orders.Report) -> None:
         """To the master, and through it to the daemon."""

@@ -25,8 +25,9 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Every cap and timeout of the router, in bytes and seconds; tests and operators set their own.
 
     head: from a request's first byte to the end of its head. idle: a kept connection with no request. stall: no progress
-    while a peer should send or take bytes. dial: to reach the service. linger: for a refused client to take its answer. drain:
-    for what is under way to come to its end once the router is told to stop.
+    while a peer should send or take bytes. dial: to reach the service. queue: for one of the connections that an env allows.
+    linger: for a refused client to take its answer. drain: for what is under way to come to its end once the router is told to
+    stop.
     """
 
     head_bytes: int = 16384
@@ -36,12 +37,14 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     idle: float = 75.0
     stall: float = 300.0
     dial: float = 10.0
+    queue: float = 30.0
     linger: float = 2.0
     drain: float = 0.0
     clients: int = 0  # 0: as many as the descriptor limit bears
     trusted: tuple[str, ...] = ()  # networks of proxies before us, whose word on where a request came from is taken
     per_source: int = 0  # connections of one address at a worker, but for trusted ones; 0: as `worker` finds right
     held: int = 2000  # requests at a worker that wait for envs to be made
+    queued: int = 1000  # requests that wait for a connection to one env that bounds them
     pipes: int = 8  # of up to 1 MiB: an eighth of what one uid may have (pipe-user-pages-soft, pipe(7))
 
 

@@ -125,6 +125,13 @@ class Look(Message, frozen=True, kw_only=True, tag="look"):
     env_id: str
 
 
+class Admit(Message, frozen=True, kw_only=True, tag="admit"):
+    """From master to worker: what becomes of what it seeks. Not granted: as many wait already as may."""
+
+    number: int
+    granted: bool
+
+
 class Newest(Message, frozen=True, kw_only=True, tag="newest"):
     """From master to worker: every table that was on its way when the worker asked stands before this."""
 
@@ -133,6 +140,7 @@ class BriefEndpoint(msgspec.Struct, frozen=True):
     """Of an endpoint what the master needs."""
 
     env_id: str
+    max_connections: int = 0
 
 
 class Brief(msgspec.Struct, frozen=True):
@@ -152,6 +160,7 @@ class BriefChange(msgspec.Struct, frozen=True):
     """Of a change what the master needs."""
 
     version: int
+    endpoints: dict[int, BriefEndpoint] = {}
     gone: list[str] = []
 
 
@@ -161,7 +170,7 @@ class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
     change: BriefChange
 
 
-Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny
+Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit
 EgressOrder = SetOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
 BriefOrder = (
     BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny | SetOutlets | Look
@@ -195,13 +204,15 @@ def publish_order(number: int, held: Published) -> Publish:
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
-    """One env's counts: connections to its services, exchanges under way and tunnels now; since the router began requests,
-    bytes, and those of the bytes that went through its open tunnels."""
+    """One env's counts: connections to its services, exchanges under way, tunnels and who waits for a connection now; since the
+    router began requests, bytes, those of the bytes that went through its open tunnels, and who waited for one in vain."""
 
     open: int
     busy: int = 0
     tunnels: int = 0
     tunnelled: int = 0
+    queued: int = 0
+    refused: int = 0
     requests: int
     bytes_in: int
     bytes_out: int
@@ -255,6 +266,20 @@ class Stuck(Message, frozen=True, kw_only=True, tag="stuck"):
     env_id: str
 
 
+class Seek(Message, frozen=True, kw_only=True, tag="seek"):
+    """From worker to master: a connection is wanted to an env that bounds them; answered by Admit."""
+
+    env_id: str
+    number: int
+
+
+class Leave(Message, frozen=True, kw_only=True, tag="leave"):
+    """From worker to master: what was sought is not wanted any more, or the connection is closed."""
+
+    env_id: str
+    number: int
+
+
 class AskNewest(Message, frozen=True, kw_only=True, tag="ask-newest"):
     """From worker to master: somebody asks for a host that is in no table yet; answered by Newest."""
 
@@ -289,7 +314,7 @@ class Flows(Message, frozen=True, kw_only=True, tag="flows"):
     received: int = 0
 
 
-Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest | Flows
+Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest | Seek | Leave | Flows
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)

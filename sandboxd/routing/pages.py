@@ -23,6 +23,7 @@ PHRASES = {
     504: "Gateway Timeout",
     505: "HTTP Version Not Supported",
 }
+SOON = 5  # seconds after which to try again what a crowd was in the way of
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:38rem;margin:15vh auto 0;padding:0 1.5rem;color:#222;background:#fff}"
     "h1{font-size:1.4rem;font-weight:600}code{background:#f0f0f0;padding:.15em .35em;border-radius:4px}small{color:#777}"
@@ -198,6 +199,17 @@ def refused(name: str, port: int, reason: str) -> Page:
         f"{name} does not answer on port {port}",
         f"{reason[:1].upper()}{reason[1:]}.",
         f"Is its program up, and on 127.0.0.1 or [::1]? `sandbox ports {name}`, `sandbox logs {name}`.",
+    )
+
+
+def crowded(name: str, bound: int, reason: str) -> Page:
+    """It bounds its connections, and others have them all."""
+    return Page(
+        503,
+        f"{name} is busy",
+        f"It takes {bound} connection{'' if bound == 1 else 's'} at once, and {reason}.",
+        f"Try again soon; or let it have more: `sandbox update --max-connections {bound * 2} {name}`.",
+        retry_after=SOON,
     )
 
 

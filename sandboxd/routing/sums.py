@@ -1,10 +1,12 @@
 """The counts of several workers as those of one router.
 
-Pure. What only grows (requests, bytes, pages) is kept of a worker that ended; what is true of now (open, busy, tunnels) goes
-with it. Invariant: no total ever falls but those of now.
+Pure. What only grows (requests, bytes, refusals, pages) is kept of a worker that ended; what is true of now (open, busy,
+tunnels, queued) goes with it. Invariant: no total ever falls but those of now.
 """
 
 from collections import Counter
+
+import msgspec
 
 from sandboxd.routing.orders import Counts, Traffic
 
@@ -30,7 +32,7 @@ class Sums:
         """A worker ended; returns what changed by that."""
         envs = self._live.pop(worker, {})
         for env_id, traffic in envs.items():
-            lasting = Traffic(open=0, requests=traffic.requests, bytes_in=traffic.bytes_in, bytes_out=traffic.bytes_out)
+            lasting = msgspec.structs.replace(traffic, open=0, busy=0, tunnels=0, tunnelled=0, queued=0)
             self._past[env_id] = total([self._past.get(env_id, NONE), lasting])
         self._past_pages.update(self._pages.pop(worker, {}))
         return self._of(list(envs))
@@ -62,6 +64,8 @@ def total(parts: list[Traffic]) -> Traffic:
         busy=sum(part.busy for part in parts),
         tunnels=sum(part.tunnels for part in parts),
         tunnelled=sum(part.tunnelled for part in parts),
+        queued=sum(part.queued for part in parts),
+        refused=sum(part.refused for part in parts),
         requests=sum(part.requests for part in parts),
         bytes_in=sum(part.bytes_in for part in parts),
         bytes_out=sum(part.bytes_out for part in parts),

@@ -25,7 +25,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     network. netns_cookie: what sockets born there must show (0: not known). owner: the uid whose loopback connections may come
     in. reason: why it is stopped or failed. init_pid: pid 1 of an env on the host's network (0: not known), whose processes may
     reach no other env. group: of an env with replicas the id of the first, which all of them share; replica: its number there;
-    draining: no new request is to go there; sticky: browsers stay with the replica that they were sent to.
+    draining: no new request is to go there; sticky: browsers stay with the replica that they were sent to. max_connections: of
+    all services of the env together, 0: any.
     """
 
     env_id: str
@@ -42,6 +43,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     replica: int = 0
     draining: bool = False
     sticky: bool = False
+    max_connections: int = 0
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

@@ -288,7 +288,8 @@ def limits(spec: EnvSpec) -> Iterator[Problem]:
         yield Problem(("limits", "memory_high"), why, "memory_high is the softer limit: give it less than memory")
     if found.cpus is not None and not (math.isfinite(found.cpus) and 0.01 <= found.cpus <= 65536):
         yield Problem(("limits", "cpus"), f"{found.cpus} is no number of CPUs from 0.01 on", "as cpus = 1.5")
-    for key, low, high in (("cpu_weight", 1, 10000), ("pids", 1, 1 << 22), ("nofile", 16, 1 << 30)):
+    bounds = (("cpu_weight", 1, 10000), ("pids", 1, 1 << 22), ("nofile", 16, 1 << 30), ("max_connections", 1, 1 << 20))
+    for key, low, high in bounds:
         count = getattr(found, key)
         if count is not None and not low <= count <= high:
             yield Problem(("limits", key), f"{count} is out of range", f"{key} is a whole number from {low} to {high}")

@@ -31,10 +31,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     """Start a router with bounds of one's own."""
     made: list[Bench] = []
 
-    def make(**bounds: Any) -> Bench:
+    def make(*, workers: int = 1, **bounds: Any) -> Bench:
         directory = tmp_path / f"state{len(made)}"
         directory.mkdir()
-        made.append(Bench(directory, bounds=Bounds(**bounds)))
+        made.append(Bench(directory, bounds=Bounds(**bounds), workers=workers))
         return made[-1]
 
     yield make

@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 
+from tests.router.counting import counting
 from tests.router.servers import SERVERS, spawn
 
 CLONE_NEWUSER, CLONE_NEWNET, SIOCSIFFLAGS, IFF_UP = 0x10000000, 0x40000000, 0x8914, 1
@@ -30,7 +31,7 @@ def main() -> None:
         cookie = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, 71, 8))[0]
     for kind, host, port in given["serve"]:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512)
-        spawn(SERVERS[kind], listener, given["name"])
+        spawn(counting if kind == "counting" else SERVERS[kind], listener, given["name"])
     if given["run"] and os.fork() == 0:
         os.execvp(given["run"][0], given["run"])
     os.write(given["ready"], b"%d\n" % cookie)

@@ -18,7 +18,7 @@ DELEGATED = LimitFacts(controllers=["cpu", "memory", "pids"], cpus=FOUR)
 WHOLE = LimitFacts(controllers=["cpu", "io", "memory", "pids"], cpus=FOUR, devices=["8:0"])
 G = 1 << 30
 ALL: dict[str, Any] = {
-    "memory": G, "memory_high": G // 2, "cpus": 1.5, "cpu_weight": 50, "pids": 64, "disk": G, "nofile": 64,
+    "memory": G, "memory_high": G // 2, "cpus": 1.5, "cpu_weight": 50, "pids": 64, "disk": G, "nofile": 64, "max_connections": 5,
     "io_read": G, "io_write": G,
 }  # fmt: skip
 
@@ -33,7 +33,9 @@ def test_the_list_of_limits_is_whole() -> None:
 
 def test_with_every_controller_the_kernel_counts_the_whole_env() -> None:
     found = ways(WHOLE, **ALL)
-    assert found == {name: "cgroup" for name in CONTROLLERS} | {"disk": "sampled", "nofile": "rlimit"}
+    assert found == {name: "cgroup" for name in CONTROLLERS} | {
+        "disk": "sampled", "nofile": "rlimit", "max_connections": "router",
+    }  # fmt: skip
 
 
 def test_without_cgroups_what_can_be_held_is_and_how_is_said() -> None:

@@ -1,0 +1,67 @@
+"""What the router is told by settings and limits, as a user sees it: `--max-connections`."""
+
+import http.client
+import time
+from pathlib import Path
+from typing import Any
+
+from sandboxd.protocol import messages as m
+from tests.daemon.asking import inspect
+from tests.daemon.test_metrics import numbers
+from tests.daemons import PATIENCE, Daemon
+
+# Answers one request a connection; /slow when its next one comes.
+PROGRAM = """
+import socket, threading
+listener = socket.create_server(("127.0.0.1", 3000))
+go = threading.Event()
+def serve(sock):
+    head = sock.recv(65536)
+    if b"/slow" in head:
+        go.wait()
+    if b"/go" in head:
+        go.set()
+    sock.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nok")
+    sock.close()
+while True:
+    threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+"""
+
+
+def seen(client: Any, name: str, value: float) -> None:
+    """Until the daemon's metrics say so of the env."""
+    deadline = time.monotonic() + PATIENCE
+    while numbers(client.call(m.Metrics()).text).get((name, "shop")) != value:
+        assert time.monotonic() < deadline, f"{name} was never {value}"
+        time.sleep(0.1)  # the router tells once a second, and nobody is told of that
+
+
+def test_requests_past_the_bound_wait_in_line_and_the_bound_can_be_changed(tmp_path: Path) -> None:
+    daemon = Daemon(SANDBOXD_CONNECTION_QUEUE="1").start()
+    try:
+        ran = daemon.sandbox(
+            *("run", "-d", "--wait", "--name", "shop", "-p", "3000", "--max-connections", "1", "python3", "-c", PROGRAM),
+            cwd=tmp_path,
+        )
+        assert ran.returncode == 0, ran.stderr
+        with daemon.client() as client:
+            found = inspect(client, "shop")
+            assert (found.limits["max_connections"], found.limits_enforced["max_connections"]) == (1, "router")
+            slow = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE)
+            slow.request("GET", "/slow", headers={"Host": "shop.localhost"})
+            seen(client, "sandboxd_env_connections", 1)
+            waits = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE)
+            waits.request("GET", "/go", headers={"Host": "shop.localhost"})
+            seen(client, "sandboxd_env_queued_requests", 1)
+            status, body = daemon.request("shop")
+            assert status == 503
+            assert b"sandbox update --max-connections 2 shop" in body
+            seen(client, "sandboxd_env_refused_requests_total", 1)
+            assert daemon.sandbox("update", "--max-connections", "2", "shop").returncode == 0
+            assert waits.getresponse().status == 200
+            assert slow.getresponse().status == 200
+            assert inspect(client, "shop").limits["max_connections"] == 2
+            slow.close()
+            waits.close()
+    finally:
+        daemon.close()
