@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     head_timeout, client_timeout, connect_timeout: seconds for the head of a request to come, for a connection to be kept
     without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
     connection_queue, connection_timeout: how many requests may wait for a connection to one env that bounds them, for how long.
+    access_log: where each request is written down, "": nowhere; access_log_limit: bytes of that file, and of the one before it.
     limits: those of an env whose spec says nothing of them, by their names in a spec; only the config file has them.
     """
 
@@ -71,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 10.0
     connection_queue: int = 1000
     connection_timeout: float = 30.0
+    access_log: str = ""
+    access_log_limit: int = 50 << 20
     limits: dict[str, Any] = {}
 
     @classmethod
@@ -314,6 +317,8 @@ KINDS: dict[str, Kind] = {
     "drain_timeout": Seconds(0, 3600),
     "connection_queue": Whole(0, 100_000),
     "connection_timeout": Seconds(1, 3600),
+    "access_log": Place(),
+    "access_log_limit": Bytes(1 << 16, 1 << 40),
     "metrics": Flag(),
 }
 

@@ -184,6 +184,8 @@ class Supervisor:
                         drain=self.settings.drain_timeout,
                         queue=self.settings.connection_timeout,
                         queued=self.settings.connection_queue,
+                        access_log=self.settings.access_log,
+                        access_log_limit=self.settings.access_log_limit,
                     ),
                     workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
                 ),

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from sandboxd.errors import Internal, LaunchFailed, TimedOut
+from sandboxd.router import accesslog
 from sandboxd.router.line import Line
 from sandboxd.router.starting import (
     LOG,
@@ -95,10 +96,11 @@ class RouterHandle:
 
         prefix: a command that becomes a new one. handed: listeners for some of the addresses, which stay the caller's.
 
-        Raises PortTaken (by whom), UsageError for what is no address, LaunchFailed when it does not come up.
+        Raises PortTaken (by whom), UsageError for what is no address or no access log, LaunchFailed when it does not come up.
         """
         for address in listen:
             check_address(address)
+        accesslog.check(bounds.access_log if bounds is not None else "")
         handle = await cls._adopt(dir)
         if handle is not None:
             try:

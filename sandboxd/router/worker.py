@@ -15,6 +15,7 @@ from functools import partial
 from sandboxd.kernel.fds import raise_limit
 from sandboxd.router import unixes
 from sandboxd.router.access import Access, is_local
+from sandboxd.router.accesslog import AccessLog
 from sandboxd.router.backends import Backend, Backends
 from sandboxd.router.client import Client
 from sandboxd.router.closing import reset
@@ -23,6 +24,7 @@ from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.finding import Finding
 from sandboxd.router.listener import BATCH, Listener, joined, split_address
+from sandboxd.router.logged import Logged
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
@@ -75,6 +77,8 @@ class Router:
         self._roused: set[str] = set()
         self.doors = Doors(self)
         self.gate = Gate(self.loop, self.tell, bounds.queue)
+        self._log = AccessLog(self.loop, bounds.access_log, bounds.access_log_limit) if bounds.access_log else None
+        self._client = Client if self._log is None else partial(Logged, log=self._log)
         self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self.draining = False
@@ -198,12 +202,12 @@ class Router:
         if not self.admits(source[0]):
             reset(sock)  # there is no request yet that could be answered
             return
-        self._begin(Client(self, sock, source, here or sock.getsockname()))
+        self._begin(self._client(self, sock, source, here or sock.getsockname()))
 
     def _accepted_near(self, sock: _socket.socket) -> None:
         """By a Unix socket: the kernel says whose it is."""
         pid, uid = unixes.peer(sock)
-        client = Client(self, sock, (unixes.PEER, pid), (unixes.PEER, 0))
+        client = self._client(self, sock, (unixes.PEER, pid), (unixes.PEER, 0))
         client.uid = uid
         self._begin(client)
 
@@ -371,6 +375,8 @@ class Router:
             raw.release()
         for env in self.backends.envs.values():
             env.release()
+        if self._log is not None:
+            self._log.close()
         self.pipes.close()
         self.access.close()
         self._wire.close()

@@ -45,6 +45,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     per_source: int = 0  # connections of one address at a worker, but for trusted ones; 0: as `worker` finds right
     held: int = 2000  # requests at a worker that wait for envs to be made
     queued: int = 1000  # requests that wait for a connection to one env that bounds them
+    access_log: str = ""  # the path of its file; "": none is written
+    access_log_limit: int = 50 << 20  # bytes of that file, and of the one before it
     pipes: int = 8  # of up to 1 MiB: an eighth of what one uid may have (pipe-user-pages-soft, pipe(7))
 
 

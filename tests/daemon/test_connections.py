@@ -1,12 +1,15 @@
-"""What the router is told by settings and limits, as a user sees it: `--max-connections`."""
+"""What the router is told by settings and limits, as a user sees it: `--max-connections`, and SANDBOXD_ACCESS_LOG."""
 
 import http.client
+import json
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sandboxd.protocol import messages as m
-from tests.daemon.asking import inspect
+from tests.daemon.asking import SERVER, inspect
 from tests.daemon.test_metrics import numbers
 from tests.daemons import PATIENCE, Daemon
 
@@ -65,3 +68,32 @@ def test_requests_past_the_bound_wait_in_line_and_the_bound_can_be_changed(tmp_p
             waits.close()
     finally:
         daemon.close()
+
+
+def test_the_access_log_is_where_it_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    (tmp_path / "index.html").write_text("hello")
+    daemon = Daemon(SANDBOXD_ACCESS_LOG=str(path)).start()
+    try:
+        ran = daemon.sandbox("run", "-d", "--wait", "--name", "shop", "-p", "3000", *SERVER, "3000", cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert daemon.request("shop")[0] == 200
+        deadline = time.monotonic() + PATIENCE
+        while not path.exists() or not path.read_bytes():
+            assert time.monotonic() < deadline, "no line came"
+            time.sleep(0.05)
+        found = json.loads(path.read_bytes().splitlines()[0])
+        assert (found["env"], found["service"], found["status"]) == ("shop", "main", 200)
+        assert found["host"] == f"shop.localhost:{daemon.port}"
+    finally:
+        daemon.close()
+
+
+@pytest.mark.parametrize("name", ["none/log", "."])
+def test_a_log_that_cannot_be_written_is_told_of_at_the_start(tmp_path: Path, name: str) -> None:
+    daemon = Daemon(SANDBOXD_ACCESS_LOG=f"{tmp_path}/{name}")
+    try:
+        with pytest.raises(AssertionError, match="SANDBOXD_ACCESS_LOG"):
+            daemon.start()
+    finally:
+        daemon.abandon()
