@@ -163,7 +163,7 @@ class Backends:
                 peer.endpoint.replica,
                 peer.endpoint.state == "ready" and peer.env.blocked_until <= self._loop.now,
                 peer.endpoint.draining,
-                peer.env.open - (peer in kept),
+                peer.env.open + peer.env.queued - (peer in kept),
                 peer in kept,
             )
             for peer in peers

@@ -7,6 +7,7 @@ service broke off, its client must not take the end for a clean one: it gets the
 
 import _socket
 import socket
+from collections.abc import Callable
 
 from sandboxd.kernel.splice import reset_on_close, unacknowledged
 from sandboxd.router.loop import Loop
@@ -47,10 +48,11 @@ class Lingering(Side):
 class Resetting:
     """A socket that is reset once its peer has confirmed all that was sent, or will not within a bound."""
 
-    def __init__(self, loop: Loop, sock: _socket.socket) -> None:
-        """`sock` is out of the loop and belongs to this object from here on."""
+    def __init__(self, loop: Loop, sock: _socket.socket, closed: Callable[[], None]) -> None:
+        """`sock` is out of the loop and belongs to this object from here on; `closed` is called once it is."""
         self._loop = loop
         self._sock = sock
+        self._closed = closed
         self._until = loop.now + PATIENCE
         self._look()
 
@@ -60,6 +62,7 @@ class Resetting:
             self._loop.at(self._loop.now + LOOK, self._look)
             return
         reset(self._sock)
+        self._closed()
 
 
 def reset(sock: _socket.socket) -> None:
@@ -85,7 +88,7 @@ def reset_when_taken(side: Side) -> None:
         if side.backlog:  # it did not even take what we have: nothing can be told apart any more
             reset(side.sock)
         else:
-            Resetting(side.loop, side.sock)
+            Resetting(side.loop, side.sock, side.closed)
 
 
 def release(side: Side) -> None:

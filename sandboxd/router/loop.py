@@ -128,6 +128,18 @@ class Loop:
                     log.error("a call on descriptor %d did not return; its connection is given up", fd)
                     self._give_up(watcher, stalled=True)
 
+    def on_behalf(self, watcher: Watcher, call: Callable[[], None]) -> None:
+        """Do what another's event or a timer has brought about for `watcher`: if it fails, that one loses its connection, not the
+        one whose event it was."""
+        try:
+            call()
+        except Exception:
+            log.exception("a handler failed; its connection is given up")
+            self._give_up(watcher, stalled=False)
+        except StalledError:
+            log.error("a call for a connection did not return; it is given up")
+            self._give_up(watcher, stalled=True)
+
     def close(self) -> None:
         """Release the descriptors of the loop itself."""
         self._epoll.close()

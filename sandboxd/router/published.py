@@ -29,12 +29,19 @@ if TYPE_CHECKING:
 class Service(Side):
     """The far end of a raw connection."""
 
-    __slots__ = ("raw",)
+    __slots__ = ("raw", "turn")
 
-    def __init__(self, raw: "Raw", sock: _socket.socket) -> None:
+    def __init__(self, raw: "Raw", sock: _socket.socket, turn: Turn | None) -> None:
+        """`turn`: its place among the connections that its env allows, where it bounds them."""
         super().__init__(raw.router.loop, sock)
         self.raw = raw
+        self.turn = turn
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def closed(self) -> None:
+        """Another may have its place now."""
+        if self.turn is not None:
+            self.turn.give()
 
     def broken(self) -> None:
         """Nothing can be sent there any more."""
@@ -49,7 +56,7 @@ class Service(Side):
 class Raw(Side):
     """One connection to a published port: waits, dials, then is one end of a tunnel."""
 
-    __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel", "turn")
+    __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel")
 
     def __init__(self, router: "Router", port: "Port | None", sock: _socket.socket, source: tuple[str, int]) -> None:
         super().__init__(router.loop, sock, 0)
@@ -59,7 +66,6 @@ class Raw(Side):
         self.early = b""  # what the service gets before what the client sends
         self.tunnel: Tunnel | None = None
         self.dial: Dial | Turn | None = None
-        self.turn: Turn | None = None
         self.far: Service | None = None
         self.backend: Backend | None = None
         self.deadline = router.loop.now + router.backends.routes.hold
@@ -107,10 +113,10 @@ class Raw(Side):
 
     def connected(self, sock: _socket.socket) -> None:
         """From the dial."""
-        self.turn = self.dial if isinstance(self.dial, Turn) else None
+        turn = self.dial if isinstance(self.dial, Turn) else None
         self.dial = None
         self.router.loop.hold_foreign()
-        self.far = Service(self, sock)
+        self.far = Service(self, sock, turn)
         if self.backend is not None:
             self.backend.env.open += 1
         early, self.early = self.early, b""
@@ -181,12 +187,12 @@ class Raw(Side):
         tunnel, backend = self.tunnel, self.backend
         self.router.part(self)
         if self.far is not None:
+            if self.far.sock.fileno() < 0:
+                self.far.closed()
             self.far = None
             self.router.loop.drop_foreign()
             if backend is not None:
                 backend.env.open -= 1
-        if self.turn is not None:
-            self.turn.give()
         if backend is not None:
             self.backend = None
             backend.env.held.discard(self)

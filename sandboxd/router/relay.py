@@ -84,6 +84,9 @@ class Side:
         """EPOLLHUP or EPOLLERR while nobody reads."""
         self.park()
 
+    def closed(self) -> None:
+        """Its socket was still open when it was let go of, and is now closed."""
+
     def abort(self, *, stalled: bool = False) -> None:
         """Give up at once."""
         self.close()

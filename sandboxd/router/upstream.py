@@ -139,12 +139,17 @@ class Upstream(Side):
         """Somebody else took the socket over (a tunnel closed it)."""
         self._uncount()
 
+    def closed(self) -> None:
+        """Another may have its place now."""
+        if self.turn is not None:
+            self.turn.give()
+
     def _uncount(self) -> None:
         if self in self.backend.env.held:
             self.backend.env.held.discard(self)
             self.backend.env.open -= 1
             self.loop.drop_foreign()
-            if self.turn is not None:
+            if self.turn is not None and self.sock.fileno() < 0:
                 self.turn.give()
 
     def _read_head(self) -> None:

@@ -221,9 +221,9 @@ class Router:
     def _tick(self) -> None:
         now = self.loop.now
         for client in list(self.clients):
-            client.tick(now)
+            self.loop.on_behalf(client, partial(client.tick, now))
         for raw in list(self.held_raw):
-            raw.tick(now)
+            self.loop.on_behalf(raw, partial(raw.tick, now))
         self.doors.tick()
         if self.draining:
             self._drained()
@@ -300,7 +300,7 @@ class Router:
         match told:
             case orders.Newest():
                 client, request = self._asking.popleft()
-                client.is_unknown(request)
+                self.loop.on_behalf(client, partial(client.is_unknown, request))
             case orders.Deny():
                 self.doors.deny(told)
             case orders.Admit():
@@ -337,9 +337,9 @@ class Router:
             if touched is None or (client.admitted is not None and client.admitted.env.env_id in touched):
                 client.admitted = None
         for held in list(self.held):
-            held.reconsider()
+            self.loop.on_behalf(held, held.reconsider)
         for raw in list(self.held_raw):
-            raw.begin()
+            self.loop.on_behalf(raw, raw.begin)
         for one in self._connections():
             if one.tunnel is None or one.backend is None or (touched is not None and one.backend.env.env_id not in touched):
                 continue

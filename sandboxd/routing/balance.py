@@ -15,7 +15,7 @@ NUMBER = re.compile(rb"[1-9][0-9]{0,2}")
 
 
 class Candidate(NamedTuple):
-    """A replica. load: connections to it that others use; kept: this client has one open already."""
+    """A replica. load: connections to it that others use, or wait for; kept: this client has one open already."""
 
     number: int
     ready: bool
