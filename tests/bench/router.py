@@ -1,4 +1,4 @@
-"""The router with one and two workers against haproxy and nginx as HTTP proxies, and Node's http-proxy, and no proxy at all.
+"""The router with one and two workers against haproxy, nginx, Node's http-proxy and portless, and no proxy at all.
 
 Every subject leads to the same nginx: the peers to one on the host, the router to one in a network namespace of its own, over
 sockets born in it. The peers keep their connections to it in a pool, as their users would set them up; the router dials for
@@ -81,7 +81,15 @@ const out = proxy.createProxyServer({{ target: "http://127.0.0.1:{backend}", age
 out.on("error", (error, request, response) => response.destroy());
 http.createServer((request, response) => out.web(request, response)).listen({port}, "127.0.0.1");
 """
-MODULES = os.environ.get("NODE_MODULES", "/usr/local/lib/node_modules")  # where npm put http-proxy
+# What its own program runs for `--no-tls`, with one app registered, as portless run does it: by the name that wrk sends.
+PORTLESS = """
+import {{ createProxyServer }} from "{modules}/portless/dist/index.js";
+const routes = [{{ hostname: "127.0.0.1", port: {backend} }}];
+const onError = () => {{}};
+createProxyServer({{ getRoutes: () => routes, proxyPort: {port}, onError }}).listen({port}, "127.0.0.1");
+"""
+PEERS = ("nginx", "haproxy", "http-proxy", "portless")
+MODULES = os.environ.get("NODE_MODULES", "/usr/local/lib/node_modules")  # where npm put http-proxy and portless
 
 
 # The router parses a head that repeats byte for byte on its connection only once; these do not repeat, in either direction.
@@ -133,14 +141,13 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
                 for name, port in ports.items():
                     found.setdefault((load, name), []).append(measure(port, load, seconds))
     for (load, name), results in found.items():
-        peer = name in ("nginx", "haproxy", "http-proxy")
+        peer = name in PEERS
         if load.bulk:
             yield row(load.metric, name, [result.bytes_rate / 1e6 for result in results], "MB/s", peer=peer)
-            continue
-        yield row(load.metric, name, [result.rate for result in results], "1/s", peer=peer)
-        if not load.close:
-            best = sorted(results, key=lambda result: result.p99)[len(results) // 2]
-            yield Row(f"{load.metric}, latency", name, best.median, best.p99, "ms", peer)
+        else:
+            yield row(load.metric, name, [result.rate for result in results], "1/s", peer=peer)
+        best = sorted(results, key=lambda result: result.p99)[len(results) // 2]
+        yield Row(f"{load.metric}, latency", name, best.median, best.p99, "ms", peer)
 
 
 @contextlib.contextmanager
@@ -163,11 +170,12 @@ def subjects() -> Iterator[dict[str, int]]:
             config = directory / "haproxy.cfg"
             config.write_text(HAPROXY.format(port=ports["haproxy"], backend=backend))
             stack.enter_context(program(["haproxy", "-db", "-q", "-f", str(config)], ports["haproxy"]))
-        if shutil.which("node") and Path(MODULES, "http-proxy").exists():
-            ports["http-proxy"] = free_port()
-            script = directory / "proxy.js"
-            script.write_text(NODE.format(modules=MODULES, backend=backend, port=ports["http-proxy"]))
-            stack.enter_context(program(["node", str(script)], ports["http-proxy"]))
+        for name, file, source in (("http-proxy", "proxy.js", NODE), ("portless", "portless.mjs", PORTLESS)):
+            if shutil.which("node") and Path(MODULES, name).exists():
+                ports[name] = free_port()
+                script = directory / file
+                script.write_text(source.format(modules=MODULES, backend=backend, port=ports[name]))
+                stack.enter_context(program(["node", str(script)], ports[name]))
         command = nginx(directory, "inside", BACKEND, port=3000, name="inside")
         env = Standin("127.0.0.1", directory / "env", serve=(), run=command)
         stack.callback(env.close)
