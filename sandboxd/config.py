@@ -27,6 +27,7 @@ LIVE = frozenset({
 })  # fmt: skip
 ROUTERS = frozenset({
     "router_workers", "trusted_proxies", "max_per_source", "head_timeout", "client_timeout", "connect_timeout", "drain_timeout",
+    "connection_queue", "connection_timeout", "access_log", "access_log_limit",
 })  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def word(name: str, value: Any) -> str:
     """A limit in words."""
     if value is None:
         return ""
-    return str(value) if name in ("cpus", "cpu_weight", "pids", "nofile") else format_size(value)
+    return str(value) if name in ("cpus", "cpu_weight", "pids", "nofile", "max_connections") else format_size(value)
 
 
 def taken_on(now: Settings, new: Settings) -> tuple[Settings, list[Change]]:

@@ -29,7 +29,8 @@ def test_every_setting_can_be_said_in_both_ways_and_means_the_same() -> None:
         "cgroup": ('"/sys/fs/cgroup/a"', "/sys/fs/cgroup//a/"), "hold": ("3", "3"), "router_workers": ("2", "2"),
         "trusted_proxies": ('["10.0.0.0/8", "::1"]', "10.0.0.0/8,::1"), "resolvers": ('["127.0.0.1:53"]', "127.0.0.1:53"),
         "max_per_source": ("9", "9"), "head_timeout": ("1", "1"), "client_timeout": ("2.0", "2"), "connect_timeout": ("3", "3"),
-        "drain_timeout": ("0", "0"), "metrics": ("false", "0"),
+        "drain_timeout": ("0", "0"), "connection_queue": ("0", "0"), "connection_timeout": ('"1m"', "60"),
+        "access_log": ('"/var/log/a"', "/var/log//a"), "access_log_limit": ('"1m"', "1048576"), "metrics": ("false", "0"),
     }  # fmt: skip
     assert said.keys() == KINDS.keys()
     by_file = config("\n".join(f"{name} = {toml}" for name, (toml, _) in said.items()))

@@ -5,7 +5,7 @@ from msgspec import structs
 
 from sandboxd.daemon.routes import Ground, route_table
 from sandboxd.lifecycle import events as ev
-from sandboxd.spec import Network, RouteRule, Service
+from sandboxd.spec import Limits, Network, RouteRule, Service
 from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
 
 IDLE = ev.SuspendAsked(by="idle", since=90.0)
@@ -36,6 +36,14 @@ def test_what_is_not_http_is_dialled_but_has_no_name():
 
 def test_no_network_no_route():
     assert table(fresh(WEB, network=Network(mode="none")))[0].endpoints == []
+
+
+def test_a_bound_on_connections_is_that_of_the_limits_in_force():
+    record = fresh(TWO, limits=Limits(max_connections=5))
+    assert {endpoint.max_connections for endpoint in table(record)[0].endpoints} == {5}
+    changed = structs.replace(record, overrides={"max_connections": 7})
+    assert {endpoint.max_connections for endpoint in table(changed)[0].endpoints} == {7}
+    assert {endpoint.max_connections for endpoint in table(fresh(TWO))[0].endpoints} == {0}
 
 
 def test_the_hosts_network_is_dialled_from_the_host():

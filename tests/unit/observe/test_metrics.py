@@ -12,7 +12,8 @@ from tests.require import require
 
 
 def reading(tally: Tally, **given) -> Reading:
-    env = EnvReading(id="f" * 32, name="shop", cpu_seconds=1.5, memory_bytes=4096, pids=3, requests=7, bytes_out=9)
+    counts = {"requests": 7, "bytes_out": 9, "queued": 2, "refused": 5}
+    env = EnvReading(id="f" * 32, name="shop", cpu_seconds=1.5, memory_bytes=4096, pids=3, **counts)
     usual = {"states": {"ready": 1, "stopped": 0}, "envs": [env], "unlisted": 0, "pool": 3, "pool_wanted": 4, "pages": {404: 2}}
     return Reading(version="1.2", started=5.0, tally=tally, **{**usual, **given})
 
@@ -36,6 +37,8 @@ def test_every_number_comes_back_through_the_parser():
     assert samples["sandboxd_envs", ("state", "ready")] == 1
     assert samples["sandboxd_env_requests_total", ("env", "shop"), ("id", "f" * 12)] == 7
     assert samples["sandboxd_env_memory_bytes", ("env", "shop"), ("id", "f" * 12)] == 4096
+    assert samples["sandboxd_env_queued_requests", ("env", "shop"), ("id", "f" * 12)] == 2
+    assert samples["sandboxd_env_refused_requests_total", ("env", "shop"), ("id", "f" * 12)] == 5
     assert samples["sandboxd_router_pages_total", ("code", "404")] == 2
     assert samples["sandboxd_env_events_total", ("event", "ready")] == 1
     assert samples["sandboxd_denials_total", ("wall", "seccomp")] == 5

@@ -31,6 +31,16 @@ def test_what_a_dead_worker_counted_stays_and_what_it_held_goes() -> None:
     assert sums.end(0).pages == {404: 2}
 
 
+def test_who_waits_goes_with_its_worker_and_who_waited_in_vain_did() -> None:
+    sums = Sums()
+    one = Traffic(open=1, requests=5, bytes_in=0, bytes_out=0, queued=3, refused=2)
+    sums.add(0, Counts(envs={"a": one}))
+    found = sums.add(1, Counts(envs={"a": one})).envs["a"]
+    assert (found.queued, found.refused) == (6, 4)
+    found = sums.end(0).envs["a"]
+    assert (found.queued, found.refused) == (3, 4)
+
+
 def test_envs_that_are_gone_are_forgotten() -> None:
     sums = Sums()
     sums.add(0, Counts(envs={"a": traffic(requests=5), "b": traffic(requests=1)}))

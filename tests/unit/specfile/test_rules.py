@@ -59,6 +59,8 @@ def test_the_least_spec_is_fine():
         (spec(lifecycle=Lifecycle(restart="no\n")), "lifecycle.restart"),
         (spec(limits=Limits(memory=4096)), "limits.memory"),
         (spec(limits=Limits(cpus=float("nan"))), "limits.cpus"),
+        (spec(limits=Limits(max_connections=0)), "limits.max_connections"),
+        (spec(limits=Limits(max_connections=1 << 21)), "limits.max_connections"),
         (spec(limits=Limits(cpus=float("inf"))), "limits.cpus"),
         (spec(workspace=Workspace(path="rel")), "workspace.path"),
         (spec(workspace=Workspace(path="/a\0")), "workspace.path"),
