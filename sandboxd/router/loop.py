@@ -129,8 +129,7 @@ class Loop:
                     self._give_up(watcher, stalled=True)
 
     def on_behalf(self, watcher: Watcher, call: Callable[[], None]) -> None:
-        """Do what another's event or a timer has brought about for `watcher`: if it fails, that one loses its connection, not the
-        one whose event it was."""
+        """Do what another's event, or a timer, brought about for `watcher`; where it fails, that one loses its connection."""
         try:
             call()
         except Exception:

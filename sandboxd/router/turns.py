@@ -60,7 +60,7 @@ class Gate:
             self.loop.on_behalf(turn.who, partial(turn.answered, granted=order.granted))
 
     def _watch(self) -> None:
-        # One timer for all, which wait equally long: most are answered at once, and each would leave one behind until it is due.
+        # One timer for all, which wait equally long: most are answered at once, and would leave theirs behind.
         if self._timer is None and self.turns:
             self._timer = self.loop.at(next(iter(self.turns.values())).until, self._look)
 

@@ -18,8 +18,8 @@ DELEGATED = LimitFacts(controllers=["cpu", "memory", "pids"], cpus=FOUR)
 WHOLE = LimitFacts(controllers=["cpu", "io", "memory", "pids"], cpus=FOUR, devices=["8:0"])
 G = 1 << 30
 ALL: dict[str, Any] = {
-    "memory": G, "memory_high": G // 2, "cpus": 1.5, "cpu_weight": 50, "pids": 64, "disk": G, "nofile": 64, "max_connections": 5,
-    "io_read": G, "io_write": G,
+    "memory": G, "memory_high": G // 2, "cpus": 1.5, "cpu_weight": 50, "pids": 64, "disk": G, "nofile": 64,
+    "max_connections": 5, "io_read": G, "io_write": G,
 }  # fmt: skip
 
 
