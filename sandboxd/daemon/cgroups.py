@@ -12,6 +12,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from sandboxd.daemon import limiting
 from sandboxd.errors import KernelError
 from sandboxd.isolation.facts import LimitFacts
@@ -59,12 +61,11 @@ class Control:
             except KernelError as error:
                 root = Root(reason=f"{root.path} cannot be divided: {error}", fix=root.fix)
         log.info("control groups: %s", f"below {root.path} ({', '.join(root.controllers)})" if self.groups else root.reason)
-        return LimitFacts(
+        return replace(
+            facts,
             controllers=list(root.controllers) if self.groups else [],
             reason=root.reason,
             fix=root.fix,
-            cpus=facts.cpus,
-            hard=facts.hard,
             devices=disks(str(self.supervisor.settings.state_dir)),
         )
 
@@ -72,13 +73,11 @@ class Control:
         """With what the limits of an env that runs can be enforced: with its own group, if it has one."""
         facts = self.supervisor.host.limits
         have = cgroups.controllers(f"{record.cgroup}/{cgroups.SERVICES}") if record.cgroup else []
-        return LimitFacts(
+        return replace(
+            facts,
             controllers=[name for name in have if name in ("cpu", "io", "memory", "pids")],
             reason=facts.reason or "it was started without one",
             fix=facts.fix or f"sandbox restart {record.name}",
-            cpus=facts.cpus,
-            hard=facts.hard,
-            devices=facts.devices,
         )
 
     # -- limits --------------------------------------------------------------------------------------------------------

@@ -193,6 +193,7 @@ class Supervisor:
         except PortTaken as error:
             hint = "end that process, or route from another address with SANDBOXD_LISTEN=127.0.0.1:PORT"
             raise PortTaken(error.message, hint=hint, **error.details) from error
+        self.host = replace(self.host, limits=replace(self.host.limits, unbound=self.router.unbound))
         self.router.on_death = lambda: self._again("router", self.start_router)
         self.router.on_wake = self.wake
         self.router.on_ask = self.demand.asked

@@ -52,6 +52,10 @@ def way(name: str, value: float, facts: LimitFacts, *, kuid: int, pinned: bool) 
         return "cgroup"
     match name:
         case "max_connections":
+            if facts.unbound:
+                raise refused(
+                    name, facts.unbound, "sandbox daemon stop --all ends it with its envs, and the next start is of one version"
+                )
             return "router"
         case "nofile":
             return "rlimit"

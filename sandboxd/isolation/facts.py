@@ -50,7 +50,8 @@ class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     controllers: those of cgroup v2 that are delegated to us; without any, `reason` and `fix` say why and what to do about it.
     cpus: the numbers of those we may run on. hard: our own hard rlimits, which no env can have more of (-1: none).
-    devices: the disks behind our state directory as "MAJOR:MINOR", for limits of disk traffic.
+    devices: the disks behind our state directory as "MAJOR:MINOR", for limits of disk traffic. unbound: why the router that
+    runs cannot bound the connections to an env, if it cannot.
     """
 
     controllers: list[str] = []
@@ -59,6 +60,7 @@ class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):
     cpus: list[int] = []
     hard: dict[str, int] = {}
     devices: list[str] = []
+    unbound: str = ""
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -191,6 +191,13 @@ class RouterHandle:
             raise taken(done.address, done.errno)
         self.listen = list(done.listen)
 
+    @property
+    def unbound(self) -> str:
+        """Why it cannot bound the connections to an env, which one of an older version would not even notice; "": it can."""
+        if self._speaks >= orders.BOUNDS:
+            return ""
+        return f"the router that runs (pid {self.pid}) is of an older version and cannot count connections"
+
     # -- orders ----------------------------------------------------------------------------------------------------------
 
     def push(self, table: RouteTable) -> None:

@@ -14,8 +14,9 @@ import msgspec
 
 from sandboxd.routing.table import Change, RouteTable
 
-VERSION = 2
+VERSION = 3
 CHANGES = 2  # the first that takes ChangeTable
+BOUNDS = 3  # the first that bounds the connections to an env
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 

@@ -7,12 +7,14 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sandboxd.errors import LaunchFailed, PortTaken, UsageError
+from sandboxd.router.handle import RouterHandle
 from sandboxd.routing.orders import Published
 from sandboxd.routing.table import Route, RouteTable
 from tests.router.standin import Bench, Standin
@@ -58,6 +60,33 @@ def test_a_second_handle_adopts_what_the_first_started(first: Bench, standin: Ca
         assert talk.get().status == 404
         second.close()
     assert not (first.directory / "router.sock").exists()
+
+
+OLDER = """
+import sys
+from sandboxd.routing import orders
+orders.VERSION = orders.BOUNDS - 1
+from sandboxd.router.__main__ import main
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def test_a_router_of_an_older_version_is_said_to_bound_no_connections(directory: Path) -> None:
+    async def older() -> tuple[int, str, str]:
+        listen = ["127.0.0.1:0"]
+        first = await RouterHandle.start_or_adopt(dir=directory, listen=listen, prefix=[sys.executable, "-c", OLDER])
+        first.close()
+        second = await RouterHandle.start_or_adopt(dir=directory, listen=listen)
+        said = second.unbound
+        await second.stop()
+        third = await RouterHandle.start_or_adopt(dir=directory, listen=listen)
+        of_ours = third.unbound
+        await third.stop()
+        return first.pid, said, of_ours
+
+    pid, said, of_ours = asyncio.run(older())
+    assert f"(pid {pid}) is of an older version" in said
+    assert of_ours == ""
 
 
 def test_the_newest_handle_is_obeyed(first: Bench) -> None:

@@ -64,6 +64,7 @@ class Refusal:
         Refusal(BARE, {"io_read": G}, "this host has no cgroup v2", "boot with it"),
         Refusal(DELEGATED, {"io_write": G}, "'io' is not delegated", "Delegate=cpu io memory pids"),
         Refusal(LimitFacts(controllers=["io"]), {"io_write": G}, "the disk", "leave io_write out"),
+        Refusal(LimitFacts(unbound="the router is old"), {"max_connections": 5}, "the router is old", "daemon stop --all"),
         Refusal(BARE, {"cpus": 5}, "has 4", "at most 4"),
         Refusal(WHOLE, {"cpus": 4.5}, "has 4", "at most 4"),
     ],
