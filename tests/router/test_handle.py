@@ -63,11 +63,11 @@ def test_a_second_handle_adopts_what_the_first_started(first: Bench, standin: Ca
 
 
 OLDER = """
-import sys
+import runpy, sys
 from sandboxd.routing import orders
 orders.VERSION = orders.BOUNDS - 1
-from sandboxd.router.__main__ import main
-sys.exit(main(sys.argv[4:]))
+del sys.argv[1:4]
+runpy.run_module("sandboxd.router", run_name="__main__")
 """
 
 
