@@ -1,7 +1,7 @@
-"""A client connection whose requests are written down: what each came to, when it is over.
+"""What is written down where an access log is wanted: each request of a client, and each raw or TLS connection as a whole.
 
-In the place of `Client` where an access log is wanted, so that others pay nothing for it. Imports client and the log.
-Invariant: each request, and each head that was refused, makes one entry: when its connection goes on, or is let go of.
+`Logged` stands in the place of `Client` then, so that others pay nothing for it. Imports client and the log. Invariant: each
+request, and each head that was refused, makes one entry: when its connection goes on, or is let go of.
 """
 
 import _socket
@@ -20,6 +20,7 @@ from sandboxd.routing.responses import Response
 from sandboxd.routing.rules import Rule
 
 if TYPE_CHECKING:
+    from sandboxd.router.published import Raw
     from sandboxd.router.worker import Router
 
 
@@ -142,3 +143,24 @@ class Logged(Client):
     def _let_go(self) -> None:
         self._finish()
         super()._let_go()
+
+
+def passage(raw: "Raw", now: float) -> accesslog.Entry:
+    """A connection that is over, of whose bytes nothing is known but their number."""
+    backend = raw.backend or raw.find()
+    place = backend.endpoint if backend is not None else None
+    return accesslog.Entry(
+        time=accesslog.stamp(time.time()),
+        client=accesslog.source_of(*raw.source),
+        method="",
+        host=accesslog.shown(raw.name, accesslog.MOST_HOST),
+        path="",
+        protocol=raw.protocol,
+        status=0,
+        bytes=raw.tunnel.outward.moved if raw.tunnel is not None else 0,
+        duration=round(now - raw.began, 6),
+        held=round(now - raw.since if raw.since else raw.waited, 6),
+        env=place.name if place is not None else "",
+        id=place.env_id if place is not None else "",
+        service=place.service if place is not None else "",
+    )

@@ -54,9 +54,15 @@ class Service(Side):
 
 
 class Raw(Side):
-    """One connection to a published port: waits, dials, then is one end of a tunnel."""
+    """One connection to a published port: waits, dials, then is one end of a tunnel.
 
-    __slots__ = ("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel")
+    began, since, waited: for the access log, as `Logged` has them.
+    """
+
+    __slots__ = (
+        *("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel"),
+        *("began", "since", "waited"),
+    )
 
     def __init__(self, router: "Router", port: "Port | None", sock: _socket.socket, source: tuple[str, int]) -> None:
         super().__init__(router.loop, sock, 0)
@@ -68,8 +74,17 @@ class Raw(Side):
         self.dial: Dial | Turn | None = None
         self.far: Service | None = None
         self.backend: Backend | None = None
-        self.deadline = router.loop.now + router.backends.routes.hold
+        self.began = router.loop.now
+        self.since = self.waited = 0.0
+        self.deadline = self.began + router.backends.routes.hold
         self.want(0)
+
+    protocol = "tcp"
+
+    @property
+    def name(self) -> bytes:
+        """The host name that was asked for, if one was."""
+        return b""
 
     @property
     def busy(self) -> bool:
@@ -89,6 +104,7 @@ class Raw(Side):
             if backend.endpoint.state == "asleep":
                 self.router.rouse(backend.endpoint.env_id)
             self.router.held_raw.add(self)
+            self.wait()
         elif backend.endpoint.port is None:
             self.fail()
         else:
@@ -96,8 +112,14 @@ class Raw(Side):
             self.backend = backend
             backend.env.held.add(self)
             bounded = backend.endpoint.max_connections
+            if bounded:
+                self.wait()
             self.dial = self.router.gate.turn(backend, self) if bounded else Dial(backend, backend.endpoint.port, self)
             self.dial.start(self.router.bounds.dial)
+
+    def wait(self) -> None:
+        """It waits, for its env or for a connection to it."""
+        self.since = self.since or self.router.loop.now
 
     def find(self) -> Backend | None:
         """Where it leads, None when the env is gone."""
@@ -115,6 +137,8 @@ class Raw(Side):
         """From the dial."""
         turn = self.dial if isinstance(self.dial, Turn) else None
         self.dial = None
+        if self.since:
+            self.waited, self.since = self.router.loop.now - self.since, 0.0
         self.router.loop.hold_foreign()
         self.far = Service(self, sock, turn)
         if self.backend is not None:

@@ -67,6 +67,13 @@ class Secure(Raw):
         backend = self.router.backends.choose(self.request)[0] if self.request is not None else None
         return self.router.doors.of(self.keyed) if backend is None and self.keyed is not None else backend
 
+    protocol = "tls"
+
+    @property
+    def name(self) -> bytes:
+        """That of the hello."""
+        return (self.request.host if self.request is not None else None) or b""
+
     @property
     def is_held(self) -> bool:
         """Whether it waits for an env to be made for its key."""
@@ -75,6 +82,7 @@ class Secure(Raw):
     def hold(self) -> None:
         """Wait for that; `deadline` is set since the hello was read."""
         self.waits = True
+        self.wait()
 
     def among(self, request: Request, backend: Backend) -> Backend:
         """A key's env is one."""

@@ -24,7 +24,7 @@ from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.finding import Finding
 from sandboxd.router.listener import BATCH, Listener, joined, split_address
-from sandboxd.router.logged import Logged
+from sandboxd.router.logged import Logged, passage
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
@@ -152,6 +152,8 @@ class Router:
         if raw in self.raws:
             self.raws.remove(raw)
             self._leave(raw.source[0])
+            if self._log is not None:
+                self._log.note(passage(raw, self.loop.now))
 
     def admits(self, source: str) -> bool:
         """Whether one more connection of that address is taken: none may take what all the others need.

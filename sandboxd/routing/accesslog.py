@@ -13,7 +13,8 @@ MOST_METHOD, MOST_HOST, MOST_PATH = 32, 255, 2048
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """status: 0 where the client was gone before it was told any. bytes: of the answer, its head taken in. duration: in
+    """protocol: HTTP/1.0, HTTP/1.1, or tcp or tls for a connection as a whole, which has no method, path and status. status: 0
+    where the client was gone before it was told any. bytes: of the answer, its head taken in. duration: in
     seconds. held: of these, for how long it waited for its env to start or wake, or for a connection to it. env, id, service:
     "" where it came to none."""
 

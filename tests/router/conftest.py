@@ -1,7 +1,7 @@
 """A router and stand-in envs for each test that asks; both are gone afterwards."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     """Start a router with bounds of one's own."""
     made: list[Bench] = []
 
-    def make(*, workers: int = 1, **bounds: Any) -> Bench:
+    def make(*, workers: int = 1, listen: Sequence[str] = ("127.0.0.1:0",), **bounds: Any) -> Bench:
         directory = tmp_path / f"state{len(made)}"
         directory.mkdir()
-        made.append(Bench(directory, bounds=Bounds(**bounds), workers=workers))
+        made.append(Bench(directory, bounds=Bounds(**bounds), listen=listen, workers=workers))
         return made[-1]
 
     yield make

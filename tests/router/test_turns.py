@@ -176,6 +176,33 @@ def test_raw_connections_wait_as_well(start: Start, shop: Standin) -> None:
             assert json.loads(talk.answer().body)[0] == 1
 
 
+def test_a_tunnel_has_its_place_until_the_socket_to_the_service_is_closed(start: Start, shop: Standin) -> None:
+    bench = start()
+    bench.push([bounded(shop, 1)])
+    port = free_port()
+    bench.run(
+        bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id=shop.env_id, service="web", port=3000))
+    )
+    raw = socket.create_connection(("127.0.0.1", port), 30)
+    with Talk(bench.connect()) as waits:
+        raw.sendall(NEVER)
+        until(bench, shop, open=1, tunnelled=len(NEVER))
+        os.killpg(shop.process.pid, signal.SIGSTOP)
+        more = bytes(300_000)  # than the service's kernel takes while nobody reads, and less than ours does
+        raw.sendall(more)
+        until(bench, shop, tunnelled=len(NEVER) + len(more))
+        waits.send(b"GET /0 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")
+        until(bench, shop, queued=1)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.close()
+        until(bench, shop, tunnels=0)
+        bench.spin(0.3)
+        assert until(bench, shop, tunnels=0)["queued"] == 1
+        os.killpg(shop.process.pid, signal.SIGCONT)  # it takes what waits for it, and then the reset
+        assert waits.answer().status == 200
+    until(bench, shop, open=0, queued=0)
+
+
 def test_a_bound_may_change_while_somebody_waits_and_an_env_may_go(start: Start, shop: Standin) -> None:
     bench = start()
     bench.push([bounded(shop, 1)])
