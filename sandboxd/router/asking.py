@@ -63,6 +63,10 @@ class Asking(Side):
         """Answer with a page of ours."""
         raise NotImplementedError
 
+    def goes_elsewhere(self, backend: Backend) -> bool:
+        """Whether another replica takes the request, of which that one has not had a byte."""
+        raise NotImplementedError
+
     def turn(self, backend: Backend) -> Turn:
         """A place in the line for a connection to an env that bounds them."""
         raise NotImplementedError
@@ -156,7 +160,7 @@ class Asking(Side):
     def unreachable(self, reason: str) -> None:
         """From the dial."""
         self.end_dial()
-        if self.backend is not None:
+        if self.backend is not None and not self.goes_elsewhere(self.backend):
             endpoint = self.backend.endpoint
             self.answer_page(pages.refused(endpoint.name, endpoint.port or 0, reason))
 

@@ -89,10 +89,10 @@ class Env:
 
 
 class Backend:
-    """One endpoint. family: which of 127.0.0.1 and ::1 answered last. peers: all replicas, of the first one. size, last, known:
-    see `Upstream`."""
+    """One endpoint. family: which of 127.0.0.1 and ::1 answered last. peers: all replicas, of the first one. refused_until:
+    a replica that took no connection. size, last, known: see `Upstream`."""
 
-    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "peers", "size")
+    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "peers", "refused_until", "size")
 
     def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
         self.endpoint = endpoint
@@ -100,10 +100,15 @@ class Backend:
         self.loop = loop
         self.family: int = socket.AF_INET
         self.peers: list[Backend] = []
+        self.refused_until = 0.0
         self._stock: Stock | None = None
         self.size = 0
         self.last = b"\0"
         self.known: Response | None = None
+
+    def takes_more(self, now: float) -> bool:
+        """Whether a replica is ready, did not hold the router up, and did not refuse lately."""
+        return self.endpoint.state == "ready" and self.env.blocked_until <= now and self.refused_until <= now
 
     @property
     def stock(self) -> Stock:
@@ -157,11 +162,12 @@ class Backends:
     def replica(self, backend: Backend, kept: Container[Backend], wanted: int) -> Backend:
         """The replica for a request of a client with connections to those kept; wanted: the number of one that it was sent to
         before, 0: none. Where none is ready, one that is to be waited for."""
-        peers = backend.peers
+        peers, now = backend.peers, self._loop.now
+        some = any(peer.takes_more(now) for peer in peers)
         candidates = [
             Candidate(
                 peer.endpoint.replica,
-                peer.endpoint.state == "ready" and peer.env.blocked_until <= self._loop.now,
+                peer.takes_more(now) if some else peer.endpoint.state == "ready",
                 peer.endpoint.draining,
                 peer.env.open + peer.env.queued - (peer in kept),
                 peer in kept,

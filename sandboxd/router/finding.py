@@ -31,12 +31,13 @@ READING = 0  # a head, or nothing yet
 HELD = 1  # for an env that starts
 BUSY = 2  # with an exchange
 LEAVING = 3  # the last answer is going out
+REFUSED = 1.0  # seconds for which a replica that took no connection gets none that another one can take
 
 
 class Finding(Exchange):
     """See above. uid: of the process at the other end of a connection from this host; None: not known, or not from here.
 
-    admitted: where the last request went, of `host`, in the table in force.
+    admitted: where the last request went, of `host`, in the table in force. kin: the replicas among which it was chosen.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Finding(Exchange):
         "here",
         "host",
         "keyed",
+        "kin",
         "local",
         "moved",
         "router",
@@ -68,6 +70,7 @@ class Finding(Exchange):
         self.admitted: Backend | None = None
         self.host: bytes | None = None
         self.keyed: Keyed | None = None
+        self.kin: list[Backend] = []
         self.uncounted = False
         self.moved = 0
 
@@ -103,6 +106,7 @@ class Finding(Exchange):
 
     def among(self, request: Request, backend: Backend) -> Backend:
         """The replica that this request goes to, where there are several; a browser that is to stay is told which one."""
+        self.kin = backend.peers
         if len(backend.peers) < 2 and not backend.endpoint.sticky:
             return backend
         wanted = wanted_of(request.fields) if backend.endpoint.sticky else 0
@@ -113,6 +117,21 @@ class Finding(Exchange):
             if peer is not chosen and peer in self.upstreams:
                 self.forget(self.upstreams[peer])  # kept, it would count there
         return chosen
+
+    def goes_elsewhere(self, backend: Backend) -> bool:
+        """The one that took no connection is left alone for a moment, where another is ready that did not refuse lately."""
+        request = self.request
+        backend.refused_until = self.loop.now + REFUSED
+        others = [peer for peer in self.kin if peer.takes_more(self.loop.now)]
+        if request is None or backend not in self.kin or not others:
+            return False
+        chosen = min(others, key=lambda peer: peer.env.open + peer.env.queued)
+        if chosen.endpoint.sticky:
+            self.cookie = self.cookie.replace(set_cookie(backend.endpoint.replica), b"") + set_cookie(chosen.endpoint.replica)
+        backend.env.requests -= 1
+        chosen.env.requests += 1
+        self.ask(request, chosen)
+        return True
 
     def is_unknown(self, request: Request) -> None:
         """No table is on its way that could name this request's host, if it is still the one that is under way."""
