@@ -1,16 +1,17 @@
 """Fixtures for every test: leaks of descriptors and children are failures, and `daemon` is a real one of the test's own."""
 
 import contextlib
+import fcntl
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.daemons import Daemon
+from tests.daemons import ROOT, Daemon
 from tests.keeper import describe
 from tests.require import require as require_facts
 
@@ -22,6 +23,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("house", deadline=None, database=None)
 settings.register_profile("long", deadline=None, database=None, max_examples=int(os.environ.get("EXAMPLES", "10000")))
 settings.load_profile("house")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """With several workers (pytest-xdist) no other test runs beside one that is marked `alone`.
+
+    A lock of readers and writers, on two files of the checkout: who waits to be alone holds the gate, so that the others do
+    not starve it. Outermost of the hooks: waiting counts for no test's time-out, and its descriptors for no test's leak.
+    """
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with open(__file__) as gate, open(ROOT / "tests/__init__.py") as turn:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(turn, fcntl.LOCK_UN)  # also where a child that the test forked still has it
 
 
 def descriptors() -> dict[int, str]:

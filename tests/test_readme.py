@@ -121,7 +121,7 @@ def test_the_first_command_runs_the_main_job(checkout: Path) -> None:
 
 def test_ci_runs_the_second_command() -> None:
     assert "<!-- the tests -->" in (ROOT / ".ci/run").read_text()
-    assert marked("the tests").endswith(".venv/bin/pytest")
+    assert marked("the tests").endswith(" && .venv/bin/pytest -n 2 --dist loadfile")
 
 
 def test_toml_is_a_spec() -> None:
