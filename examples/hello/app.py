@@ -16,7 +16,7 @@ def page() -> str:
         f"listens on   127.0.0.1:{PORT}, which no other env can reach",
         f"processes    {len(processes)}, this one is {os.getpid()}",
         f"workspace    {os.getcwd()}",
-        f"home         {os.path.expanduser('~')}, with {len(os.listdir(os.path.expanduser('~')))} files in it",
+        f"home         {os.path.expanduser('~')}, in it: {', '.join(os.listdir(os.path.expanduser('~'))) or 'nothing'}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -104,7 +104,7 @@ class ExecFlags(Flags, frozen=True, kw_only=True):
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[ENV[/SERVICE]] [--] CMD...")
 @options.takes(ExecFlags)
 def exec_(cli: Cli, flags: ExecFlags) -> int:
-    """Run a command in a running env: exec -it shop bash; exec -- ls (the env of this directory)."""
+    """Run a command in a running env (none named: that of this directory), and leave with its exit code."""
     reference, command = env_and_command(click.get_current_context(), flags.words)
     if not command:
         raise UsageError("exec needs a command", hint="sandbox exec -it ENV -- bash; or: sandbox shell ENV")

@@ -4,10 +4,12 @@ import click
 
 from sandboxd.cli import options
 from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt
+from sandboxd.cli.door import complain
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import note, out
 from sandboxd.cli.targets import Target, chosen, each
 from sandboxd.cli.template import json_line, plain
+from sandboxd.errors import NotFound
 from sandboxd.protocol.messages import List, Prune, Remove, RemoveReply
 
 
@@ -29,16 +31,22 @@ class RmFlags(Chosen, frozen=True, kw_only=True):
 def rm(cli: Cli, flags: RmFlags) -> int:
     """Remove envs and all they left: processes, mounts, sockets, private home, logs, routes."""
 
-    def act(cli: Cli, target: Target) -> RemoveReply:
-        return cli.client.call(Remove(target=target.target, force=flags.force))
+    def act(cli: Cli, target: Target) -> tuple[str, RemoveReply | None]:
+        try:
+            return target.shown, cli.client.call(Remove(target=target.target, force=flags.force))
+        except NotFound as error:  # as rm(1) and docker: gone is what -f wants
+            if not flags.force:
+                raise
+            complain(error.message)
+            return target.shown, None
 
     targets = chosen(cli, flags, destroys="rm")
     with Progress(f"removing {', '.join(target.shown for target in targets)}"):
-        replies, code = each(cli, targets, act, say=not flags.receipt)
-    for reply in replies:
-        if flags.receipt:
-            out(json_line(plain(reply)))
-        warn_leaks(reply)
+        removed, code = each(cli, targets, act, say=False)
+    for shown, reply in removed:
+        if reply is not None:
+            out(json_line(plain(reply)) if flags.receipt else shown)
+            warn_leaks(reply)
     return code
 
 

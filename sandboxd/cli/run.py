@@ -109,7 +109,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD...")
 @options.takes(AllFlags)
 def run(cli: Cli, flags: AllFlags) -> int:
-    """Run a command in an env of its own: run -- npm run dev; run -d --name shop -p 3000 -- npm start."""
+    """Run a command in an env of its own, and leave with its exit code; `-d`: let it run, and print its id."""
     detached = flags.detach or flags.ready
     if flags.how is not None and not detached:
         raise UsageError("--format is for detached envs: attached, stdout is the command's", hint="add -d")

@@ -13,7 +13,7 @@ import click
 from sandboxd import __version__
 from sandboxd.cli.context import COMPLETE, Cli
 from sandboxd.cli.door import complain
-from sandboxd.errors import EXIT_USAGE, NotOffered, UsageError
+from sandboxd.errors import EXIT_FAILED, EXIT_SANDBOXD, EXIT_USAGE, NotOffered, SandboxdError, UsageError
 
 NEAR_FLAGS = 3
 
@@ -71,6 +71,9 @@ VERBS: dict[str, Verb] = {
 ALIASES = {"ls": "ps", "list": "ps", "port": "ports", "delete": "rm", "destroy": "rm", "log": "logs", "remove": "rm",
            "pause": "suspend", "sleep": "suspend", "unpause": "resume", "wake": "resume"}  # fmt: skip
 
+HANDS_ON = frozenset(("run", "exec", "shell", "attach"))
+"""Verbs that leave with a command's own exit code."""
+
 LATER = frozenset(
     ("cp", "fork", "diff", "apply", "discard", "import", "export")
 )  # fmt: skip
@@ -97,8 +100,15 @@ class Verbs(click.Group):
         """Find the verb, or say which one was meant."""
         name = args[0]
         command = self.get_command(ctx, name)
-        if command is not None or ctx.resilient_parsing:
-            return ALIASES.get(name, name), command, args[1:]
+        if command is None and ctx.resilient_parsing:
+            return name, None, args[1:]
+        if command is not None:
+            name = ALIASES.get(name, name)
+            if {"-h", "--help"}.intersection(args):
+                from sandboxd.cli.examples import epilog  # noqa: PLC0415 - only help shows them
+
+                command.epilog = epilog(name)
+            return name, command, args[1:]
         if name in LATER:
             raise NotOffered(f"this version has no `{name}`", hint="sandbox --help lists what it has")
         raise UsageError(f"no such command: {name}", hint=nearest(name))
@@ -166,23 +176,36 @@ def invoke(words: list[str], cli: Cli | None) -> int:
     """Parse and run, without click's own main(): that turns EPIPE into exit code 1, and writes a line of its own for ctrl-C."""
     if COMPLETE in os.environ:
         return complete()
+    verb = None
     try:
         with app.make_context("sandbox", words, obj=cli) as ctx:
-            code = app.invoke(ctx)
+            try:
+                code = app.invoke(ctx)
+            finally:
+                verb = ctx.invoked_subcommand
     except click.exceptions.Exit as left:
         return left.exit_code
     except click.Abort:  # a prompt that was answered by ctrl-C or ctrl-D
         raise KeyboardInterrupt from None
     except click.ClickException as error:
-        return usage(error)
+        usage(error)
+        return ours(verb, EXIT_USAGE)
+    except SandboxdError as error:
+        error.exit_code = ours(verb, error.exit_code)
+        raise
     return code if isinstance(code, int) else 0
 
 
-def usage(error: click.ClickException) -> int:
+def ours(verb: str | None, code: int) -> int:
+    """The exit code of a refusal, which must not be taken for a command's own."""
+    return EXIT_SANDBOXD if verb in HANDS_ON and code in {EXIT_FAILED, EXIT_USAGE} else code
+
+
+def usage(error: click.ClickException) -> None:
     """click's own errors, in our words: a wrong command or flag gets the nearest right one."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         sys.stderr.write(error.format_message() + "\n")
-        return EXIT_USAGE
+        return
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else ""
     hint = f"{where} --help" if where else ""
     message = error.format_message()
@@ -194,4 +217,3 @@ def usage(error: click.ClickException) -> int:
     elif isinstance(error, click.MissingParameter) and error.param is not None:
         message = f"missing {error.param.make_metavar(error.ctx) if error.ctx else error.param.human_readable_name}"
     complain(message[:1].lower() + message[1:].rstrip("."), hint)
-    return EXIT_USAGE

@@ -146,7 +146,7 @@ def test_it_is_shown_as_paused_and_refuses_commands(shared_daemon, client, tmp_p
     assert "(Paused)" in shared_daemon.sandbox("ps").stdout
     assert [env["name"] for env in shared_daemon.json("ps", "--filter", "status=paused")] == ["shown"]
     refused = shared_daemon.sandbox("exec", "shown", "--", "true", check=False)
-    assert refused.returncode == 1
+    assert refused.returncode == 125
     assert "suspended" in refused.stderr
     assert "sandbox resume shown" in refused.stderr
     (row,) = shared_daemon.json("stats", "--no-stream", "shown")

@@ -151,6 +151,17 @@ def test_rm_receipt_and_leaks(sandbox: Sandbox) -> None:
     assert (refused.code, refused.out) == (1, "")
 
 
+def test_rm_force_wants_what_is_gone_already(sandbox: Sandbox) -> None:
+    def answer(asked: m.Remove) -> Any:
+        return NotFound("no env 'gone'", hint="h") if asked.target == "gone" else removed
+
+    removed = m.RemoveReply(id=ID, name="shop", receipt=m.Receipt(before={}, after={}, leaked={}))
+    done = sandbox("rm", "-f", "gone", "shop", Remove=answer)
+    assert (done.code, done.out, done.err) == (0, "shop\n", "sandbox: no env 'gone'\n")
+    assert sandbox("rm", "-f", "gone", Remove=answer).code == 0
+    assert sandbox("rm", "gone", Remove=answer).code == 1
+
+
 def test_prune_does_not_ask_without_a_terminal(sandbox: Sandbox) -> None:
     done = sandbox("prune", "--filter", "label=a", Prune=m.PruneReply(removed=[ID]))
     assert (done.out, done.asked) == (f"{ID}\n", [m.Prune(filters=["label=a"])])
@@ -318,9 +329,9 @@ def test_run_from_home_shares_nothing_and_says_so(sandbox: Sandbox, tmp_path: Pa
 def test_run_needs_a_terminal_for_it(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.isatty", lambda _: False)
     done = sandbox("run", "-it", "bash")
-    assert (done.code, "not a terminal" in done.err) == (2, True)
-    assert sandbox("run", "--format", "json", "true").code == 2
-    assert sandbox("run", "--env-file", "/nonexistent/file", "true").code == 2
+    assert (done.code, "not a terminal" in done.err) == (125, True)
+    assert sandbox("run", "--format", "json", "true").code == 125
+    assert sandbox("run", "--env-file", "/nonexistent/file", "true").code == 125
 
 
 SPEC = '[services.web]\ncommand = "npm run dev"\nport = 3000\n'

@@ -33,27 +33,50 @@ def test_every_kind_leaves_with_its_own_code(sandbox: Sandbox, kind: type[Sandbo
         (["frobnicate"], "no such command: frobnicate", "--help"),
         (["ps", "--fromat", "json"], "no such flag: --fromat", "--format"),
         (["ps", "--last", "x"], "'x' is not a valid integer", "sandbox ps --help"),
-        (["run", "--network", "bridge", "x"], "'bridge' is not one of", "sandbox run --help"),
-        (["run"], "run needs a command", "sandbox up"),
         (["completion"], "missing", "sandbox completion --help"),
         (["ps", "extra"], "unexpected extra argument", "sandbox ps --help"),
         (["ps", "--format", "{{.Name"], "--format", "{{.Name}}"),
         (["wait", "--timeout", "soon", "x"], "--timeout soon", "90s"),
-        (["attach", "--detach-keys", "x-y", "e"], "--detach-keys", "ctrl-p"),
-        (["exec", "shop", "-it", "--", "bash"], "'-it'", "before ENV"),
-        (["exec", "shop"], "exec needs a command", "sandbox shell"),
         (["logs", "--tail", "-3", "x"], "--tail -3", ""),
     ],
 )
 def test_usage_errors_leave_with_2(sandbox: Sandbox, argv: list[str], says: str, hints: str) -> None:
+    refused(sandbox, argv, says, hints, code=2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says", "hints"),
+    [
+        (["run", "--network", "bridge", "x"], "'bridge' is not one of", "sandbox run --help"),
+        (["run", "--nmae", "x", "true"], "no such flag: --nmae", "--name"),
+        (["run", "-m", "12q", "true"], "-m 12q", "512m"),
+        (["run"], "run needs a command", "sandbox up"),
+        (["attach", "--detach-keys", "x-y", "e"], "--detach-keys", "ctrl-p"),
+        (["exec", "shop", "-it", "--", "bash"], "'-it'", "before ENV"),
+        (["exec", "shop"], "exec needs a command", "sandbox shell"),
+    ],
+)
+def test_where_2_could_be_the_commands_own_they_leave_with_125(
+    sandbox: Sandbox, argv: list[str], says: str, hints: str
+) -> None:
+    refused(sandbox, argv, says, hints, code=125)
+
+
+def refused(sandbox: Sandbox, argv: list[str], says: str, hints: str, *, code: int) -> None:
     done = sandbox(*argv)
-    assert done.code == 2
+    assert done.code == code
     assert done.out == ""
     first, _, rest = done.err.partition("\n")
     assert first.startswith("sandbox: ")
     assert says in first
     assert hints in rest
     assert not done.asked, "the daemon was asked before the mistake was found"
+
+
+def test_no_such_env_is_not_taken_for_the_commands_own_1(sandbox: Sandbox) -> None:
+    done = sandbox("attach", "x", Inspect=NotFound("no env 'x'"))
+    assert (done.code, done.err) == (125, "sandbox: no env 'x'\n")
+    assert sandbox("inspect", "x", Inspect=NotFound("no env 'x'")).code == 1
 
 
 @pytest.mark.parametrize("verb", sorted(LATER))
