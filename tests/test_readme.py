@@ -12,16 +12,21 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
+from sandboxd.cli.verbs import app
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.records import EnvRecord, Identity, ServiceRecord
+from sandboxd.settings import Settings
 from sandboxd.spec import EnvSpec, Lifecycle, Service
 from tests.daemons import ROOT, Daemon, Keeper, cli
 from tests.require import require, unmet
 
 README = (ROOT / "README.md").read_text()
+# Flags in the README that are other programs': http.server, ruff, pytest, the benches, redis-server, podman, mypy, curl.
+OTHERS = {"--bind", "--check", "--dist", "--json", "--save", "--security-opt", "--strict", "--unix-socket"}
 MARK = "@@ end of command @@"
 
 
@@ -198,7 +203,7 @@ def test_links_lead_somewhere() -> None:
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
-def test_help_knows_every_verb_and_flag_shown(tmp_path: Path) -> None:
+def test_help_knows_every_verb_shown(tmp_path: Path) -> None:
     """Verbs in the text, also those that no block runs."""
     keeper = Keeper()
     try:
@@ -208,3 +213,19 @@ def test_help_knows_every_verb_and_flag_shown(tmp_path: Path) -> None:
             assert done.returncode == 0, f"sandbox {verb}: {done.stderr}"
     finally:
         keeper.close()
+
+
+def test_every_flag_and_variable_shown_is_one_of_ours() -> None:
+    commands: list[click.Command] = [app]
+    flags = set()
+    for command in commands:  # grows meanwhile
+        flags |= {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        if isinstance(command, click.Group):
+            found = [
+                command.get_command(click.Context(command), name) for name in command.list_commands(click.Context(command))
+            ]
+            commands += [one for one in found if one is not None]
+    assert set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", README)) - flags == OTHERS
+    source = "".join(path.read_text() for path in (ROOT / "sandboxd").rglob("*.py"))
+    for name in set(re.findall(r"SANDBOXD?_[A-Z_]*[A-Z]", README)):
+        assert name in source or name.removeprefix("SANDBOXD_").lower() in Settings.__struct_fields__, name
