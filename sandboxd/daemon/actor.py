@@ -51,8 +51,7 @@ class Actor:
             if isinstance(event, ev.Launched | ev.LimitsChanged):
                 self.supervisor.news.add(self.record.id)
             self.supervisor.save(self.record)
-            self.supervisor.routes_changed(self.record.id)
-            self.supervisor.scaling.note(self.record)
+            self.supervisor.note(self.record)
             await self._perform(effects)
 
     async def _perform(self, effects: Sequence[ev.Effect]) -> None:

@@ -9,11 +9,12 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sandboxd.errors import QueueFull, SandboxdError
 from sandboxd.lifecycle import events as ev
-from sandboxd.lifecycle.admission import Ceilings, Host, Load, Obstacle, Ticket, Use, is_critical, next_up, obstacle, runaway
+from sandboxd.lifecycle.admission import Ceilings, Host, Load, Obstacle, Queue, Ticket, Use, is_critical, obstacle, runaway
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE, ENDED, State
 from sandboxd.units import format_size
@@ -29,7 +30,6 @@ STALLED = re.compile(rb"full avg10=([\d.]+)")
 CALM, CLOSE = 1.0, 0.1  # seconds between looks at the host's memory
 RETRY = 5
 EXHAUSTED_FOR = 0.2  # teardown of a network namespace takes tens of milliseconds, and one may come back before the others
-STARTING_FOR = 10.0  # seconds for which an env that is not ready counts as one that starts
 
 
 class Admission:
@@ -37,16 +37,20 @@ class Admission:
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
-        self.waiting: dict[str, Ticket] = {}
+        self._queue = Queue()
         self.ceilings = ceilings(supervisor)
         self._last: int | None = None
         self._groups: dict[int, str] = {}
         self._ends: dict[str, float] = {}  # of those that wait: when they do so no longer (monotonic)
         self._watching = False
-        self._admitted: set[str] = set()
         self._due = False
         self._exhausted_until = 0.0
         self._host = (0.0, host_memory())
+
+    @property
+    def waiting(self) -> Mapping[str, Ticket]:
+        """Who waits, by env."""
+        return self._queue.tickets
 
     def settings_changed(self) -> None:
         """Other ceilings hold from now on: what waits may have room."""
@@ -57,15 +61,11 @@ class Admission:
 
     def obstacle(self, record: EnvRecord) -> Obstacle | None:
         """What keeps it from starting now."""
-        now = time.time()
-        others = [actor.record for actor in self.supervisor.actors.values() if actor.record.id != record.id]
-        self._admitted = {other.id for other in others if other.id in self._admitted and other.state is State.QUEUED}
-        alive = [other for other in others if other.state in ALIVE or other.id in self._admitted]
-        starting = [other for other in alive if other.state in (State.QUEUED, State.STARTING) and is_fresh(other, now)]
+        roll = self.supervisor.roll
         load = Load(
-            alive=len(alive),
-            starting=len(starting),
-            memory=sum(other.limits.memory or 0 for other in alive) if self.ceilings.memory is not None else 0,
+            alive=roll.alive,
+            starting=roll.starting(time.time()),
+            memory=roll.memory,
             parked=self.supervisor.launcher.wanted,
             exhausted=time.monotonic() < self._exhausted_until,
         )
@@ -102,7 +102,7 @@ class Admission:
         group = f"{record.template} {record.source}" if record.template else ""
         ticket = Ticket(record.id, record.owner, record.queued or record.created, group)
         waited = max(0.0, time.time() - max(ticket.since, self.supervisor.started))
-        self.waiting[record.id] = ticket
+        self._queue.add(ticket)
         self._ends[record.id] = time.monotonic() + self.supervisor.settings.queue_wait - waited
         self._pump()
         if record.id in self.waiting:
@@ -121,7 +121,7 @@ class Admission:
         while self.waiting:
             now = time.monotonic()
             for env_id in [env_id for env_id in self.waiting if now >= self._ends[env_id]]:
-                del self.waiting[env_id]
+                self._queue.remove(env_id)
                 actor = self.supervisor.actors.get(env_id)
                 if actor is not None:
                     error = self.full(actor.record, self.supervisor.settings.queue_wait)
@@ -141,21 +141,21 @@ class Admission:
     def _pump(self) -> None:
         """Admit whose turn it is, as long as there is room."""
         self._due = False
-        actors = self.supervisor.actors
-        for env_id in [key for key in self.waiting if key not in actors or actors[key].record.state is not State.QUEUED]:
-            del self.waiting[env_id]
-        while self.supervisor.adopted and (ticket := self._next()) is not None:
-            actor = actors[ticket.env_id]
-            if self.obstacle(actor.record) is not None:
-                return
-            del self.waiting[ticket.env_id]
-            self._last = ticket.owner
-            self._groups[ticket.owner] = ticket.group
-            self._admitted.add(ticket.env_id)
-            actor.post(ev.Admitted())
+        while self.supervisor.adopted and (ticket := self._queue.next(self._last, self._groups)) is not None:
+            actor = self.supervisor.actors.get(ticket.env_id)
+            if actor is not None and actor.record.state is State.QUEUED:
+                if self.obstacle(actor.record) is not None:
+                    return
+                self._last = ticket.owner
+                self._groups[ticket.owner] = ticket.group
+                self.supervisor.roll.admit(actor.record)
+                actor.post(ev.Admitted())
+            self._queue.remove(ticket.env_id)
 
-    def _next(self) -> Ticket | None:
-        return next_up(list(self.waiting.values()), self._last, self._groups)
+    def note(self, record: EnvRecord) -> None:
+        """An env has changed: what is not queued any more waits for nothing."""
+        if record.state is not State.QUEUED:
+            self._queue.remove(record.id)
 
     # -- the host's memory -----------------------------------------------------------------------------------------------
 
@@ -190,11 +190,6 @@ class Admission:
         actor.post(ev.KillAsked(cause="memory", reason=reason))
         await actor.wait_until(lambda record: record.state in ENDED)
         self._host = (time.monotonic(), host_memory())
-
-
-def is_fresh(record: EnvRecord, now: float) -> bool:
-    """Whether it is on its way; what is not ready after a while costs no more than what is."""
-    return record.started is None or now - record.started < STARTING_FOR
 
 
 def ceilings(supervisor: "Supervisor") -> Ceilings:

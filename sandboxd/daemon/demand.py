@@ -20,6 +20,7 @@ from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.demand import (
     NOT_READY,
     Bucket,
+    Made,
     Refusal,
     Template,
     drawn,
@@ -52,13 +53,13 @@ LATER = 10.0  # seconds until one is tried again after a warm env has failed
 
 
 class Demand:
-    """The templates, by name, and what was made of each. made: by template, then by env id; held: by template and key."""
+    """The templates, by name, and what was made of each. held: by template and key."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
         self.templates: dict[str, Template] = {}
         self._secret = load_secret(supervisor.settings.state_dir / "secret")
-        self._made: dict[str, dict[str, Actor]] = {}
+        self._made: dict[str, Made] = {}
         self._held: dict[tuple[str, str], Actor] = {}
         self._doors: dict[str, Door] = {}
         self._buckets: dict[tuple[str, str], Bucket] = {}
@@ -123,15 +124,21 @@ class Demand:
 
     def made_of(self, name: str) -> list[EnvRecord]:
         """The records of all envs of a template."""
-        return [self._as_claimed(actor) for actor in self._made.get(name, {}).values()]
+        made = self._of(name)
+        return [self._as_claimed(made, env_id) for env_id in (*made.free, *made.keys) if env_id in self.supervisor.actors]
 
-    def _as_claimed(self, actor: "Actor") -> EnvRecord:
+    def _of(self, name: str) -> Made:
+        return self._made.setdefault(name, Made())
+
+    def _as_claimed(self, made: Made, env_id: str) -> EnvRecord:
         """The record, with the key that it is about to have: the word of that is on its way."""
-        record = actor.record
-        if record.key:
-            return record
-        key = next((key for (name, key), held in self._held.items() if held is actor), "")
-        return replace(record, key=key) if key else record
+        record, key = self.supervisor.actors[env_id].record, made.keys.get(env_id, "")
+        return record if record.key == key else replace(record, key=key)
+
+    def _free(self, name: str) -> "list[Actor]":
+        """Those that no key has, oldest first."""
+        actors = self.supervisor.actors
+        return [actors[env_id] for env_id in self._of(name).free if env_id in actors]
 
     # -- envs ------------------------------------------------------------------------------------------------------------
 
@@ -140,7 +147,7 @@ class Demand:
         record = actor.record
         if not record.template:
             return
-        self._made.setdefault(record.template, {})[record.id] = actor
+        self._of(record.template).add(record.id, record.key, record.source)
         if record.key and not is_over(record):
             self._held[record.template, record.key] = actor
         self.supervisor.own(self._attend(actor), name=f"attend-{record.name}")
@@ -148,11 +155,12 @@ class Demand:
     def forget(self, actor: "Actor") -> None:
         """It is removed."""
         record = actor.record
-        self._made.get(record.template, {}).pop(record.id, None)
-        for held in [held for held, holder in self._held.items() if holder is actor]:
+        if not record.template:
+            return
+        held = record.template, self._of(record.template).drop(record.id)
+        if self._held.get(held) is actor:
             del self._held[held]
-        if record.template:
-            self.tend(record.template)
+        self.tend(record.template)
 
     def asked(self, ask: Ask) -> None:
         """A request is at the router whose key has no env."""
@@ -179,12 +187,14 @@ class Demand:
         if self._leaving or self.supervisor.end_all:
             raise QueueFull("sandboxd is about to end", limit="leaving", retry_after=5)
         asks = source and network_of(source)
-        found = refusal(template, self.made_of(template.name), asks) or (self._draw(template, asks) if asks else None)
+        made = self._of(template.name)
+        found = refusal(template, made, asks) or (self._draw(template, asks) if asks else None)
         if found is not None:
             raise QueueFull(found.text, hint=found.hint, limit=found.limit, retry_after=max(1, round(found.retry_after)))
         actor = self._warm(template)
         if actor is not None:
             self._held[template.name, key] = actor
+            made.claim(actor.record.id, key, asks or "")
             actor.post(ev.Claimed(key=key, source=asks or ""))
         else:
             actor = self._make(template, key, asks or "")
@@ -206,9 +216,8 @@ class Demand:
 
     def _make(self, template: Template, key: str, source: str) -> "Actor":
         """A new env; raises QueueFull, StoreFailed."""
-        taken = {actor.record.name for actor in self._made.get(template.name, {}).values()}
         name = f"{template.name}-{secrets.token_hex(4)}"
-        while name in taken or self.supervisor.by_name(template.owner, name) is not None:
+        while self.supervisor.by_name(template.owner, name) is not None:
             name = f"{template.name}-{secrets.token_hex(4)}"
         record = record_of(spec_of(template), name, template.environ, template.directory)
         record = replace(record, template=template.name, key=key, source=source, accepted=template.accepted)
@@ -251,12 +260,8 @@ class Demand:
 
     def _warm(self, template: Template) -> "Actor | None":
         """One that waits for a key: the one that is furthest."""
-        spec, taken = spec_of(template), set(map(id, self._held.values()))
-        waiting = [
-            actor
-            for actor in self._made.get(template.name, {}).values()
-            if id(actor) not in taken and is_warm(actor.record, spec)
-        ]
+        spec = spec_of(template)
+        waiting = [actor for actor in self._free(template.name) if is_warm(actor.record, spec)]
         order = {State.READY: 0, State.STARTING: 1, State.QUEUED: 2}
         return min(waiting, key=lambda actor: (order[actor.record.state], actor.record.created), default=None)
 
@@ -264,17 +269,17 @@ class Demand:
         """Start what is missing of what a template keeps warm, and remove what is not as it says any more."""
         template = self.templates.get(name)
         spec = spec_of(template) if template is not None else None
-        made = self._made.get(name, {})
-        for actor in made.values():
-            record = self._as_claimed(actor)
-            if not record.key and record.state not in ENDED and (spec is None or record.spec != spec):
+        free = self._free(name)
+        for actor in free:
+            if actor.record.state not in ENDED and (spec is None or actor.record.spec != spec):
                 actor.post(ev.RemoveAsked())
         if template is None or not self.supervisor.adopted or self._leaving or self.supervisor.end_all:
             return
         if time.monotonic() < self._not_before.get(name, 0.0) or self.supervisor.admission.waiting:
             return
-        starting = sum(1 for actor in made.values() if not actor.record.key and actor.record.state is not State.READY)
-        for _ in range(min(wanted_warm(template, self.made_of(name)), WARM_AT_ONCE - starting)):
+        starting = sum(1 for actor in free if actor.record.state is not State.READY)
+        wanted = wanted_warm(template, len(self._of(name).keys), (actor.record for actor in free))
+        for _ in range(min(wanted, WARM_AT_ONCE - starting)):
             try:
                 self._make(template, "", "")
             except (QueueFull, StoreFailed) as error:
@@ -288,8 +293,8 @@ class Demand:
             for name in list(self.templates):
                 self.tend(name)
             now = time.time()
-            for made in list(self._made.values()):
-                for actor in [actor for actor in made.values() if is_stuck(actor.record, now)]:
+            for actor in list(self.supervisor.actors.values()):
+                if actor.record.template and is_stuck(actor.record, now):
                     actor.post(ev.KillAsked(cause="unready", reason=f"it was not ready after {NOT_READY:.0f} s"))
             self.supervisor.pooling.tend()
             await asyncio.sleep(LOOK)

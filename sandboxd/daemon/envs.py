@@ -83,8 +83,7 @@ class EnvRequests:
         spec = checked_spec(params.spec, self.supervisor.settings.limits)
         if spec.on_demand is not None:
             raise UsageError("this spec is a template, of which envs are made on demand", hint="`sandbox up` registers it")
-        taken = [actor.record.name for actor in self.supervisor.actors.values()]
-        name = spec.name or draw_name(taken, secrets.choice)
+        name = spec.name or draw_name(self.supervisor.roll.names, secrets.choice)
         return record_of(spec, name, handed_on(params.environ), params.directory)
 
     async def reuse(self, call: Call, params: m.Run, actor: Actor, asked: EnvRecord) -> m.RunReply:

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from sandboxd.lifecycle.pool import noted, wanted
-from sandboxd.lifecycle.states import State
 
 if TYPE_CHECKING:
     from sandboxd.daemon.supervisor import Supervisor
@@ -22,9 +21,7 @@ class Pooling:
 
     def note(self) -> None:
         """An env is about to be made."""
-        actors = self.supervisor.actors.values()
-        coming = 1 + sum(1 for actor in actors if actor.record.state in (State.QUEUED, State.STARTING))
-        self._bursts = noted(self._bursts, coming, time.monotonic())
+        self._bursts = noted(self._bursts, 1 + len(self.supervisor.roll.coming), time.monotonic())
         self.tend()
 
     def tend(self) -> None:

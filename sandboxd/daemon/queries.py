@@ -15,7 +15,8 @@ from sandboxd.daemon import succession
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.metering import scrape
-from sandboxd.daemon.supervisor import Subscription, Supervisor
+from sandboxd.daemon.news import Subscription
+from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.daemon.watch import Watch
 from sandboxd.errors import KernelError, NotFound, UsageError
 from sandboxd.launch.pids import host_pids

@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from sandboxd.daemon.building import publish
 from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
+from sandboxd.daemon.news import News, Subscription
 from sandboxd.daemon.outlets import outlets
 from sandboxd.daemon.pooling import Pooling
 from sandboxd.daemon.routes import Ground, is_asleep
@@ -32,6 +32,7 @@ from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.names import find, host_clash
 from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.roll import Roll
 from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
 from sandboxd.limits.cpus import Load, rank
@@ -48,49 +49,8 @@ from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
-SUBSCRIBER_CAP = 1000
 EVENTS_DELAY = 0.05
 MOST_ROUTERS = 8
-
-
-class Subscription:
-    """One listener's events, oldest first; one that lags loses the oldest and is told how many."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[Event] = deque(maxlen=SUBSCRIBER_CAP)
-        self.arrived = asyncio.Event()
-
-    def put(self, event: Event) -> None:
-        """Add one."""
-        self.waiting.append(event)
-        self.arrived.set()
-
-    async def take(self) -> list[Event]:
-        """Wait for some, and take them all."""
-        await self.arrived.wait()
-        self.arrived.clear()
-        taken = list(self.waiting)
-        self.waiting.clear()
-        return taken
-
-
-class News:
-    """Ids of envs that somebody is to look at."""
-
-    def __init__(self) -> None:
-        self.ids: set[str] = set()
-        self.arrived = asyncio.Event()
-
-    def add(self, env_id: str) -> None:
-        """Have it looked at."""
-        self.ids.add(env_id)
-        self.arrived.set()
-
-    def take(self) -> set[str]:
-        """Those that are new."""
-        taken, self.ids = self.ids, set()
-        self.arrived.clear()
-        return taken
 
 
 class Supervisor:
@@ -112,6 +72,7 @@ class Supervisor:
         self.load = Load()
         self.idling = Idling(self)
         self.scaling = Scaling(self)
+        self.roll = Roll()
         self.admission = Admission(self)
         self.demand = Demand(self)
         self.pooling = Pooling(self)
@@ -232,7 +193,7 @@ class Supervisor:
 
     def by_name(self, owner: int, name: str) -> Actor | None:
         """The env of that name, if this owner has one."""
-        return next((a for a in self.actors.values() if a.record.name == name and a.record.owner == owner), None)
+        return self.actors.get(self.roll.id_of(owner, name) or "")
 
     def create(self, record: EnvRecord) -> Actor:
         """Take a new env in under an id of its own, and start it; raises NameTaken, QueueFull, StoreFailed."""
@@ -248,7 +209,7 @@ class Supervisor:
                 f"the name {record.name} is taken by a template",
                 hint=f"choose another --name, or `sandbox template rm {record.name}` first",
             )
-        other = host_clash(record, [actor.record for actor in self.actors.values()])
+        other = host_clash(record, lambda name: found.record if (found := self.by_name(record.owner, name)) else None)
         if other is not None:
             raise NameTaken(
                 f"{record.name} and its services would share a host name with env {other.name} and its services",
@@ -268,11 +229,17 @@ class Supervisor:
     def adopt(self, record: EnvRecord, effects: Sequence[ev.Effect] = ()) -> Actor:
         """Give a record its actor. effects: those that its state still asks for."""
         actor = Actor(record, self, effects)
-        self.routes_changed(record.id)
         self.actors[record.id] = actor
         self.demand.know(actor)
-        self.scaling.note(record)
+        self.note(record)
         return actor
+
+    def note(self, record: EnvRecord) -> None:
+        """An env is new, or has changed: for all that look at several."""
+        self.roll.note(record)
+        self.admission.note(record)
+        self.routes_changed(record.id)
+        self.scaling.note(record)
 
     def save(self, record: EnvRecord) -> None:
         """Journal a record; one that cannot be written now is written with the next change that can."""
@@ -289,6 +256,7 @@ class Supervisor:
         await asyncio.to_thread(self.rundir.remove_env_dir, env_id)
         self.kept.remove(env_id)
         self.actors.pop(env_id, None)
+        self.roll.forget(actor.record)
         self.demand.forget(actor)
         self.scaling.forget(actor.record)
         self.routes_changed(env_id)

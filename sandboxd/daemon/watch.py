@@ -20,7 +20,7 @@ from sandboxd.errors import KernelError, SandboxdError
 from sandboxd.isolation.enforcement import lowest
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
-from sandboxd.limits.pace import LEAST, pause
+from sandboxd.limits.pace import LEAST, SELDOM, pause
 from sandboxd.limits.sampler import Sample, Sampler
 from sandboxd.limits.verdict import SAMPLED, Verdict, judge, over
 from sandboxd.protocol.messages import StatsRow, Usage
@@ -55,8 +55,7 @@ class Watch:
             self.supervisor.news.add(env_id)
         while True:
             for env_id in self.supervisor.news.take():
-                first = 0.0 if env_id in self._last else time.monotonic() + SOON
-                self._plan(env_id, first, self._due.get(env_id, (0.0, 0.0))[1])
+                self._plan(env_id, self._first(env_id), self._due.get(env_id, (0.0, 0.0))[1])
             now = time.monotonic()
             while self._heap and self._heap[0][0] <= now:
                 at, env_id = heapq.heappop(self._heap)
@@ -66,6 +65,13 @@ class Watch:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(LEAST, min(IDLE, wait))):
                     await self.supervisor.news.arrived.wait()
+
+    def _first(self, env_id: str) -> float:
+        """When to look at an env of which there is news; at a new one that no limit needs looks for not while it starts."""
+        if env_id in self._last:
+            return 0.0
+        actor = self.supervisor.actors.get(env_id)
+        return time.monotonic() + (SELDOM if actor is not None and not is_sampled(actor.record) else SOON)
 
     def _plan(self, env_id: str, at: float, pause: float) -> None:
         self._due[env_id] = at, pause

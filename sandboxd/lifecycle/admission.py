@@ -5,12 +5,16 @@ one), and within one to whoever waits longest, so that a burst of one keeps nobo
 else is ever ended, nor an env whose end would not help.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import bisect
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from sandboxd.units import format_size
+
+T = TypeVar("T", int, str)
 
 
 class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,18 +117,44 @@ def obstacle(ceilings: Ceilings, load: Load, host: Host, memory: int | None) -> 
     return None
 
 
-def next_up(waiting: Sequence[Ticket], last: int | None, groups: Mapping[int, str] | None = None) -> Ticket | None:
-    """Whose turn it is after an env of that owner: the next owner's (by uid, round and round), of whose groups the next one's
-    that has waited longest. groups: the last one of each owner."""
-    if not waiting:
+class Queue:
+    """Those that wait. To find the next one costs as much as there are groups, not as there are that wait."""
+
+    def __init__(self) -> None:
+        self.tickets: dict[str, Ticket] = {}
+        self._lines: dict[int, dict[str, list[tuple[float, str, Ticket]]]] = {}  # heaps; of what left, until it is met
+
+    def add(self, ticket: Ticket) -> None:
+        """Have it wait; another ticket of that env is void."""
+        self.tickets[ticket.env_id] = ticket
+        line = self._lines.setdefault(ticket.owner, {}).setdefault(ticket.group, [])
+        heapq.heappush(line, (ticket.since, ticket.env_id, ticket))
+
+    def remove(self, env_id: str) -> None:
+        """It waits no longer."""
+        self.tickets.pop(env_id, None)
+
+    def next(self, last: int | None, groups: Mapping[int, str]) -> Ticket | None:
+        """Whose turn it is after an env of that owner: the next owner's (by uid, round and round), of whose groups the next
+        one's that has waited longest. groups: the last one of each owner."""
+        for owner in after(last, self._lines):
+            lines = self._lines[owner]
+            for group in after(groups.get(owner), lines):
+                line = lines[group]
+                while line and self.tickets.get(line[0][1]) is not line[0][2]:
+                    heapq.heappop(line)
+                if line:
+                    return line[0][2]
+                del lines[group]
+            del self._lines[owner]
         return None
-    owners = sorted({ticket.owner for ticket in waiting})
-    owner = next((owner for owner in owners if last is None or owner > last), owners[0])
-    before = (groups or {}).get(owner)
-    names = sorted({ticket.group for ticket in waiting if ticket.owner == owner})
-    group = next((name for name in names if before is None or name > before), names[0])
-    found = (ticket for ticket in waiting if (ticket.owner, ticket.group) == (owner, group))
-    return min(found, key=lambda ticket: (ticket.since, ticket.env_id))
+
+
+def after(last: T | None, names: Iterable[T]) -> list[T]:
+    """All of them in order, beginning behind the last one."""
+    known = sorted(names)
+    at = 0 if last is None else bisect.bisect_right(known, last)
+    return known[at:] + known[:at]
 
 
 def is_critical(ceilings: Ceilings, host: Host) -> bool:

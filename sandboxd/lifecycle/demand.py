@@ -4,7 +4,8 @@ A template is a spec that is started for each key that comes. What an address ma
 whoever asks for nothing new takes nothing out of it. An env belongs to its key as long as it lives: `is_over` says when not.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -61,10 +62,49 @@ def spec_of(template: Template) -> EnvSpec:
     return spec
 
 
-def refusal(template: Template, made: Sequence[EnvRecord], source: str | None) -> Refusal | None:
-    """What keeps a template from one more env. made: all of its envs. source: who asks, None: its owner, by name."""
+class Made:
+    """What was made of one template, by env id: the key of each that has one, and those that wait for theirs. Kept up with each
+    change, as a burst asks for each of its keys anew."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, str] = {}
+        self.free: dict[str, None] = {}  # oldest first
+        self._sources: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, env_id: str, key: str, source: str) -> None:
+        """One more."""
+        if key:
+            self.claim(env_id, key, source)
+        else:
+            self.free[env_id] = None
+
+    def claim(self, env_id: str, key: str, source: str) -> None:
+        """It is that key's, asked for by that address ("": by the owner) from here on."""
+        self.drop(env_id)
+        self.keys[env_id] = key
+        self._sources[env_id] = source
+        self._counts[source] += 1
+
+    def drop(self, env_id: str) -> str:
+        """It is removed; the key it had."""
+        self.free.pop(env_id, None)
+        source = self._sources.pop(env_id, None)
+        if source is not None:
+            self._counts[source] -= 1
+            if not self._counts[source]:
+                del self._counts[source]
+        return self.keys.pop(env_id, "")
+
+    def of(self, source: str) -> int:
+        """How many were made for an address."""
+        return self._counts[source]
+
+
+def refusal(template: Template, made: Made, source: str | None) -> Refusal | None:
+    """What keeps a template from one more env. source: who asks, None: its owner, by name."""
     rule = template.rule
-    if sum(1 for record in made if record.key) >= rule.max:
+    if len(made.keys) >= rule.max:
         return Refusal(
             "max",
             f"{rule.max} environments are there, which is all that {template.name} may have",
@@ -72,7 +112,7 @@ def refusal(template: Template, made: Sequence[EnvRecord], source: str | None) -
             5.0,
         )
     if source is not None and rule.per_user is not None:
-        own = sum(1 for record in made if record.key and record.source == source)
+        own = made.of(source)
         if own >= rule.per_user:
             return Refusal(
                 "per_user",
@@ -130,9 +170,8 @@ def is_warm(record: EnvRecord, spec: EnvSpec) -> bool:
     )
 
 
-def wanted_warm(template: Template, made: Sequence[EnvRecord]) -> int:
-    """How many more are to be started ahead of their keys."""
+def wanted_warm(template: Template, keyed: int, waiting: Iterable[EnvRecord]) -> int:
+    """How many more are to be started ahead of their keys. keyed: how many have one; waiting: those that have none."""
     spec = spec_of(template)
-    ready = sum(1 for record in made if is_warm(record, spec))
-    keyed = sum(1 for record in made if record.key)
+    ready = sum(1 for record in waiting if is_warm(record, spec))
     return max(0, min(template.rule.warm, template.rule.max - keyed) - ready)

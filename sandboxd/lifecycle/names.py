@@ -1,6 +1,6 @@
 """Which env is meant, and what a new one is called. Pure: chance is an argument."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from sandboxd.errors import Ambiguous, NotFound
 from sandboxd.lifecycle.records import EnvRecord
@@ -24,9 +24,8 @@ NOUNS = (
 RESERVED = frozenset({"sandboxd", "localhost", "all"})
 
 
-def draw_name(taken: Iterable[str], choose: Callable[[Sequence[str]], str]) -> str:
+def draw_name(used: Collection[str], choose: Callable[[Sequence[str]], str]) -> str:
     """A free two-word name; with a number behind it once chance has failed often enough."""
-    used = set(taken)
     pair = ""
     for _ in range(20):
         pair = f"{choose(ADJECTIVES)}-{choose(NOUNS)}"
@@ -35,21 +34,14 @@ def draw_name(taken: Iterable[str], choose: Callable[[Sequence[str]], str]) -> s
     return next(f"{pair}-{n}" for n in range(2, len(used) + 3) if f"{pair}-{n}" not in used)
 
 
-def host_clash(new: EnvRecord, others: Iterable[EnvRecord]) -> EnvRecord | None:
-    """An env with which a new one would share a host name: SERVICE.NAME of one is the name BRANCH.PROJECT of the other."""
+def host_clash(new: EnvRecord, named: Callable[[str], EnvRecord | None]) -> EnvRecord | None:
+    """An env with which a new one would share a host name: SERVICE.NAME of one is the name BRANCH.PROJECT of the other.
+    named: the env of its owner that has a name."""
     service, _, name = new.name.partition(".")
-    for other in others:  # of a thousand, at every start of one
-        if other.owner != new.owner:
-            continue
-        if (other.name == name and service in other.services) or ("." in other.name and is_service_of(other.name, new)):
-            return other
-    return None
-
-
-def is_service_of(name: str, record: EnvRecord) -> bool:
-    """Whether a service of an env has that name, as it stands before the base domain."""
-    service, _, env = name.partition(".")
-    return env == record.name and service in record.services
+    other = named(name) if name else None
+    if other is not None and service in other.services:
+        return other
+    return next(filter(None, (named(f"{service}.{new.name}") for service in new.services)), None)
 
 
 def find(records: Iterable[EnvRecord], target: str, directory: str | None = None) -> EnvRecord:

@@ -29,12 +29,12 @@ def own_mounts(pid: int) -> list[MemoryMount]:
 
 def memory_mounts(pid: str) -> list[MemoryMount]:
     """Every tmpfs in a process's mount table (proc_pid_mountinfo(5)); raises OSError."""
-    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open(f"/proc/{pid}/mountinfo", "rb") as file:
         mounts = []
         for line in file:
-            left, _, right = line.partition(" - ")
-            fields = left.split(" ")
-            if right.startswith("tmpfs ") and len(fields) > 5:
+            left, _, right = line.partition(b" - ")
+            if right.startswith(b"tmpfs "):
+                fields = os.fsdecode(left).split(" ", 5)
                 major, _, minor = fields[2].partition(":")
                 path = ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4])
                 mounts.append(MemoryMount((int(major), int(minor)), path))

@@ -17,7 +17,7 @@ from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
 NAME = "record"
-DELAY = 0.2
+DELAY = 1.0  # seconds: an env that starts changes five times in one, and a copy costs three entries of a directory
 MOST = 4 << 20  # bytes of a record that is read
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 

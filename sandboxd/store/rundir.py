@@ -32,6 +32,7 @@ class RunDir:
     def __init__(self, settings: Settings, handed: Sequence[socket.socket] = ()) -> None:
         """Take it all, or nothing; raises StoreFailed or DaemonRunning. handed: see `prepare`."""
         self.state_dir = settings.state_dir
+        self.envs_dir = settings.state_dir / "envs"
         self.socket_path = settings.socket
         self._fds: list[int] = []
         self.socket: socket.socket | None = None
@@ -42,7 +43,7 @@ class RunDir:
             if settings.socket.parent != settings.state_dir:
                 # Two daemons with two state directories may still mean one socket: its directory is a lock of its own.
                 socket_fd = self._own(settings.socket.parent, shared=settings.socket.parent != settings.runtime_dir)
-            self._envs_fd = self._own(settings.state_dir / "envs")
+            self._envs_fd = self._own(self.envs_dir)
             self.socket = self._bind(socket_fd, settings.socket, handed)
             self._socket_fd = socket_fd
             self.remove_prepared()
@@ -55,11 +56,6 @@ class RunDir:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def envs_dir(self) -> Path:
-        """S/envs."""
-        return self.state_dir / "envs"
 
     def env_dir(self, env_id: str) -> Path:
         """S/envs/ID, whether it exists or not."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandboxd.lifecycle.admission import Ceilings, Host, Load, Ticket, Use, is_critical, next_up, obstacle, runaway
+from sandboxd.lifecycle.admission import Ceilings, Host, Load, Queue, Ticket, Use, is_critical, obstacle, runaway
 
 M = 1 << 20
 G = 1 << 30
@@ -39,39 +39,60 @@ def test_ceilings(load, host, memory, limit):
 def test_turns_go_round_the_owners_and_then_by_time():
     waiting = [Ticket("a1", 1, 1.0), Ticket("a2", 1, 2.0), Ticket("b1", 2, 3.0), Ticket("a3", 1, 0.5), Ticket("c1", 3, 9.0)]
     order, last = [], None
-    while waiting:
-        ticket = next_up(waiting, last)
+    queue = queue_of(waiting)
+    while ticket := queue.next(last, {}):
         order.append(ticket.env_id)
         last = ticket.owner
-        waiting.remove(ticket)
+        queue.remove(ticket.env_id)
     assert order == ["a3", "b1", "c1", "a1", "a2"]
-    assert next_up([], None) is None
+
+
+def queue_of(tickets):
+    queue = Queue()
+    for ticket in tickets:
+        queue.add(ticket)
+    return queue
 
 
 def test_a_burst_of_one_address_keeps_no_other_of_the_same_owner_waiting():
     burst = [Ticket(f"a{number}", 1, float(number), "shop 10.0.0.1") for number in range(5)]
     waiting = [*burst, Ticket("b", 1, 9.0, "shop 10.0.0.2"), Ticket("c", 1, 9.5), Ticket("d", 2, 9.9)]
     order, last, groups = [], None, {}
-    while waiting:
-        ticket = next_up(waiting, last, groups)
+    queue = queue_of(waiting)
+    while ticket := queue.next(last, groups):
         order.append(ticket.env_id)
         last = ticket.owner
         groups[ticket.owner] = ticket.group
-        waiting.remove(ticket)
+        queue.remove(ticket.env_id)
     assert order == ["c", "d", "a0", "b", "a1", "a2", "a3", "a4"]
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 100)), min_size=1, max_size=30))
 def test_everybody_has_a_turn_and_no_owner_two_while_another_waits(given_):
     waiting = [Ticket(str(number), owner, since) for number, (owner, since) in enumerate(given_)]
-    last = None
-    while waiting:
-        ticket = next_up(waiting, last)
+    queue, last = queue_of(waiting), None
+    while ticket := queue.next(last, {}):
         assert ticket in waiting
         if last is not None and any(other.owner != last for other in waiting):
             assert ticket.owner != last
         last = ticket.owner
         waiting.remove(ticket)
+        queue.remove(ticket.env_id)
+    assert not waiting
+
+
+def test_who_left_the_queue_has_no_turn_and_who_comes_again_has_one():
+    queue = queue_of([Ticket("a", 1, 1.0), Ticket("b", 1, 2.0)])
+    queue.remove("a")
+    assert queue.next(None, {}).env_id == "b"
+    queue.add(Ticket("a", 1, 1.0))
+    queue.add(Ticket("b", 1, 0.5))
+    assert queue.next(None, {}).since == 0.5
+    queue.remove("b")
+    assert queue.next(1, {1: ""}).env_id == "a"
+    assert list(queue.tickets) == ["a"]
+    queue.remove("a")
+    assert queue.next(1, {1: ""}) is None
 
 
 CRITICAL = Host(total=8 * G, available=100 * M)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sandboxd.lifecycle.demand import (
+    Made,
     Template,
     drawn,
     is_full,
@@ -57,13 +58,22 @@ def test_its_envs_are_no_templates_and_do_not_stay_for_ever():
 
 
 def test_ceilings_count_what_has_a_key():
-    made = [record(f"cookie:{n}") for n in range(3)] + [record("")]
+    made = Made()
+    for number, address in enumerate(("10.0.0.1", "10.0.0.1", "10.0.0.1")):
+        made.add(f"a{number}", f"cookie:{number}", address)
+    made.add("free", "", "")
     assert refusal(template(max=4), made, "10.0.0.1") is None
     assert refusal(template(max=3), made, "10.0.0.1").limit == "max"
     assert refusal(template(max=3), made, None).limit == "max"
     assert refusal(template(per_user=3), made, "10.0.0.1").limit == "per_user"
     assert refusal(template(per_user=3), made, "10.0.0.2") is None
     assert refusal(template(per_user=3), made, None) is None
+    made.claim("free", "cookie:b", "10.0.0.2")
+    assert (made.of("10.0.0.2"), list(made.free)) == (1, [])
+    assert refusal(template(max=4), made, None).limit == "max"
+    assert (made.drop("a0"), made.of("10.0.0.1")) == ("cookie:0", 2)
+    assert refusal(template(max=4, per_user=3), made, "10.0.0.1") is None
+    assert made.drop("unknown") == ""
 
 
 @given(st.integers(1, 100), st.lists(st.floats(0, 30), max_size=400))
@@ -120,11 +130,11 @@ def test_what_does_not_get_ready_is_given_up():
 
 
 def test_what_is_kept_warm():
-    made = [record("", state=State.READY), record("", state=State.STARTING), record("", state=State.FAILED), record()]
-    assert wanted_warm(template(warm=5), made) == 3
-    assert wanted_warm(template(warm=2), made) == 0
-    assert wanted_warm(template(warm=5, max=5), made) == 2  # four have room beside the one with a key
+    made = [record("", state=State.READY), record("", state=State.STARTING), record("", state=State.FAILED)]
+    assert wanted_warm(template(warm=5), 1, made) == 3
+    assert wanted_warm(template(warm=2), 1, made) == 0
+    assert wanted_warm(template(warm=5, max=5), 1, made) == 2  # four have room beside the one with a key
     changed = template(warm=5, lifecycle=Lifecycle(ttl=9.0))
-    assert wanted_warm(changed, made) == 5
+    assert wanted_warm(changed, 1, made) == 5
     assert not is_warm(made[0], spec_of(changed))
     assert not is_warm(replace(made[0], key="cookie:b"), spec_of(template()))

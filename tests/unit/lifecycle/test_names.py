@@ -60,9 +60,13 @@ def test_drawn_names_are_labels_and_free():
     assert all(re.fullmatch(pattern, f"{a}-{b}") for a, b in itertools.product(ADJECTIVES, NOUNS))
 
 
+def named(*records):
+    return {record.name: record for record in records}.get
+
+
 def test_two_envs_share_no_host_name():
     shop = env("a" * 32, "shop")  # its service is web.shop
-    assert host_clash(env("b" * 32, "web.shop"), [shop]) is shop
-    assert host_clash(shop, [env("b" * 32, "web.shop")]) is not None
-    assert host_clash(env("b" * 32, "fix.shop"), [shop]) is None
-    assert host_clash(env("b" * 32, "shop-2"), [shop]) is None
+    assert host_clash(env("b" * 32, "web.shop"), named(shop)) is shop
+    assert host_clash(shop, named(env("b" * 32, "web.shop"))) is not None
+    assert host_clash(env("b" * 32, "fix.shop"), named(shop)) is None
+    assert host_clash(env("b" * 32, "shop-2"), named(shop)) is None
