@@ -160,7 +160,9 @@ class Queries:
         since = rfc3339(moment(params.since)) or ""
         return m.WhyReply(
             env=self.info(record),
-            answers=answers(record, notebook.unready, actor.body.look_at_guards()),
+            answers=answers(
+                record, notebook.unready, actor.body.look_at_guards(), self.supervisor.router.counts.get(record.id, {})
+            ),
             denials=[denial for denial in notebook.denials if denial.time >= since],
             limits=[hit for hit in notebook.limits if hit.time >= since],
             awake=self.supervisor.idling.outlook(actor),

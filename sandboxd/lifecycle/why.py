@@ -32,9 +32,11 @@ WALLS = {
 NO_WALL = Wall(offered=False, demanded=False, enforced=False)
 
 
-def answers(record: EnvRecord, unready: Mapping[str, str], unguarded: Sequence[str] = ()) -> list[Answer]:
+def answers(
+    record: EnvRecord, unready: Mapping[str, str], unguarded: Sequence[str] = (), traffic: Mapping[str, int] = {}
+) -> list[Answer]:
     """What there is to say, the weightiest first. unready: the last answer of each readiness check that does not hold;
-    unguarded: paths that somebody outside obeys and that can be written from inside."""
+    unguarded: paths that somebody outside obeys and that can be written from inside; traffic: the router's counts of it."""
     found: list[Answer] = []
     if record.state in ENDED:
         found.append(why_ended(record))
@@ -48,12 +50,23 @@ def answers(record: EnvRecord, unready: Mapping[str, str], unguarded: Sequence[s
         found += [why_not(record, service, unready) for service in record.services.values() if is_wanting(record, service)]
     if record.state not in ENDED and url_of(record, BASE) is None:
         found.append(no_url(record))
+    found += crowded(record, traffic)
     for name, wall in record.walls.items():
         if wall.demanded and not wall.enforced:
             found.append(Answer(topic="wall", text=f"the {name} wall does not hold: {wall.reason}", hint="sandbox doctor"))
     text = "{} can be written from inside: it was made or replaced since the env began"
     hint = "read it before a program of yours obeys it (git, direnv, sandbox); a restart of the env guards it again"
     return found + [Answer(topic="guard", text=text.format(path), hint=hint) for path in unguarded]
+
+
+def crowded(record: EnvRecord, traffic: Mapping[str, int]) -> list[Answer]:
+    """Whom its bound on connections keeps waiting, or sent away since the router began."""
+    most, queued, refused = record.limits.max_connections, traffic.get("queued", 0), traffic.get("refused", 0)
+    if most is None or not (queued or refused):
+        return []
+    text = f"its connections are bounded (max_connections = {most}): {queued} wait for one, {refused} were answered 503 instead"
+    hint = f"`sandbox update --max-connections {2 * most} {record.name}` allows more"
+    return [Answer(topic="connections", text=text, hint=hint)]
 
 
 # -- it has ended ----------------------------------------------------------------------------------------------------------

@@ -181,7 +181,10 @@ class StatsRow(Reply, frozen=True, kw_only=True):
 
 
 class Answer(Reply, frozen=True, kw_only=True):
-    """One answer to a why. topic: what it is about (ended, start, queued, restart, ready, url, wall, guard); hint: next."""
+    """One answer to a why. topic: what it is about (ended, start, queued, restart, ready, url, connections, wall, guard).
+
+    hint: next.
+    """
 
     topic: str
     text: str

@@ -60,6 +60,8 @@ def test_requests_past_the_bound_wait_in_line_and_the_bound_can_be_changed(tmp_p
             assert status == 503
             assert b"sandbox update --max-connections 2 shop" in body
             seen(client, "sandboxd_env_refused_requests_total", 1)
+            told = daemon.sandbox("why", "shop").stdout
+            assert "(max_connections = 1): 1 wait for one, 1 were answered 503 instead" in told
             assert daemon.sandbox("update", "--max-connections", "2", "shop").returncode == 0
             assert waits.getresponse().status == 200
             assert slow.getresponse().status == 200

@@ -29,7 +29,7 @@ def test_promtool_accepts_configuration_and_alerts() -> None:
         ["promtool", "check", "config", EXAMPLE / "prometheus.yml"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 rules found" in done.stdout
+    assert "8 rules found" in done.stdout
 
 
 def query(port: int, expression: str) -> list[object]:

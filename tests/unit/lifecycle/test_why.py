@@ -38,6 +38,17 @@ def only(found: EnvRecord, **unready: str) -> tuple[str, str, str]:
     return answer.topic, answer.text, answer.hint
 
 
+def test_whom_a_bound_on_connections_keeps_waiting_or_sent_away() -> None:
+    bounded = record(state=State.READY, overrides={"max_connections": 4})
+    ready = {"main": ServiceRecord(name="main", port=3000, state=ServiceState.READY)}
+    found = replace(bounded, services=ready)
+    assert answers(found, {}, (), {"queued": 0, "refused": 0, "open": 4}) == []
+    (told,) = answers(found, {}, (), {"queued": 2, "refused": 3})
+    assert (told.topic, told.hint) == ("connections", "`sandbox update --max-connections 8 shop` allows more")
+    assert "(max_connections = 4): 2 wait for one, 3 were answered 503 instead" in told.text
+    assert answers(replace(found, overrides={}), {}, (), {"queued": 2, "refused": 3}) == []
+
+
 # -- ended
 
 
