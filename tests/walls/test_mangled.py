@@ -137,7 +137,7 @@ def heard(stdout: int) -> list[str]:
 
 
 @settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("EXAMPLES", "60")),
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
