@@ -97,7 +97,7 @@ async def adopt_one(supervisor: Supervisor, record: EnvRecord) -> None:
             actor.post(launch_of(actor))
     except (SandboxdError, OSError) as error:
         log.error("env %s: its init does not answer (%s), so it is ended", record.name, error)
-        actor.post(ev.KillAsked(cause="lost", reason="its init did not answer a new daemon"))
+        actor.post(ev.KillAsked(cause="lost", reason=f"its init did not answer a new daemon: {error}"))
         return
     actor.body.report_status(found=True)
 

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sandboxd.daemon import building, denials, freezing, limiting
+from sandboxd.daemon import building, denials, freezing, limiting, relinking
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
@@ -55,6 +55,7 @@ class Body:
         self.config: dict[str, dict[str, object]] = {}
         self.unapplied = ""
         self.group = ""
+        self.relinked = float("-inf")
         self._sessions: dict[str, asyncio.Future[int]] = {}
         self.attached: set[str] = set()
         self._greeting: InitStatus | None = None
@@ -123,11 +124,15 @@ class Body:
         self.actor.supervisor.control.watch(self.actor, self.group)
         # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
         asyncio.get_running_loop().add_reader(fd, self._init_gone)
+        await self.connect()
+        self.readiness.prepare(cookie)
+
+    async def connect(self) -> None:
+        """Speak with its init; what that greets with is for `report_status` to tell."""
         env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
         self.link = await InitLink.connect(env_dir, self._on_init_event, timeout=RELINK_TIMEOUT)
         self._greeting = self.link.greeted_with()
         denials.note(self.actor, self.link.refused_before())
-        self.readiness.prepare(cookie)
 
     def _init_gone(self) -> None:
         self._drop_pidfd()
@@ -156,6 +161,7 @@ class Body:
                 denials.note(self.actor, rows)
             case Closed():
                 self.link = None
+                relinking.mend(self, event)
 
     def has_session(self, session: str) -> bool:
         """Whether that session is open here."""

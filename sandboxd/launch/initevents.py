@@ -66,9 +66,11 @@ class Denied(NamedTuple):
 
 
 class Closed(NamedTuple):
-    """The link is gone; nothing follows."""
+    """The link is gone; nothing follows. ours: we hung up. broken: what came is nothing that a pid 1 of ours sends."""
 
     reason: str
+    ours: bool = False
+    broken: bool = False
 
 
 InitEvent = Started | ExecFailed | ServiceExited | SessionExited | Denied | Closed

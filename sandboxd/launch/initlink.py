@@ -269,9 +269,9 @@ class InitLink:
 
     def close(self) -> None:
         """End the link; init and the env go on."""
-        self._end("closed by us")
+        self._end("closed by us", ours=True)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, ours: bool = False, broken: bool = False) -> None:
         """Fail what waits, say Closed, release everything; once."""
         if not self.is_open:
             return
@@ -291,7 +291,7 @@ class InitLink:
                 )
                 future.exception()  # read once: a caller that was cancelled leaves nobody to
         if was_greeted:  # else `connect` raises, and there never was a link
-            self.on_event(Closed(reason))
+            self.on_event(Closed(reason, ours, broken))
 
     def _readable(self) -> None:
         """Receive until nothing is left: uv_poll reports an error once, so stopping early could be for good."""
@@ -310,7 +310,7 @@ class InitLink:
         except BlockingIOError:
             return
         except (OSError, SandboxdError) as error:
-            self._end(str(error))
+            self._end(str(error), broken=isinstance(error, ProtocolViolation))
 
     def _be_introduced(self) -> None:
         """Read the first bytes with their sender's pid. SO_PEERCRED would name the daemon that called listen (unix(7))."""
