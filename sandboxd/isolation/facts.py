@@ -28,7 +28,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     nodes: harmless devices. resolv_conf, hosts: where these files end inside, once links are followed ("": the host has none).
     home: of the daemon's user, made ahead because most envs will want it. memory: bytes of RAM. groups: an env has control
     groups of its own, which it may look at. queues: the kernel has POSIX message queues. sealed: what of /proc is the whole
-    kernel's to set; hidden: what tells of it, as (path, is it a file).
+    kernel's to set; hidden: what tells of it, as (path, is it a file). subids: tables of ids that only setuid helpers can give.
     """
 
     directories: list[tuple[str, str]]
@@ -43,6 +43,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     queues: bool = False
     sealed: list[str] = []
     hidden: list[tuple[str, bool]] = []
+    subids: list[str] = []
 
 
 class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):

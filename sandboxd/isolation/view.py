@@ -84,7 +84,7 @@ def base_steps(
     trees = [(source, path) for path, source in layout.directories]
     steps: list[AnyStep] = [
         Enter(ROOT_SIZE),
-        Directories(directories(layout)),
+        Directories(directories(layout, nested=nested)),
         Directories([EMPTY], 0o555),
         Files([(BLANK, ""), (HOSTS, ""), (RESOLV_CONF, resolver)]),
         System(
@@ -120,17 +120,23 @@ def base_steps(
         kept = ["/proc/sys/user", *(["/proc/sys/net"] if network else [])]
         hidden = [(BLANK if is_file else EMPTY, path) for path, is_file in layout.hidden]
         steps.append(Mask(layout.sealed, kept if layout.sealed else [], hidden))
+    if nested and layout.subids:
+        # newuidmap has no privileges here: podman, which believes the tables, would fail where it could do with one id
+        steps.append(Mask([], [], [(BLANK, path) for path in layout.subids]))
     if egress:
         steps.append(Way())
     steps.append(Bounding())
     return steps
 
 
-def directories(layout: Layout) -> list[str]:
-    """Every directory of the new root, parents first: of the home only what lies in nothing that is mounted later."""
+def directories(layout: Layout, *, nested: bool = False) -> list[str]:
+    """Every directory of the new root, parents first: of the home only what lies in nothing that is mounted later.
+
+    podman will not do without a /sys/fs/cgroup, be it empty.
+    """
     shown = [path for path, _ in layout.directories]
     wanted = [OWN, *TOP, *shown, *layout.system]
-    wanted += [*([GROUPS] if layout.groups else []), *([QUEUES] if layout.queues else [])]
+    wanted += [*([GROUPS] if layout.groups or nested else []), *([QUEUES] if layout.queues else [])]
     if not any(f"{layout.home}/".startswith(f"{path}/") for path in [*shown, *TOP, *[path for path, _ in layout.links], "/."]):
         wanted.append(layout.home)
     made: dict[str, None] = {}

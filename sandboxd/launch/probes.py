@@ -31,6 +31,7 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc"
 # Of what docker masks (oci/defaults.go) that which tells of other users or which root outside could write, capabilities or not;
 # each is a mount more for every env.
 SEALED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+SUBIDS = ("/etc/subuid", "/etc/subgid")
 HIDDEN = tuple(f"/proc/{name}" for name in ("kcore", "keys", "timer_list", "sched_debug", "latency_stats", "acpi", "scsi"))
 SYSFS = ("/sys/devices/system", "/sys/kernel/mm")  # how many processors and nodes there are, and how pages behave
 NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
@@ -138,6 +139,7 @@ def look_at_layout() -> Layout:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         sealed=[path for path in SEALED if os.path.exists(path)],
         hidden=[(path, not os.path.isdir(path)) for path in HIDDEN if os.path.exists(path)],
+        subids=[path for path in SUBIDS if os.path.isfile(path) and not os.path.islink(path)],
     )
 
 

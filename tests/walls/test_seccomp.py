@@ -356,6 +356,24 @@ def test_chromium_has_its_own_sandbox_with_nested_only(walls: Walls) -> None:
     assert "<body>42" in said or "42</body>" in said, said
 
 
+PODMAN = """
+mkdir -p /tmp/root/bin /tmp/root/proc /tmp/root/dev /tmp/root/sys /tmp/root/tmp /tmp/root/etc /tmp/root/run
+cp "$(command -v busybox)" /tmp/root/bin/sh && printf '[containers]\\nkeyring = false\\n' > /tmp/containers.conf
+export XDG_RUNTIME_DIR=/tmp CONTAINERS_CONF=/tmp/containers.conf
+unshare -r unshare -U --map-user=$(id -u) --map-group=$(id -g) \\
+    podman --runtime=crun --cgroup-manager=cgroupfs --storage-driver=vfs run --rm --cgroups=disabled --network=host \\
+    --rootfs /tmp/root /bin/sh -c 'echo contained' 2>&1
+"""
+
+
+def test_podman_runs_inside_with_nested_and_one_id(walls: Walls) -> None:
+    """Without a keyring, which belongs to no namespace, and without setuid helpers: so all of a container is one uid."""
+    require("podman", "crun", "busybox")
+    status, said = run_inside(walls, PODMAN, **NESTED)
+    assert (status, said.split()[-1]) == (0, "contained"), said
+    assert run_inside(walls, PODMAN)[0] != 0
+
+
 def test_what_nested_gives_up_is_said(walls: Walls) -> None:
     made = walls.planned(["true"], **NESTED)
     assert not made.walls["landlock"].demanded
