@@ -1,4 +1,5 @@
-"""`scale-out`: many idle envs on one daemon. What the last hundred cost each, against the first hundred; and what all cost.
+"""`scale-out`: many idle envs on one daemon. What the last hundred cost each, against the first hundred; and what all cost. And
+how soon one env that is overloaded has more replicas (`overload`).
 
 Each env is a `sleep`, so all that is measured is ours. An env's cost is the time until it has started and the CPU time that
 daemon, launcher and router spend on it: the second is what a busy machine does not blur. Memory of an env is that of its
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from tests.bench import overload
 from tests.bench.memory import private
 from tests.bench.peers import ENVIRON
 from tests.bench.results import Row, row
@@ -36,10 +38,11 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
         daemon.start()
         client = stack.enter_context(daemon.client())
         ours = processes(client)
+        sooner = list(overload.run(daemon, client, workspace, max(1, min(10, count // HUNDRED))))
         start(client, workspace)  # what is made once, on first use, is nobody's cost
         hundreds = [Hundred(client, workspace, ours, min(HUNDRED, count - begun)) for begun in range(0, count, HUNDRED)]
         pids = hundreds[0].pids + hundreds[-1].pids
-        rows = [*of_hundreds(hundreds), *of_ps(daemon, client, count), *of_memory(ours, pids, count)]
+        rows = [*sooner, *of_hundreds(hundreds), *of_ps(daemon, client, count), *of_memory(ours, pids, count)]
         time.sleep(2 * (args.seconds or 10.0))  # the daemon looks seldom at what stands still
         return [*rows, *of_idling(ours, args.seconds or 10.0, count)]
 

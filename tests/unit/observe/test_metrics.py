@@ -1,5 +1,7 @@
 """sandboxd.observe.metrics and sandboxd.observe.tally: numbers in Prometheus's format, by its own parser and its own linter."""
 
+import json
+import re
 import subprocess
 
 from hypothesis import given
@@ -8,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sandboxd.observe.metrics import EnvReading, Reading, exposition
 from sandboxd.observe.tally import BOUNDS, Histogram, Tally
+from tests.daemons import ROOT
 from tests.require import require
 
 
@@ -56,6 +59,15 @@ def test_promtool_has_nothing_to_say():
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     bad = b"# TYPE sandboxdMs counter\nsandboxdMs 1\n"
     assert subprocess.run(["promtool", "check", "metrics"], input=bad, capture_output=True, check=False).returncode != 0
+
+
+def test_the_dashboard_shows_every_number():
+    panels = json.loads((ROOT / "examples/monitoring/dashboard.json").read_text())["panels"]
+    shown = " ".join(target["expr"] for panel in panels for target in panel["targets"])
+    families = text_string_to_metric_families(exposition(reading(told())).decode())
+    names = {family.name for family in families if family.name.startswith("sandboxd_")}
+    assert len(names) > 15
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}(_total|_bucket|_info)?\b", shown)] == []
 
 
 @given(st.lists(st.floats(min_value=-1, max_value=1e6)))
