@@ -1,0 +1,143 @@
+"""What goes out of an env, against the host's own network, pasta and slirp4netns: connect to first byte, connections a second,
+bulk download.
+
+The server is on the host's loopback and the client the same for all: blocking, one connection at a time. Bytes come by
+sendfile(2) from a file in memory. pasta and slirp4netns where they are installed; each reaches the host's loopback by its
+gateway's address.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench.results import Row, row
+from tests.daemons import Daemon
+
+SIZE = 512 << 20
+CLIENT = """
+import json, socket, sys, time
+host, port, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def ask(word):
+    sock = socket.create_connection((host, port), 30)
+    sock.sendall(word)
+    return sock
+times = []
+for _ in range(200):
+    begun = time.perf_counter()
+    with ask(b"1") as sock:
+        sock.recv(1)
+    times.append((time.perf_counter() - begun) * 1000)
+begun = time.perf_counter()
+for _ in range(300):
+    with ask(b"1") as sock:
+        sock.recv(1)
+rate = 300 / (time.perf_counter() - begun)
+room = bytearray(1 << 20)
+begun = time.perf_counter()
+with ask(b"n") as sock:
+    left = size
+    while left:
+        left -= sock.recv_into(room) or sys.exit("cut short")
+bulk = size / (time.perf_counter() - begun) / 1e6
+print(json.dumps([times, rate, bulk]))
+"""
+SLIRP = """
+exec 3<>"$1"
+shift
+exec unshare -Urn sh -c 'echo $$ >&3; until ip route 2>/dev/null | grep -q default; do sleep 0.05; done; exec "$@"' sh "$@"
+"""
+
+
+def serve(listener: socket.socket) -> None:
+    """In a child: one byte, or all of them."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    data = os.memfd_create("bulk")
+    os.ftruncate(data, SIZE)
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            if connection.recv(1) == b"1":
+                connection.sendall(b"1")
+                continue
+            sent = 0
+            while sent < SIZE:
+                sent += os.sendfile(connection.fileno(), data, sent, SIZE - sent)
+
+
+def run(args: argparse.Namespace) -> Iterable[Row]:
+    """One round of every subject after another, `count` times."""
+    found: dict[str, list[list[object]]] = {}
+    with ExitStack() as stack:
+        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
+        port = listener.getsockname()[1]
+        child = os.fork()
+        if not child:
+            try:
+                serve(listener)
+            finally:
+                os._exit(1)
+        stack.callback(end, child)
+        daemon = Daemon()
+        stack.callback(daemon.close)
+        daemon.start()
+        for _ in range(args.count or 5):
+            words = ["/usr/bin/python3", "-c", CLIENT]
+            argv = ["run", "--rm", "--egress", f"host:{port}", "--", *words, "198.51.100.1", str(port), str(SIZE)]
+            found.setdefault("sandboxd", []).append(json.loads(daemon.sandbox(*argv, cwd=workspace).stdout))
+            found.setdefault("host network", []).append(told([*words, "127.0.0.1", str(port), str(SIZE)]))
+            if os.access("/dev/net/tun", os.R_OK | os.W_OK) and shutil.which("pasta"):
+                gateway = ["pasta", "--config-net", "-q", "-t", "none", "-u", "none", "-T", "none", "-U", "none", "--"]
+                route = "import os,sys;g=os.popen('ip route').read().split('via ')[1].split()[0];os.execvp(sys.argv[1],[*sys.argv[1:4],g,*sys.argv[4:]])"
+                found.setdefault("pasta", []).append(
+                    told([*gateway, sys.executable, "-c", route, *words, str(port), str(SIZE)])
+                )
+            if os.access("/dev/net/tun", os.R_OK | os.W_OK) and shutil.which("slirp4netns"):
+                found.setdefault("slirp4netns", []).append(slirp(workspace, [*words, "10.0.2.2", str(port), str(SIZE)]))
+    rows = []
+    for subject, rounds in found.items():
+        peer = subject in ("pasta", "slirp4netns")
+        rows.append(row("connect to first byte", subject, [one for times, _, _ in rounds for one in times], "ms", peer=peer))  # type: ignore[attr-defined]
+        rows.append(row("connections", subject, [float(str(rate)) for _, rate, _ in rounds], "conn/s", peer=peer))
+        rows.append(row("bulk download", subject, [float(str(bulk)) for _, _, bulk in rounds], "MB/s", peer=peer))
+    return sorted(rows, key=lambda one: one.metric)
+
+
+def end(child: int) -> None:
+    """The server's."""
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+
+
+def told(argv: list[str]) -> list[object]:
+    """What a client says."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found: list[object] = json.loads(done.stdout)
+    return found
+
+
+def slirp(workspace: Path, words: list[str]) -> list[object]:
+    """The client in a network namespace that slirp4netns serves."""
+    pipe = workspace / "pid"
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", SLIRP, "sh", str(pipe), *words], stdout=subprocess.PIPE, text=True) as client:
+        with pipe.open() as line:
+            pid = line.readline().strip()
+        with subprocess.Popen(
+            ["slirp4netns", "--configure", pid, "tap0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as net:
+            out, _ = client.communicate(timeout=60)
+            net.terminate()
+    found: list[object] = json.loads(out)
+    return found
