@@ -111,10 +111,13 @@ class Publish(Struct, frozen=True, kw_only=True):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """private: own loopback, reached by name through the router. host: the host's. none: own loopback, no way in."""
+    """private: own loopback, reached by name through the router. host: the host's. none: own loopback, no way in.
+
+    egress None: `open` where this host can give that (it takes nf_tables), else `none`, and the env says so.
+    """
 
     mode: Literal["private", "host", "none"] = "private"
-    egress: Literal["open", "none"] | list[str] = "none"
+    egress: Literal["open", "none"] | list[str] | None = None
     forward: list[int | str] = []
     publish: list[Publish] = []
 

@@ -117,6 +117,11 @@ def short_id(text: str, *, whole: bool = False) -> str:
     return text if whole else text[:SHORT_ID]
 
 
+def no_way(info: EnvInfo) -> str:
+    """One line where nothing can go out although nobody asked for that; else ""."""
+    return f"sandbox: egress: {clean(info.egress)} (`sandbox doctor`)" if info.egress.startswith("none, because ") else ""
+
+
 def weaker(level: str) -> str:
     """One line where less than full isolation was asked for: nobody is to run behind less without seeing it; else ""."""
     return f"sandbox: isolation {level}: {LEVELS[level]}" if level in LEVELS else ""

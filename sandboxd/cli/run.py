@@ -15,7 +15,7 @@ from sandboxd.cli.command_line import WithCommand, whole_command
 from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.exec import connect
 from sandboxd.cli.linger import warn_once
-from sandboxd.cli.phrases import cause, weaker
+from sandboxd.cli.phrases import cause, no_way, weaker
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.relay import Ended, Plug
 from sandboxd.cli.render import env_columns, items, note, out
@@ -86,7 +86,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
     "--egress",
     multiple=True,
     metavar="none|open|lan|host|NAME|ADDRESS[:PORT],...",
-    help="What it may reach outside (default: none).",
+    help="What it may reach outside (default: open, the public internet).",
 )
 @click.option(
     "--forward", multiple=True, metavar="[PORT:]PORT|HOST:PORT|unix:PATH", help="A service of elsewhere on its own loopback."
@@ -132,6 +132,8 @@ def run(cli: Cli, flags: AllFlags) -> int:
         info = cli.client.call(params).env
     if cli.remote is None:
         warn_once()
+    if no_way(info):
+        note(no_way(info))
     if flags.how is not None:
         items([info], env_columns(whole=True), how=flags.how, hide=["LABELS", "KEY"])
     else:
@@ -167,6 +169,8 @@ def attached(cli: Cli, params: Run, sequence: keys.DetachKeys) -> int:
     with Progress(f"starting {params.spec.name or 'an env'}") as progress, cli.client.open(params) as session:
         info = opened(session)
         progress.end()
+        if no_way(info):
+            note(no_way(info))
         plug = Plug(stdin=0 if service.stdin else None, stdout=1, stderr=2, keys=sequence)
         try:
             ended = connect(session, plug, terminal=service.tty)

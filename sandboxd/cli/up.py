@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sandboxd.cli import demand, options, scale, targets
 from sandboxd.cli.context import Chosen, Cli, Flags, may_prompt
 from sandboxd.cli.linger import warn_once
-from sandboxd.cli.phrases import weaker
+from sandboxd.cli.phrases import no_way, weaker
 from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import env_columns, items, note, out
 from sandboxd.cli.translate import as_label, checked_name, default_name, handed_on, placed
@@ -222,6 +222,8 @@ def say(reply: RunReply, before: EnvInfo | None, seconds: float) -> None:
         outcome = f"{state} in {seconds:.2f} s"
     if info.scale is not None and info.scale.wanted > 1:
         outcome += f" ({scale.told(info)})"
+    if no_way(info):
+        note(no_way(info))
     rows = [[info.name, outcome, info.url or ""]]
     # the first service's own URL reaches the same as the env's
     rows += [[f"  {port.service}", "", port.url or ""] for port in info.ports[1:] if port.url]

@@ -149,6 +149,7 @@ def told(launched: Built) -> ev.Launched:
         enforced=launched.plan.limits,
         cpus=cpus_of(launched.plan),
         cgroup=launched.group,
+        no_way=launched.plan.no_way,
     )
 
 

@@ -8,7 +8,6 @@ import time
 
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.control import Call
-from sandboxd.daemon.outlets import reaches_out
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.egress import parse
 from sandboxd.errors import InvalidState, UsageError
@@ -47,7 +46,7 @@ class NetRequests:
         record = actor.record
         for rule in rules:
             parse(rule)
-        if not reaches_out(record):
+        if not record.reaches_out:
             raise InvalidState(
                 f"{record.name} has no way out to which a rule could be added",
                 hint="start it with --egress and the rules, such as --egress " + ",".join(rules),
@@ -68,7 +67,7 @@ class NetRequests:
         offset = time.time() - time.monotonic()
         return m.NetReply(
             env=env_info(record, self.supervisor.base),
-            rules=record.egress if reaches_out(record) else [],
+            rules=record.egress if record.reaches_out else [],
             passages=[passage(one, offset) for one in flows.passages],
             total=flows.total,
             denied=flows.denied,

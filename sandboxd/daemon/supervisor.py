@@ -20,7 +20,7 @@ from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.news import News, Subscription
-from sandboxd.daemon.outlets import outlets
+from sandboxd.daemon.outlets import outlet
 from sandboxd.daemon.pooling import Pooling
 from sandboxd.daemon.routes import Ground, is_asleep
 from sandboxd.daemon.scaling import Scaling
@@ -41,7 +41,6 @@ from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
 from sandboxd.router.listener import split_address
 from sandboxd.routing.framing import Bounds
-from sandboxd.routing.orders import SetOutlets
 from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
 from sandboxd.store.copies import Kept
@@ -295,12 +294,12 @@ class Supervisor:
             doors=self.demand.doors(),
         )
         self._told.tell(self.router, records, changed, ground)
+        whole = changed is None or not self.router.ways.is_told
         self.router.ways.push(
-            SetOutlets(
-                outlets=outlets(list(records.values()), envs_dir=str(self.rundir.envs_dir)),
-                resolvers=list(self.settings.resolvers),
-                own=[split_address(address)[1] for address in self.router.listen],
-            )
+            {one: outlet(records.get(one), envs_dir=ground.envs_dir) for one in (records if whole else changed or ())},
+            resolvers=list(self.settings.resolvers),
+            own=[split_address(address)[1] for address in self.router.listen],
+            whole=whole,
         )
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:

@@ -116,7 +116,7 @@ def features(facts: Facts) -> list[Check]:
     """What is no wall but depends on the host."""
     words = {
         "overlay": ("overlay file systems", "copy-on-write workspaces need them: Linux 5.11 with CONFIG_OVERLAY_FS"),
-        "nft": ("nf_tables", "rules for what an env may reach need it: sudo modprobe nf_tables"),
+        "nft": ("nf_tables", "without it an env has egress none by default: sudo modprobe nf_tables"),
     }
     checks = []
     for feature, number in facts.features.items():

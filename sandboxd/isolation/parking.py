@@ -8,7 +8,7 @@ nobody waits: a filter of system calls alone takes the kernel 0.1 ms. A child th
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sandboxd.isolation.steps import Affinity, AnyStep, Capabilities, Phase, Prove, Seccomp
+from sandboxd.isolation.steps import Affinity, AnyStep, Capabilities, Listen, Phase, Prove, Seccomp
 
 IN_VIEW = ("mount", "proc", "landlock")  # walls that hold, or are raised, only once the view is whole
 
@@ -39,5 +39,5 @@ def parts(steps: Sequence[AnyStep], *, parked: bool) -> Parts:
             confined.append(step)
     if not parked or any(isinstance(step, Affinity) for step in own):
         return Parts(view, [], own, confined)
-    ahead: list[AnyStep] = [step for step in own if isinstance(step, Capabilities | Seccomp | Prove)]
+    ahead: list[AnyStep] = [step for step in own if isinstance(step, Listen | Capabilities | Seccomp | Prove)]
     return Parts(view, ahead, [step for step in own if step not in ahead], confined)

@@ -24,6 +24,7 @@ from sandboxd.isolation.steps import (
     Capabilities,
     Hostname,
     Landlock,
+    Listen,
     Prove,
     Resize,
     Rlimits,
@@ -56,7 +57,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """All that the launcher's child and init need, as data.
 
-    limits: how each is enforced. handed: directories that are handed over as mount descriptors.
+    limits: how each is enforced. handed: directories that are handed over as mount descriptors. no_way: why nothing can go out
+    although nobody asked for that.
     """
 
     id: str
@@ -69,6 +71,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     walls: dict[str, WallInfo]
     limits: dict[str, str]
     handed: list[str] = []
+    no_way: str = ""
 
     def to_json(self) -> bytes:
         """The plan as JSON; raises SpecInvalid over the cap of 4 MiB."""
@@ -115,7 +118,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     own_cpus = sorted((cpus or host.limits.cpus)[: int(spec.limits.cpus or 0)]) if ways.get("cpus") == "affinity" else []
     shared = environment(spec, name, place, environ, url)
     demand = demand_of(spec, host, fixed_affinity=ways.get("cpus") == "affinity")
-    confined = [*confinement(limits, own_cpus), *raised(host, walls, demand)]
+    confined = [*listeners(spec, host), *confinement(limits, own_cpus), *raised(host, walls, demand)]
     if not is_full:
         shared = {"TMPDIR": levels.scratch(place), **shared}
         confined = [*levels.steps(walls, host, place, ports_of(spec) or set()), *confined]
@@ -135,13 +138,13 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
             start=roots(spec),
             refusals=refusals_text(host.machine, demand) if is_full and host.listener else "",
             sift=demand.clone3 and walls["seccomp"].demanded,
-            egress=reaches_out(spec),
             forward=[forward(entry).port for entry in spec.network.forward],
         ),
         network=spec.network.mode,
         walls=walls,
         limits=ways,
         handed=[place.env_home] if handed else [],
+        no_way=no_way(spec, host),
     )
     made.to_json()
     return made
@@ -150,7 +153,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 def base_of(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
     """What a parked child has done before."""
     network, nested = spec.network.mode != "host", spec.isolation.nested
-    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=reaches_out(spec))
+    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=reaches_out(spec, host))
 
 
 def steps_of(
@@ -172,6 +175,11 @@ def steps_of(
     steps += confined
     assert in_order(steps), "a step stands after one of a later phase"
     return steps
+
+
+def listeners(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
+    """Pid 1's own for the way out."""
+    return [Listen()] if reaches_out(spec, host) else []
 
 
 def confinement(limits: Mapping[str, tuple[int, int]], cpus: list[int]) -> list[AnyStep]:
@@ -210,7 +218,7 @@ def default_walls(host: HostFacts) -> list[AnyStep]:
     """Those of an env with nothing special asked for; none where this host lacks one of them."""
     spec = EnvSpec(services={})
     try:
-        return raised(host, walls_of(spec, host), demand_of(spec, host, fixed_affinity=False))
+        return [*listeners(spec, host), *raised(host, walls_of(spec, host), demand_of(spec, host, fixed_affinity=False))]
     except WallUnavailable:
         return []
 
@@ -239,9 +247,15 @@ def default_profile(uid: int, gid: int) -> Profile:
     return profile_of(EnvSpec(services={}), uid, gid)
 
 
-def reaches_out(spec: EnvSpec) -> bool:
+def reaches_out(spec: EnvSpec, host: HostFacts) -> bool:
     """Whether there is a way out of the env's own network."""
-    return spec.network.mode == "private" and spec.network.egress != "none"
+    return spec.network.mode == "private" and spec.network.egress != "none" and not no_way(spec, host)
+
+
+def no_way(spec: EnvSpec, host: HostFacts) -> str:
+    """Why there is none although it is what an env has by default; whoever asks for it by name is refused instead."""
+    default = spec.network.mode == "private" and spec.network.egress is None
+    return host.egress.reason if default and not host.egress.offered else ""
 
 
 def refuse(spec: EnvSpec, host: HostFacts) -> None:
@@ -250,7 +264,7 @@ def refuse(spec: EnvSpec, host: HostFacts) -> None:
         raise NotOffered(f"`forward` needs a network of the env's own, not {spec.network.mode}", hint="--network private")
     if spec.network.mode == "host" and isinstance(spec.network.egress, list):
         raise NotOffered("egress cannot be narrowed with --network host", hint="leave `egress` out")
-    if reaches_out(spec) and not host.egress.offered:
+    if reaches_out(spec, host) and not host.egress.offered:
         hint = "; or ".join(filter(None, [host.egress.fix, "--egress none"]))
         raise NotOffered(f"this host cannot give an env a way out: {host.egress.reason}", hint=hint)
 

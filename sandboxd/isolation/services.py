@@ -40,8 +40,8 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What init starts with. start: services executed at once; slow: what happens to a lagging reader, by service.
 
     refusals: the rules by which it answers refused system calls, as JSON that it reads only when there is one. sift: programs
-    get a second filter, against the call by which pid 1 makes them in their control group. egress: it listens for what goes
-    out, and hands these listeners to the relay; forward: and on these ports of its loopback.
+    get a second filter, against the call by which pid 1 makes them in their control group. forward: ports of its loopback on
+    which it listens for the relay.
     """
 
     id: str
@@ -52,7 +52,6 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     slow: dict[str, str] = {}
     refusals: str = ""
     sift: bool = False
-    egress: bool = False
     forward: list[int] = []
     version: int = 1
 

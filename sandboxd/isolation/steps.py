@@ -206,6 +206,13 @@ class Way(Step, frozen=True):
     words: ClassVar[str] = "open the way out to the relay (nf_tables)"
 
 
+class Listen(Step, frozen=True):
+    """Pid 1's listeners for what goes out: of its network, kept by it, served by the relay."""
+
+    phase: ClassVar[Phase] = Phase.PRIVILEGES
+    words: ClassVar[str] = "listen for what goes out"
+
+
 class Bounding(Step, frozen=True):
     """Empty the bounding and ambient sets, and set no_new_privs: nothing executed from here on gains privileges."""
 
@@ -283,8 +290,7 @@ class Prove(Step, frozen=True):
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
     | Groups | Queues | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Way | Bounding | Ruleset | Rules | Capabilities
-    | Landlock
-    | Seccomp | Prove
+    | Landlock | Listen | Seccomp | Prove
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import resource
 from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, mounts, namespaces, nftables
 from sandboxd.launch import walls
+from sandboxd.launch.dialer import open_ways
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Stage:
     which that comes from the stager.
     """
 
-    __slots__ = ("bridge", "handed", "home", "host", "listener", "picked", "proven", "root", "ruleset")
+    __slots__ = ("bridge", "handed", "home", "host", "listener", "picked", "proven", "root", "ruleset", "ways")
 
     def __init__(self) -> None:
         self.host = -1
@@ -45,6 +46,7 @@ class Stage:
         self.ruleset = -1
         self.listener = -1  # of our filter of system calls
         self.bridge: _socket.socket | None = None
+        self.ways: list[_socket.socket] = []  # listeners for what goes out
 
 
 class StepFailed(Exception):
@@ -342,6 +344,11 @@ def way(_: Stage) -> None:
     nftables.open_way()
 
 
+def listen(stage: Stage) -> None:
+    """Where all that goes out arrives."""
+    stage.ways = open_ways()
+
+
 def bounding(_: Stage) -> None:
     """Nothing to gain any more."""
     capabilities.drop_bounding()
@@ -386,6 +393,7 @@ APPLY = {
     "sysctl": sysctl,
     "mask": mask,
     "way": way,
+    "listen": listen,
     "bounding": bounding,
     "capabilities": empty,
     "rlimits": rlimits,

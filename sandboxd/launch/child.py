@@ -82,7 +82,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
         titles.set_title(plan["title"])
         apply(stage, "init", plan["steps"])
         config, found = plan["config"], talk.named(plan["fds"], received)
-        found["refused"] = stage.listener
+        found["refused"], found["ways"] = stage.listener, stage.ways
     except Exception as error:  # whatever can be wrong with a plan
         talk.send(line, failure(error))
         return 1

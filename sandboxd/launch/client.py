@@ -377,7 +377,7 @@ def spawn(control: int, log: Path, arguments: list[str], prefix: Sequence[str]) 
 def usual(host: HostFacts | None) -> Shape:
     """What the pool is made for at first."""
     layout, proc, abi = (host.layout, host.proc, host.landlock) if host else (look_at_layout(), "full", 0)
-    base = base_steps(layout, proc, network=True, abi=abi)
+    base = base_steps(layout, proc, network=True, abi=abi, egress=host is not None and host.egress.offered)
     ahead = parts(default_walls(host), parked=True).ahead if host else []
     return shape_of(default_profile(os.geteuid(), os.getegid()), base, ahead)
 

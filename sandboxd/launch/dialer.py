@@ -155,17 +155,26 @@ def born_here(family: int, count: int) -> tuple[list[_socket.socket], int]:
     return sockets, 0
 
 
-def open_ways(egress: bool, forward: list[int]) -> list[_socket.socket]:
-    """Where all that goes out arrives (kernel.nftables): TCP and the resolver, of each family that there is; and what is
-    forwarded, on the env's own loopback."""
+def open_ways() -> list[_socket.socket]:
+    """Where all that goes out arrives (kernel.nftables): TCP and the resolver, of each family that there is."""
+    return listening([(_socket.SOCK_STREAM, TCP_PORT), (_socket.SOCK_DGRAM, DNS_PORT)], at_relay=True)
+
+
+def open_forwards(ports: list[int]) -> list[_socket.socket]:
+    """Where what is forwarded arrives: on the env's own loopback."""
+    return listening([(_socket.SOCK_STREAM, port) for port in ports], at_relay=False) if ports else []
+
+
+def listening(wanted: list[tuple[int, int]], *, at_relay: bool) -> list[_socket.socket]:
+    """Sockets of these kinds on these ports."""
     ways: list[_socket.socket] = []
-    for family, level, free, address, loopback in WAYS_AT:
-        wanted = [(address, _socket.SOCK_STREAM, TCP_PORT), (address, _socket.SOCK_DGRAM, DNS_PORT)] if egress else []
-        for place, kind, port in [*wanted, *[(loopback, _socket.SOCK_STREAM, port) for port in forward]]:
+    for family, level, free, relay, loopback in WAYS_AT:
+        place = relay if at_relay else loopback
+        for kind, port in wanted:
             sock = None
             try:
                 sock = _socket.socket(family, kind | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
-                # ip(7), IP_FREEBIND: on a cold launch the stager gives `lo` the address a moment later.
+                # ip(7), IP_FREEBIND: the stager gives `lo` the address a moment later.
                 sock.setsockopt(level, free, 1)
                 sock.bind((place, port))
                 if kind == _socket.SOCK_STREAM:

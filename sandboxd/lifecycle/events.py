@@ -25,6 +25,7 @@ class Launched(Event, frozen=True, kw_only=True):
     enforced: dict[str, str] = {}
     cpus: list[int] = []
     cgroup: str = ""
+    no_way: str = ""
 
 
 class LaunchFailed(Event, frozen=True, kw_only=True):

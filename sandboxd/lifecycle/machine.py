@@ -107,7 +107,7 @@ def launched(turn: Turn, event: ev.Event) -> None:
     """Init is there: from here on the env is a process tree with an identity."""
     assert isinstance(event, ev.Launched)
     turn.set(init=event.init, walls=event.walls, started=turn.now)
-    turn.set(enforced=event.enforced, cpus=event.cpus, cgroup=event.cgroup)
+    turn.set(enforced=event.enforced, cpus=event.cpus, cgroup=event.cgroup, no_way=event.no_way)
     arm_ttl(turn)
 
 

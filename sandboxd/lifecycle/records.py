@@ -64,6 +64,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     did last. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
     accepted: what its owner let it open when asked (`up --accept`). allowed: rules of egress given since, by `net --allow`.
+    no_way: why nothing of it can go out although nobody asked for that, since the last launch.
     """
 
     version: int = RECORD_VERSION
@@ -104,6 +105,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     cgroup: str = ""
     accepted: list[str] = []
     allowed: list[str] = []
+    no_way: str = ""
     replica_of: str = ""
     replica: int = 1
     replicas: int | None = None
@@ -112,9 +114,14 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def egress(self) -> list[str]:
         """The rules in force."""
-        asked = self.spec.network.egress
+        asked = "open" if self.spec.network.egress is None else self.spec.network.egress
         given = ([] if asked == "none" else [asked]) if isinstance(asked, str) else asked
         return [*given, *self.allowed]
+
+    @property
+    def reaches_out(self) -> bool:
+        """Whether anything of it can go out, where rules give it."""
+        return self.spec.network.mode == "private" and self.spec.network.egress != "none" and not self.no_way
 
     @property
     def limits(self) -> Limits:

@@ -119,6 +119,7 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         labels=record.spec.labels,
         limits={name: getattr(limits, name) for name in limits.__struct_fields__},
         limits_enforced=record.enforced if record.init else {},
+        egress=egress_of(record),
         cgroup=record.cgroup if record.init and record.cgroup else None,
         walls={
             name: WallInfo(offered=w.offered, demanded=w.demanded, enforced=w.enforced, reason=w.reason)
@@ -129,6 +130,15 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         replica_of=record.replica_of or None,
         spec=record.spec if whole else None,
     )
+
+
+def egress_of(record: EnvRecord) -> str:
+    """What it reaches outside, in words."""
+    if record.spec.network.mode == "host":
+        return "as this host"
+    if record.reaches_out:
+        return ", ".join(record.egress) or "none"
+    return f"none, because {record.no_way}" if record.no_way else "none"
 
 
 def reason_of(record: EnvRecord) -> str:

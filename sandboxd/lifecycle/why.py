@@ -251,10 +251,9 @@ def network(record: EnvRecord) -> str:
         return "network: it shares this machine's network (--network host)"
     if mode == "none":
         return "network: none at all (--network none)"
-    egress = record.spec.network.egress
-    out = (
-        "no way out" if egress == "none" else "open to the internet" if egress == "open" else f"out to {', '.join(egress)} only"
-    )
+    out = f"no way out{f', because {record.no_way}' if record.no_way else ''}"
+    if record.reaches_out:
+        out = "open to the internet" if record.egress == ["open"] else f"out to {', '.join(record.egress) or 'nothing'} only"
     return f"network: its own, {out}; reached from here by name through the router, and by ports published with -p"
 
 

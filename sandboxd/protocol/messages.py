@@ -92,7 +92,9 @@ class ScaleInfo(Reply, frozen=True, kw_only=True):
 
 
 class EnvInfo(Reply, frozen=True, kw_only=True):
-    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out. accepted: what of it was let in by `up --accept`."""
+    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out. accepted: what of it was let in by `up --accept`.
+    egress: what it reaches outside, in words; `none, because …` where the host cannot give what is asked for by default.
+    """
 
     id: str
     name: str
@@ -118,6 +120,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     limits: dict[str, int | float | None] = {}
     limits_enforced: dict[str, str] = {}
+    egress: str = ""
     cgroup: str | None = None
     walls: dict[str, WallInfo] = {}
     accepted: list[str] = []

@@ -61,7 +61,12 @@ class Egress:
             case None:
                 log.warning("an order was not understood: %d bytes", len(frame))
             case orders.SetOutlets():
-                self._set(order)
+                self.own = frozenset(order.own)
+                self.resolver.given = [split_address(address) for address in order.resolvers]
+                wanted = {one.env_id for one in order.outlets}
+                self._set(order.outlets, [env_id for env_id in self.outlets if env_id not in wanted])
+            case orders.ChangeOutlets():
+                self._set(order.outlets, order.gone)
             case orders.Release():
                 outlet = self.outlets.get(order.env_id)
                 if outlet is not None:
@@ -79,23 +84,21 @@ class Egress:
     def _tell(self, report: orders.Report) -> None:
         self._wire.send(orders.encode(report))
 
-    def _set(self, order: orders.SetOutlets) -> None:
+    def _set(self, wanted: list[orders.Outlet], gone: list[str]) -> None:
         """Let go of those that are gone, change those that changed, begin those that are new."""
-        self.own = frozenset(order.own)
-        self.resolver.given = [split_address(address) for address in order.resolvers]
-        wanted = {outlet.env_id: outlet for outlet in order.outlets}
-        for env_id, outlet in list(self.outlets.items()):
-            now = wanted.pop(env_id, None)
-            if now is not None and (now.dial, now.cookie) == (outlet.order.dial, outlet.order.cookie):
+        for env_id in gone:
+            outlet = self.outlets.pop(env_id, None)
+            if outlet is not None:
+                outlet.release()
+        for now in wanted:
+            outlet = self.outlets.get(now.env_id)
+            if outlet is not None and (now.dial, now.cookie) == (outlet.order.dial, outlet.order.cookie):
                 if now.rules != outlet.order.rules:
                     outlet.change(now)
                 continue
-            outlet.release()
-            del self.outlets[env_id]
-            if now is not None:
-                wanted[env_id] = now
-        for env_id, new in wanted.items():
-            self.outlets[env_id] = Outlet(self, new)
+            if outlet is not None:
+                outlet.release()
+            self.outlets[now.env_id] = Outlet(self, now)
         if self.outlets and not self._trimming:
             self._trimming = True
             self.loop.at(self.loop.now + TRIM, self._trim)

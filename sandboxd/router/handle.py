@@ -175,6 +175,7 @@ class RouterHandle:
         except TimeoutError:
             raise TimedOut(f"the router did not answer within {bound:.0f} s", hint=f"see {self._path.parent / LOG}") from None
         self.pid, self._speaks = hello.pid, hello.version
+        self.ways.speaks = hello.version
         self.listen = list(hello.listen)
         self.published = list(hello.published)
         self.workers = list(hello.workers)

@@ -96,7 +96,7 @@ class Master:
             self._files.note(sock)
         self._ports: dict[tuple[str, int], tuple[orders.Published, socket.socket]] = {}
         self._table: list[bytes] = []  # as a whole, and what changed since
-        self._outlets: bytes | None = None
+        self._outlets: list[bytes] = []  # a whole table of them, then changes
         self._version = -1
         self._sums = Sums()
         self._turns = Turns(bounds.queued)
@@ -129,7 +129,8 @@ class Master:
         ours.setblocking(False)
         worker = self.workers[number] = Worker(self, number, pid, ours)
         if number == EGRESS:
-            worker.wire.send(self._outlets or b"")
+            for frame in self._outlets:
+                worker.wire.send(frame)
             return
         for frame in self._table:
             worker.wire.send(frame)
@@ -233,8 +234,8 @@ class Master:
             case orders.Deny():
                 for worker in self._routers():
                     worker.wire.send(orders.encode(order))
-            case orders.SetOutlets():
-                self._set_outlets(frame, wanted=bool(order.outlets))
+            case orders.SetOutlets() | orders.ChangeOutlets():
+                self._set_outlets(frame, order)
             case orders.Listen():
                 self._relisten(order)
             case orders.Publish():
@@ -330,12 +331,14 @@ class Master:
             worker.wire.send(self._table[-1])
         self._admit(answers)
 
-    def _set_outlets(self, frame: bytes, *, wanted: bool) -> None:
+    def _set_outlets(self, frame: bytes, order: orders.SetOutlets | orders.ChangeOutlets) -> None:
         """To the worker of what goes out, which there is from the first env on that has a way out."""
-        self._outlets = orders.LENGTH.pack(len(frame)) + frame
+        if isinstance(order, orders.SetOutlets):
+            self._outlets = []
+        self._outlets.append(orders.LENGTH.pack(len(frame)) + frame)
         if EGRESS in self.workers:
-            self.workers[EGRESS].wire.send(self._outlets)
-        elif wanted:
+            self.workers[EGRESS].wire.send(self._outlets[-1])
+        elif order.outlets:
             self._begin(EGRESS)
 
     def _relisten(self, order: orders.Listen) -> None:

@@ -1,13 +1,19 @@
-"""The daemon's side of the egress worker: which envs have a way out, and what goes out of one. Part of the router's handle."""
+"""The daemon's side of the egress worker: which envs have a way out, and what goes out of one. Part of the router's handle.
+
+Nearly every env has a way out, so that only what changed is told: as a whole at first, and every MOST_CHANGES, since a worker
+that comes later is told all changes since.
+"""
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from sandboxd.routing import orders
 
+MOST_CHANGES = 512
+
 
 class Ways:
-    """Pushes what changed, asks what there is."""
+    """Pushes what changed, asks what there is. speaks: the version of the router's orders."""
 
     def __init__(
         self,
@@ -15,17 +21,38 @@ class Ways:
         order: Callable[[orders.Numbered], Awaitable[orders.Done]],
         numbers: "itertools.count[int]",
     ) -> None:
+        self.speaks = 0
         self._send = send
         self._order = order
         self._numbers = numbers
-        self._pushed: orders.SetOutlets | None = None
+        self._outlets: dict[str, orders.Outlet] = {}
+        self._ground: tuple[list[str], list[int]] | None = None
+        self._changes = 0
         self._flows: dict[str, orders.Flows] = {}
 
-    def push(self, outlets: orders.SetOutlets) -> None:
-        """Have these be the ways out, unless they are."""
-        if outlets != self._pushed:
-            self._send(orders.encode(outlets))
-        self._pushed = outlets
+    @property
+    def is_told(self) -> bool:
+        """Whether the worker knows of all of them, so that changes will do."""
+        return self._ground is not None
+
+    def push(self, outlets: Mapping[str, orders.Outlet | None], *, resolvers: list[str], own: list[int], whole: bool) -> None:
+        """Have these be the ways out of these envs, and of no others if that is the whole. resolvers, own: see SetOutlets."""
+        found = {env_id: one for env_id, one in outlets.items() if one is not None}
+        gone = [env_id for env_id in self._outlets if env_id not in found and (whole or env_id in outlets)]
+        new = [one for env_id, one in found.items() if self._outlets.get(env_id) != one]
+        changed = self._ground != (resolvers, own) or bool(new or gone)
+        as_whole = self._ground != (resolvers, own) or self._changes >= MOST_CHANGES or self.speaks < orders.WAYS
+        self._ground = resolvers, own
+        for env_id in gone:
+            del self._outlets[env_id]
+        self._outlets |= {one.env_id: one for one in new}
+        if changed and as_whole:
+            self._changes = 0
+            every = list(self._outlets.values())
+            self._send(orders.encode(orders.SetOutlets(outlets=every, resolvers=resolvers, own=own)))
+        elif changed:
+            self._changes += 1
+            self._send(orders.encode(orders.ChangeOutlets(outlets=new, gone=gone)))
 
     async def look(self, env_id: str) -> orders.Flows:
         """What of an env goes out; raises TimedOut, Internal."""

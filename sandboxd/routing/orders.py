@@ -16,7 +16,7 @@ from sandboxd.routing.table import Change, RouteTable
 
 VERSION = 3
 CHANGES = 2  # the first that takes ChangeTable
-BOUNDS = 3  # the first that bounds the connections to an env
+BOUNDS = WAYS = 3  # the first that bounds the connections to an env, and that takes ChangeOutlets
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 
@@ -119,6 +119,13 @@ class SetOutlets(Message, frozen=True, kw_only=True, tag="outlets"):
     own: list[int] = []
 
 
+class ChangeOutlets(Message, frozen=True, kw_only=True, tag="change-outlets"):
+    """Replace or add these, let go of those that are gone."""
+
+    outlets: list[Outlet] = []
+    gone: list[str] = []
+
+
 class Look(Message, frozen=True, kw_only=True, tag="look"):
     """What of an env goes out; answered by Flows and Done."""
 
@@ -172,10 +179,11 @@ class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
 
 
 Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit
-EgressOrder = SetOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
+EgressOrder = SetOutlets | ChangeOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
 BriefOrder = (
-    BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny | SetOutlets | Look
-)
+    BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny
+    | SetOutlets | ChangeOutlets | Look
+)  # fmt: skip
 Numbered = Listen | Publish | Unpublish | Release | Count | Look
 
 

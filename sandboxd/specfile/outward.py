@@ -20,7 +20,7 @@ def outward(spec: EnvSpec) -> Iterator[Found]:
 
 def egress(spec: EnvSpec) -> Iterator[Found]:
     """Rules that can be meant."""
-    if isinstance(spec.network.egress, str):
+    if spec.network.egress is None or isinstance(spec.network.egress, str):
         return
     from sandboxd.egress import parse as parse_rule  # noqa: PLC0415 - most specs have no list, and ipaddress takes a while
 

@@ -107,7 +107,7 @@ def caps(spec: EnvSpec) -> Iterator[Problem]:
         (("mounts",), len(spec.mounts), MAX_ENTRIES),
         (("network", "publish"), len(spec.network.publish), MAX_ENTRIES),
         (("network", "forward"), len(spec.network.forward), MAX_ENTRIES),
-        (("network", "egress"), len(spec.network.egress), MAX_ENTRIES),
+        (("network", "egress"), len(spec.network.egress or []), MAX_ENTRIES),
         (("routes",), len(spec.routes), MAX_ENTRIES),
     ]
     for key, service in spec.services.items():

@@ -61,17 +61,32 @@ def of_network(before: Network, after: Network) -> list[str]:
     found = []
     if MODES.index(after.mode) > MODES.index(before.mode):
         found.append(f'network.mode = "{after.mode}" (was "{before.mode}")')
-    if after.egress == "open" and before.egress != "open":
+    known, asked = given(before), given(after)
+    if asked == ["open"] and "open" not in known:
         found.append('network.egress = "open"')
-    if isinstance(after.egress, list) and before.egress != "open":
-        known = before.egress if isinstance(before.egress, list) else []
-        found += [f"network.egress: {host}" for host in after.egress if host not in known]
+    elif after.mode == "private":
+        found += [f"network.egress: {rule}" for rule in asked if rule not in known and reaches_past(rule, known)]
     found += [f"network.forward: {port} of this host" for port in after.forward if port not in before.forward]
     for publish in after.publish:
         if publish not in before.publish and publish.address not in LOOPBACK:
             whom = "a file of yours" if publish.address.startswith("unix:") else "for other machines"
             found.append(f"network.publish: {publish.where}, {whom}")
     return found
+
+
+def given(network: Network) -> list[str]:
+    """The rules of a network's egress; nothing asked for is `open`."""
+    if network.egress is None or isinstance(network.egress, str):
+        return [] if network.egress == "none" else ["open"]
+    return network.egress
+
+
+def reaches_past(rule: str, known: list[str]) -> bool:
+    """Whether a rule may give what is not given yet: of `open` all but what is this host's or private."""
+    from sandboxd.egress import parse  # noqa: PLC0415 - most specs have no list, and ipaddress takes a while
+
+    read = parse(rule)
+    return not read.deny and ("open" not in known or read.word in ("lan", "host") or read.network is not None)
 
 
 def of_mounts(before: Reach, after: Reach) -> list[str]:

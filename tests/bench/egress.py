@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
             found.setdefault("host network", []).append(told([*words, "127.0.0.1", str(port), str(SIZE)]))
             if os.access("/dev/net/tun", os.R_OK | os.W_OK) and shutil.which("pasta"):
                 gateway = ["pasta", "--config-net", "-q", "-t", "none", "-u", "none", "-T", "none", "-U", "none", "--"]
-                route = "import os,sys;g=os.popen('ip route').read().split('via ')[1].split()[0];os.execvp(sys.argv[1],[*sys.argv[1:4],g,*sys.argv[4:]])"
+                route = "import os,sys;g=os.popen('ip route').read().split('via ')[1].split()[0];"
+                route += "os.execvp(sys.argv[1],[*sys.argv[1:4],g,*sys.argv[4:]])"
                 found.setdefault("pasta", []).append(
                     told([*gateway, sys.executable, "-c", route, *words, str(port), str(SIZE)])
                 )

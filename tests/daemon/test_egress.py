@@ -71,7 +71,8 @@ def asked(shared_daemon, require, tmp_path) -> Callable[..., dict[str, str]]:
     require("nft")
 
     def ask(egress: str, *places: str) -> dict[str, str]:
-        argv = ["run", "--rm", "--egress", egress, "--", "/usr/bin/python3", "-c", ASK, *places]
+        chosen = ["--egress", egress] if egress else []
+        argv = ["run", "--rm", *chosen, "--", "/usr/bin/python3", "-c", ASK, *places]
         found: dict[str, str] = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
         return found
 
@@ -81,7 +82,7 @@ def asked(shared_daemon, require, tmp_path) -> Callable[..., dict[str, str]]:
 def test_the_host_is_reached_by_its_word_only(asked, echo) -> None:
     place, name = f"198.51.100.1:{echo.port}", f"host.sandbox.internal:{echo.port}"
     assert asked(f"host:{echo.port}", place, name) == {place: "echo hello", name: "echo hello"}
-    for egress in ("open", "lan", "host:1", f"host,!host:{echo.port}", "127.0.0.0/8"):
+    for egress in ("", "open", "lan", "host:1", f"host,!host:{echo.port}", "127.0.0.0/8"):
         found = asked(egress, place, f"127.0.0.1:{echo.port}")
         assert set(found.values()) <= DENIED, egress
 
@@ -147,7 +148,7 @@ def test_a_service_of_the_host_is_at_the_envs_own_loopback(shared_daemon, requir
         thread.start()
         entries = [str(echo.port), f"15432:{echo.port}", f"15433:unix:{path}"]
         places = [f"{host}:{port}" for port in inside[:2] for host in ("127.0.0.1", "localhost")] + ["127.0.0.1:15433"]
-        flags = [word for entry in entries for word in ("--forward", entry)]
+        flags = ["--egress", "none", *[word for entry in entries for word in ("--forward", entry)]]
         argv = ["run", "--rm", *flags, "--", "/usr/bin/python3", "-c", ASK, *places, "127.0.0.1:15434", "198.51.100.1:80"]
         found = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
         thread.join()

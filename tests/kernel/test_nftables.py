@@ -37,7 +37,7 @@ def act():
         raise
 
 def look():
-    ways = open_ways(True, [])
+    ways = open_ways()
     namespaces.loopback_up()
     if sys.argv[2] == "way":
         nftables.open_way()

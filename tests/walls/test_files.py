@@ -241,4 +241,4 @@ found += [socket.gethostname(), open("/etc/resolv.conf").read()]
     *addresses, name, resolver = walls.inside(code)
     assert addresses == ["127.0.0.1"] * 3
     assert name == "shop"
-    assert "sandbox run --egress open" in resolver
+    assert resolver.startswith("# ")

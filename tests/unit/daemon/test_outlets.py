@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from sandboxd.daemon.outlets import outlets
+from sandboxd.daemon.outlets import outlet
 from sandboxd.lifecycle.records import EnvRecord, Identity
 from sandboxd.lifecycle.states import State
 from sandboxd.spec import EnvSpec, Network, Service
@@ -20,6 +20,7 @@ def record(**network: object) -> EnvRecord:
 @pytest.mark.parametrize(
     ("network", "rules"),
     [
+        ({}, ["open"]),
         ({"egress": "open"}, ["open"]),
         ({"egress": ["a.example", "lan"]}, ["a.example", "lan"]),
         ({"egress": []}, []),
@@ -29,23 +30,28 @@ def record(**network: object) -> EnvRecord:
     ],
 )
 def test_who_has_a_way_out(network: dict[str, object], rules: list[str] | None) -> None:
-    found = outlets([record(**network)], envs_dir="/envs")
-    assert [outlet.rules for outlet in found] == ([] if rules is None else [rules])
-    assert all((outlet.dial, outlet.cookie) == ("/envs/e/dial.sock", 7) for outlet in found)
+    found = outlet(record(**network), envs_dir="/envs")
+    assert (found.rules if found is not None else None) == rules
+    assert found is None or (found.dial, found.cookie) == ("/envs/e/dial.sock", 7)
 
 
 def test_what_has_ended_has_none() -> None:
-    assert outlets([replace(record(egress="open"), state=State.STOPPED)], envs_dir="/") == []
-    assert outlets([replace(record(egress="open"), init=None)], envs_dir="/") == []
+    assert outlet(replace(record(), state=State.STOPPED), envs_dir="/") is None
+    assert outlet(replace(record(), init=None), envs_dir="/") is None
+    assert outlet(None, envs_dir="/") is None
+
+
+def test_a_host_that_cannot_give_one_gives_none() -> None:
+    assert outlet(replace(record(), no_way="no nf_tables"), envs_dir="/") is None
 
 
 def test_a_forward_needs_no_way_out() -> None:
-    found = outlets([record(egress="none", forward=[5432, "db:1"])], envs_dir="/")
-    assert [(outlet.rules, outlet.forward, outlet.owner) for outlet in found] == [([], ["5432", "db:1"], 1)]
+    found = outlet(record(egress="none", forward=[5432, "db:1"]), envs_dir="/")
+    assert found is not None
+    assert (found.rules, found.forward, found.owner) == ([], ["5432", "db:1"], 1)
 
 
 def test_what_was_allowed_since_is_added() -> None:
-    assert outlets([replace(record(egress=["a.example"]), allowed=["b.example"])], envs_dir="/")[0].rules == [
-        "a.example",
-        "b.example",
-    ]
+    found = outlet(replace(record(egress=["a.example"]), allowed=["b.example"]), envs_dir="/")
+    assert found is not None
+    assert found.rules == ["a.example", "b.example"]

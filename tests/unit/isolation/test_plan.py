@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from sandboxd.errors import LimitUnenforceable, NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation.facts import LATER, WALLS, Offer
+from sandboxd.isolation.parking import parts
 from sandboxd.isolation.plan import LaunchPlan, default_profile, plan
 from sandboxd.isolation.seccomp.policy import Demand, filter_text, refusals_text
 from sandboxd.isolation.steps import (
@@ -15,6 +16,7 @@ from sandboxd.isolation.steps import (
     Hostname,
     Landlock,
     Leave,
+    Listen,
     Pivot,
     Prove,
     Resize,
@@ -40,12 +42,12 @@ def test_both_halves_are_in_the_order_that_works() -> None:
     assert in_order(made.base)
     assert in_order(made.steps)
     limits = Rlimits([("CORE", 0, 0), ("NPROC", 1024, 1024)])
-    assert made.steps[-7] == Seal()
-    assert isinstance(made.steps[-6], Rules)
+    assert made.steps[-8] == Seal()
+    assert isinstance(made.steps[-7], Rules)
     assert made.base.index(Pivot()) < made.base.index(Leave()), "nothing of the host is there before a plan is"
     assert Sysctl("user/max_user_namespaces", "0") in made.base
     sift = Seccomp(filter_text("x86_64", Demand(), notify=True), True)
-    assert made.steps[-5:] == [limits, Capabilities(), sift, Landlock(5), Prove(list(WALLS))]
+    assert made.steps[-6:] == [Listen(), limits, Capabilities(), sift, Landlock(5), Prove(list(WALLS))]
     assert Hostname("shop") in made.steps
 
 
@@ -127,15 +129,15 @@ def test_what_this_version_lacks_is_refused(parts: dict[str, Any]) -> None:
     assert refused.value.hint
 
 
-@pytest.mark.parametrize("egress", ["open", ["pypi.org"], []])
+@pytest.mark.parametrize("egress", [None, "open", ["pypi.org"], []])
 def test_a_way_out_is_made_ahead_and_served_by_init(egress: Any) -> None:
     made = planned(spec(network=Network(egress=egress)))
     assert Way() in made.base
-    assert made.init.egress
-    without = planned(spec(network=Network(egress="none")))
-    assert Way() not in without.base
-    assert not without.init.egress
-    assert not planned(spec(network=Network(mode="none", egress=egress))).init.egress
+    assert Listen() in parts(made.steps, parked=True).ahead
+    for network in (Network(egress="none"), Network(mode="none", egress=egress), Network(mode="host")):
+        without = planned(spec(network=network))
+        assert Way() not in without.base
+        assert Listen() not in without.steps
 
 
 def test_a_host_without_nf_tables_says_so() -> None:
@@ -143,6 +145,17 @@ def test_a_host_without_nf_tables_says_so() -> None:
     with pytest.raises(NotOffered, match="no nf_tables") as refused:
         planned(spec(network=Network(egress="open")), host=lacking)
     assert refused.value.hint == "sudo modprobe nf_tables; or --egress none"
+
+
+def test_a_host_without_nf_tables_gives_no_way_out_to_who_asked_for_none_by_name() -> None:
+    """By default: it starts, without one, and says why."""
+    lacking = msgspec.structs.replace(host(), egress=Offer(offered=False, reason="no nf_tables"))
+    made = planned(spec(), host=lacking)
+    assert made.no_way == "no nf_tables"
+    assert Way() not in made.base
+    assert Listen() not in made.steps
+    assert planned(spec(network=Network(egress="none")), host=lacking).no_way == ""
+    assert planned(spec()).no_way == ""
 
 
 def test_an_ordinary_users_env_is_its_own() -> None:

@@ -20,8 +20,12 @@ DATA = Mount(source="/data", target="/srv")
         ({}, {"isolation": Isolation(nested=True)}, "nested"),
         ({}, {"network": Network(mode="host")}, 'network.mode = "host" (was "private")'),
         ({"network": Network(mode="none")}, {}, 'network.mode = "private" (was "none")'),
-        ({}, {"network": Network(egress="open")}, 'egress = "open"'),
-        ({}, {"network": Network(egress=["a.org"])}, "a.org"),
+        ({"network": Network(egress="none")}, {}, 'egress = "open"'),
+        ({"network": Network(egress=["a.org"])}, {"network": Network(egress="open")}, 'egress = "open"'),
+        ({"network": Network(egress="none")}, {"network": Network(egress=["a.org"])}, "a.org"),
+        ({}, {"network": Network(egress=["open", "host:5432"])}, "host:5432"),
+        ({}, {"network": Network(egress=["open", "lan"])}, "lan"),
+        ({}, {"network": Network(egress=["open", "10.0.0.0/8"])}, "10.0.0.0/8"),
         ({"network": Network(egress=["a.org"])}, {"network": Network(egress=["a.org", "b.org"])}, "b.org"),
         ({}, {"network": Network(forward=[5432])}, "5432"),
         ({}, {"network": Network(publish=[Publish(host_port=80, port=80, address="0.0.0.0")])}, "0.0.0.0:80"),
@@ -40,7 +44,8 @@ def test_what_opens_nothing_is_not_looked_at() -> None:
     spec = EnvSpec(services={"web": Service(command="x", port=1)}, env={"A": "b"}, name="n")
     assert reach_of(spec) == Reach()
     assert widened(Reach(), Reach(network=Network(publish=[Publish(host_port=8080, port=80)]))) == []
-    assert widened(Reach(network=Network(egress="open")), Reach(network=Network(egress=["a.org"]))) == []
+    for less in ("none", "open", ["a.org"], ["open", "!10.0.0.0/8"]):
+        assert widened(Reach(), Reach(network=Network(egress=less))) == []
 
 
 def test_what_was_accepted_holds_as_long_as_the_spec_opens_it() -> None:
