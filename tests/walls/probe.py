@@ -174,6 +174,15 @@ def connect(family, address, kind=socket.SOCK_STREAM):
             sock.recv(1)
 
 
+def be_told(family, address):
+    """A connection to who speaks first: what is led astray connects, and hears nothing."""
+    with socket.socket(getattr(socket, family)) as sock:
+        sock.settimeout(20)
+        sock.connect(tuple(address))
+        if not sock.recv(1):
+            raise ConnectionResetError(errno.ECONNRESET, "it ended")
+
+
 def make_socket(family, kind, protocol=0):
     """A socket of that kind."""
     socket.socket(getattr(socket, family), kind, protocol).close()
@@ -285,7 +294,7 @@ def mkfifo(path):
 
 DO: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (
-        below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read, listen, make,
+        be_told, below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read, listen, make,
         make_socket, mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, read, remote, replace,
         seize, setns, syscall, there_and_back, via_descriptor, write, os.chmod, os.chown, os.chroot, os.kill, os.link,
         os.mknod, os.setuid, os.truncate, os.utime,

@@ -102,6 +102,10 @@ class World:
             server.listen(64)
         everywhere = self.closing.enter_context(socket.create_server(("", 0), backlog=64))
         self.known["anywhere"] = everywhere.getsockname()[1]
+        greeting = threading.Thread(target=greet, args=(everywhere,))
+        greeting.start()
+        self.closing.callback(greeting.join)
+        self.closing.callback(everywhere.shutdown, socket.SHUT_RDWR)
         self.known["address"] = own_address()
         self.known["router"] = self.daemon.port
         for family, address, suffix in ((socket.AF_INET, "127.0.0.1", ""), (socket.AF_INET6, "::1", "6")):
@@ -178,6 +182,17 @@ def echo(udp: socket.socket) -> None:
         if not data:
             return
         udp.sendto(data, peer)
+
+
+def greet(server: socket.socket) -> None:
+    """Say something to whoever comes, until it is shut down."""
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"x")
 
 
 def stop_echo(address: Any, family: int) -> None:
