@@ -23,6 +23,8 @@ Where = Literal["public", "lan", "host", "metadata"]
 HOST = ipaddress.IPv4Address("198.51.100.1")  # RFC 5737: stands for this host's loopback, which has no address inside
 HOST_NAMES = ("host.sandbox.internal", "host.docker.internal")
 WORDS = ("open", "lan", "host")
+PROXY = "proxy"  # stands among the rules and is none: by proxy variables, where programs cannot be led to the relay
+PROXY_PORT = 15080  # of the env's loopback
 BRACKETED = re.compile(r"\[([0-9a-f:.]+)\](/[0-9]+)?")
 LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # Not private by their ranges, or to be told apart from what is: where clouds hand out credentials.
@@ -99,9 +101,14 @@ def split_port(body: str, text: str) -> tuple[str, int]:
 
 def parse_all(egress: str | Sequence[str]) -> list[Rule]:
     """The rules of a spec's `egress`; raises SpecInvalid."""
-    if isinstance(egress, str):
-        return [] if egress == "none" else [parse(egress)]
-    return [parse(text) for text in egress]
+    texts = given(egress)
+    return [parse(text) for text in texts if text != PROXY]
+
+
+def given(egress: str | Sequence[str] | None) -> list[str]:
+    """What stands in a spec's `egress`, as a list: None is `open`, and `proxy` alone is `open` by proxy."""
+    texts = ["open"] if egress is None else [egress] if isinstance(egress, str) else list(egress)
+    return [*texts, "open"] if texts == [PROXY] else [text for text in texts if text != "none"]
 
 
 @lru_cache(maxsize=4096)

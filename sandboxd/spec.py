@@ -113,11 +113,12 @@ class Publish(Struct, frozen=True, kw_only=True):
 class Network(Struct, frozen=True, kw_only=True):
     """private: own loopback, reached by name through the router. host: the host's. none: own loopback, no way in.
 
-    egress None: `open` where this host can give that (it takes nf_tables), else `none`, and the env says so.
+    egress None: `open` where this host can give that (it takes nf_tables), else `none`, and the env says so. proxy: by proxy
+    variables, for programs that obey them; alone it is `open`, in a list it goes with the other rules.
     """
 
     mode: Literal["private", "host", "none"] = "private"
-    egress: Literal["open", "none"] | list[str] | None = None
+    egress: Literal["open", "none", "proxy"] | list[str] | None = None
     forward: list[int | str] = []
     publish: list[Publish] = []
 

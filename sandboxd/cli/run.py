@@ -85,7 +85,7 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @click.option(
     "--egress",
     multiple=True,
-    metavar="none|open|lan|host|NAME|ADDRESS[:PORT],...",
+    metavar="none|open|proxy|lan|host|NAME|ADDRESS[:PORT],...",
     help="What it may reach outside (default: open, the public internet).",
 )
 @click.option(

@@ -282,11 +282,13 @@ def mount(text: str, directory: str) -> Mount:
     return Mount(source=source, target=posixpath.normpath(target), readonly=mode == "ro")
 
 
-def egress(texts: Sequence[str]) -> Literal["open", "none"] | list[str] | None:
+def egress(texts: Sequence[str]) -> Literal["open", "none", "proxy"] | list[str] | None:
     """`open`, `none`, or rules, by commas or repeated. None: nothing was asked for."""
     hosts = [host.strip() for text in texts for host in text.split(",") if host.strip()]
-    if len(hosts) == 1 and hosts[0] in {"open", "none"}:
-        return "open" if hosts[0] == "open" else "none"
+    if hosts == ["open"]:
+        return "open"
+    if hosts in (["none"], ["proxy"]):
+        return "none" if hosts == ["none"] else "proxy"
     if "none" in hosts:
         raise UsageError(f"--egress {','.join(hosts)}: none stands alone", hint="--egress registry.npmjs.org,github.com")
     return hosts or None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sandboxd.daemon import building
 from sandboxd.daemon.reach import born_inside
-from sandboxd.egress import forward
+from sandboxd.egress import PROXY, PROXY_PORT, forward
 from sandboxd.errors import KernelError, NotFound, SandboxdError
 from sandboxd.kernel import sockdiag
 from sandboxd.lifecycle import events as ev
@@ -147,8 +147,10 @@ class Readiness:
                 self._opening = None
         if self._listening is None:
             raise NotFound("init has ended")
-        forwarded = {forward(entry).port for entry in self.actor.record.spec.network.forward}
-        return [row for row in self._listening.ports() if row.port not in forwarded]
+        record = self.actor.record
+        ours = {forward(entry).port for entry in record.spec.network.forward}
+        ours |= {PROXY_PORT} if PROXY in record.egress else set()
+        return [row for row in self._listening.ports() if row.port not in ours]
 
     async def _find_port(self, name: str, longest: float) -> int:
         """The first port that listens and that no service has declared; on the host's network only the one it was given."""

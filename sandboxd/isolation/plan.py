@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sandboxd.egress import forward
+from sandboxd.egress import PROXY, PROXY_PORT, forward, given
 from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation import landlock, levels
 from sandboxd.isolation.enforcement import enforcement, rlimits
@@ -153,7 +153,8 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 def base_of(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
     """What a parked child has done before."""
     network, nested = spec.network.mode != "host", spec.isolation.nested
-    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=reaches_out(spec, host))
+    led = reaches_out(spec, host) and not by_proxy(spec)
+    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=led)
 
 
 def steps_of(
@@ -179,7 +180,7 @@ def steps_of(
 
 def listeners(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
     """Pid 1's own for the way out."""
-    return [Listen()] if reaches_out(spec, host) else []
+    return [Listen(PROXY_PORT if by_proxy(spec) else 0)] if reaches_out(spec, host) else []
 
 
 def confinement(limits: Mapping[str, tuple[int, int]], cpus: list[int]) -> list[AnyStep]:
@@ -252,6 +253,11 @@ def reaches_out(spec: EnvSpec, host: HostFacts) -> bool:
     return spec.network.mode == "private" and spec.network.egress != "none" and not no_way(spec, host)
 
 
+def by_proxy(spec: EnvSpec) -> bool:
+    """Whether programs are to reach outside by proxy variables: they are led nowhere, so it takes nothing of the host."""
+    return PROXY in given(spec.network.egress)
+
+
 def no_way(spec: EnvSpec, host: HostFacts) -> str:
     """Why there is none although it is what an env has by default; whoever asks for it by name is refused instead."""
     default = spec.network.mode == "private" and spec.network.egress is None
@@ -264,8 +270,10 @@ def refuse(spec: EnvSpec, host: HostFacts) -> None:
         raise NotOffered(f"`forward` needs a network of the env's own, not {spec.network.mode}", hint="--network private")
     if spec.network.mode == "host" and isinstance(spec.network.egress, list):
         raise NotOffered("egress cannot be narrowed with --network host", hint="leave `egress` out")
-    if reaches_out(spec, host) and not host.egress.offered:
-        hint = "; or ".join(filter(None, [host.egress.fix, "--egress none"]))
+    if reaches_out(spec, host) and not by_proxy(spec) and not host.egress.offered:
+        hint = "; or ".join(
+            filter(None, [host.egress.fix, "--egress proxy, for programs that obey HTTP_PROXY", "--egress none"])
+        )
         raise NotOffered(f"this host cannot give an env a way out: {host.egress.reason}", hint=hint)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from sandboxd.egress import PROXY, PROXY_PORT, given
 from sandboxd.errors import SpecInvalid
 from sandboxd.isolation.facts import PlaceFacts
 from sandboxd.isolation.steps import AnyStep
@@ -108,8 +109,17 @@ def environment(spec: EnvSpec, name: str, place: PlaceFacts, environ: Mapping[st
     }
     if url:
         own["SANDBOXD_URL"] = url
+    if spec.network.mode == "private" and PROXY in given(spec.network.egress):
+        own |= proxy_variables()
     along = {key: value for key, value in environ.items() if key in HANDED_ON or key.startswith("LC_")}
     return {**own, **along, **spec.env}
+
+
+def proxy_variables() -> dict[str, str]:
+    """What programs obey that know of proxies: curl, git, pip, apt and wget in small letters, Node (>= 24) when told to."""
+    http, socks = f"http://127.0.0.1:{PROXY_PORT}", f"socks5h://127.0.0.1:{PROXY_PORT}"
+    named = {"HTTP_PROXY": http, "HTTPS_PROXY": http, "ALL_PROXY": socks, "NO_PROXY": "localhost,127.0.0.1,::1"}
+    return {**named, **{key.lower(): value for key, value in named.items()}, "NODE_USE_ENV_PROXY": "1"}
 
 
 def roots(spec: EnvSpec) -> list[str]:

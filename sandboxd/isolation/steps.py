@@ -210,7 +210,8 @@ class Listen(Step, frozen=True):
     """Pid 1's listeners for what goes out: of its network, kept by it, served by the relay."""
 
     phase: ClassVar[Phase] = Phase.PRIVILEGES
-    words: ClassVar[str] = "listen for what goes out"
+    words: ClassVar[str] = "listen for what goes out, as a proxy at port {proxy}"
+    proxy: int = 0
 
 
 class Bounding(Step, frozen=True):

@@ -55,8 +55,7 @@ LINKS = [
 ]
 TMP_LEAST, TMP_MOST = 64 << 20, 2 << 30
 RESOLVER = """\
-# This env has a network of its own with no way out, so no name beyond /etc/hosts can be resolved.
-# To reach the internet: sandbox run --egress open
+# No name beyond /etc/hosts is resolved here: this env has no way out, or one by proxy only (HTTP_PROXY).
 """
 RELAYED = """\
 # Names are answered by sandboxd, as the host resolves them and `egress` allows: see `sandbox net`.

@@ -15,7 +15,7 @@ import resource
 from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, mounts, namespaces, nftables
 from sandboxd.launch import walls
-from sandboxd.launch.dialer import open_ways
+from sandboxd.launch.dialer import listen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -342,11 +342,6 @@ def attach(stage: Stage, tree: int, path: str) -> None:
 def way(_: Stage) -> None:
     """The way out."""
     nftables.open_way()
-
-
-def listen(stage: Stage) -> None:
-    """Where all that goes out arrives."""
-    stage.ways = open_ways()
 
 
 def bounding(_: Stage) -> None:

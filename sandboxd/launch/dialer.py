@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandboxd.launch.apply import Stage
+
 FAMILIES = {4: _socket.AF_INET, 6: _socket.AF_INET6}
 WAYS = 0
 COUNT_LIMIT = 16
@@ -155,13 +157,18 @@ def born_here(family: int, count: int) -> tuple[list[_socket.socket], int]:
     return sockets, 0
 
 
+def listen(stage: Stage, proxy: int) -> None:
+    """The step: where all that goes out arrives. proxy: the port where only what obeys proxy variables does."""
+    stage.ways = open_forwards([proxy]) if proxy else open_ways()
+
+
 def open_ways() -> list[_socket.socket]:
     """Where all that goes out arrives (kernel.nftables): TCP and the resolver, of each family that there is."""
     return listening([(_socket.SOCK_STREAM, TCP_PORT), (_socket.SOCK_DGRAM, DNS_PORT)], at_relay=True)
 
 
 def open_forwards(ports: list[int]) -> list[_socket.socket]:
-    """Where what is forwarded arrives: on the env's own loopback."""
+    """Where what is forwarded arrives, or what obeys proxy variables: on the env's own loopback."""
     return listening([(_socket.SOCK_STREAM, port) for port in ports], at_relay=False) if ports else []
 
 

@@ -6,6 +6,7 @@ Times are seconds since the epoch, for people; deadlines that must hold are time
 import msgspec
 from msgspec.structs import replace
 
+from sandboxd.egress import given
 from sandboxd.lifecycle.states import ServiceState, State, Wanted
 from sandboxd.spec import EnvSpec, Limits
 
@@ -114,9 +115,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def egress(self) -> list[str]:
         """The rules in force."""
-        asked = "open" if self.spec.network.egress is None else self.spec.network.egress
-        given = ([] if asked == "none" else [asked]) if isinstance(asked, str) else asked
-        return [*given, *self.allowed]
+        return [*given(self.spec.network.egress), *self.allowed]
 
     @property
     def reaches_out(self) -> bool:

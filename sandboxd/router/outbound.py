@@ -28,6 +28,7 @@ SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; of IPv6 the same number
 IPPROTO_IPV6 = 41
 CONNECT = 30.0  # seconds
 OURS = frozenset(ipaddress.ip_address(text) for text in (OWN, RELAY, OWN6, RELAY6))
+NOWHERE = ipaddress.IPv4Address(0)  # not known yet
 REASONS = {
     errno.ECONNREFUSED: "refused",
     errno.ETIMEDOUT: "no answer",
@@ -158,7 +159,7 @@ class Outbound(Side):
         super().__init__(outlet.loop, sock, 0)
         self.outlet = outlet
         self.number = number
-        self.address: Address = HOST
+        self.address: Address = NOWHERE
         self.port = 0
         self.names: list[str] = []
         self.verdict = Verdict(allowed=False)
@@ -227,7 +228,11 @@ class Outbound(Side):
             dialling.sock.close()
             self.fail(REASONS.get(number) or os.strerror(number))
             return
-        self.tunnel = Tunnel(self, Far(self, dialling.sock), self.outlet.pipes, self.over)
+        self.stand(dialling.sock)
+
+    def stand(self, sock: socket.socket) -> None:
+        """From here on it is a tunnel."""
+        self.tunnel = Tunnel(self, Far(self, sock), self.outlet.pipes, self.over)
         if self.verdict.by_name:
             self.outgoing = Sniffing(self, self.tunnel.inward)
 

@@ -15,7 +15,19 @@ from collections import OrderedDict, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from sandboxd.egress import HOST, HOST_NAMES, Address, Forward, Verdict, decide, decide_name, forward, parse_all
+from sandboxd.egress import (
+    HOST,
+    HOST_NAMES,
+    PROXY,
+    PROXY_PORT,
+    Address,
+    Forward,
+    Verdict,
+    decide,
+    decide_name,
+    forward,
+    parse_all,
+)
 from sandboxd.errors import ProtocolViolation
 from sandboxd.kernel import fds
 from sandboxd.kernel.nftables import RELAY, RELAY6
@@ -25,7 +37,8 @@ from sandboxd.router.dialer import connect
 from sandboxd.router.forwarded import Forwarded
 from sandboxd.router.listener import BATCH, Accepted, Listener
 from sandboxd.router.loop import READ, Timer
-from sandboxd.router.outbound import Outbound, has_route, is_local, wanted
+from sandboxd.router.outbound import NOWHERE, Outbound, has_route, is_local, wanted
+from sandboxd.router.proxied import Proxied
 from sandboxd.router.resolver import Datagrams, Inquiry, Respond
 from sandboxd.routing import dns, orders
 
@@ -137,9 +150,21 @@ class Outlet:
         host, port = sock.getsockname()[:2]
         if host in (RELAY, RELAY6):
             return self._accepted
+        if host in LOOPBACK.values() and port == PROXY_PORT and PROXY in self.order.rules:
+            return self._proxied
         if host in LOOPBACK.values() and port in self.forwards:
             return partial(self._forwarded, self.forwards[port])
         raise OSError(errno.EINVAL, "nothing is led there")
+
+    def _proxied(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
+        self.total += 1
+        if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
+            reset(sock)
+            return
+        self.worker.numbers += 1
+        passage = Proxied(self, sock, self.worker.numbers)
+        self.passages.add(passage)
+        passage.go()
 
     def _forwarded(self, entry: Forward, sock: _socket.socket, _source: tuple[str, int]) -> None:
         self.total += 1
@@ -212,7 +237,7 @@ class Outlet:
         return orders.Passage(
             number=passage.number,
             name=name,
-            address=str(passage.address),
+            address="" if passage.address == NOWHERE else str(passage.address),
             port=passage.port,
             state=passage.state,
             rule=verdict.rule,
@@ -315,6 +340,7 @@ class Outlet:
         for passage in list(self.passages):
             if (
                 not isinstance(passage, Forwarded)
+                and (passage.tunnel is not None or passage.dialling is not None)
                 and not self.decide(passage.address, passage.port, passage.names, local=is_local(passage.address)).allowed
             ):
                 passage.cut()

@@ -75,10 +75,10 @@ def of_network(before: Network, after: Network) -> list[str]:
 
 
 def given(network: Network) -> list[str]:
-    """The rules of a network's egress; nothing asked for is `open`."""
+    """The rules of a network's egress; nothing asked for is `open`, and so is `proxy` alone."""
     if network.egress is None or isinstance(network.egress, str):
         return [] if network.egress == "none" else ["open"]
-    return network.egress
+    return [rule for rule in network.egress if rule != "proxy"] or (["open"] if network.egress else [])
 
 
 def reaches_past(rule: str, known: list[str]) -> bool:

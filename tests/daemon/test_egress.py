@@ -3,6 +3,7 @@
 Of `sandboxd.router.egress`, `sandboxd.router.outlet`, `sandboxd.router.ways` and `sandboxd.daemon.passing`.
 """
 
+import errno
 import json
 import socket
 import threading
@@ -173,3 +174,45 @@ def test_a_forward_is_not_taken_for_the_envs_own_port(shared_daemon, require, ec
         assert shared_daemon.json("ps", "--filter", "name=fw")[0]["ports"] == []
     finally:
         shared_daemon.sandbox("rm", "-f", "fw", cwd=tmp_path)
+
+
+PROXY = """
+import json, os, socket, sys
+def told(words):
+    with socket.create_connection(("127.0.0.1", int(os.environ["https_proxy"].rpartition(":")[2])), 20) as sock:
+        sock.sendall(words)
+        head = sock.recv(100)
+        if not head.startswith((b"HTTP/1.1 200", b"\\5\\0")):
+            return head.decode("latin-1").partition("\\r")[0]
+        if head[0] == 5:
+            sock.sendall(b"\\5\\1\\0\\1" + socket.inet_aton("198.51.100.1") + int(sys.argv[1]).to_bytes(2, "big"))
+            head = sock.recv(100)
+            if head[1]:
+                return head[1]
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        return sock.makefile("rb").read().decode()
+found = [told(b"CONNECT %s:%d HTTP/1.1\\r\\n\\r\\n" % (host, int(sys.argv[1])))
+         for host in (b"198.51.100.1", b"host.sandbox.internal", b"10.0.0.1", b"a.example", b"..")]
+found.append(told(b"\\5\\1\\0"))
+try:
+    socket.create_connection(("198.51.100.1", int(sys.argv[1])), 20)
+except OSError as error:
+    found.append(error.errno)
+print(json.dumps(found))
+"""
+
+
+def test_by_proxy_the_same_rules_decide(shared_daemon, require, echo, tmp_path) -> None:
+    """By `sandboxd.router.proxied`: no rules of the kernel are needed, and there is no other way."""
+    require("userns")
+    found = {}
+    for egress in (f"proxy,host:{echo.port}", "proxy"):
+        argv = ["run", "--rm", "--egress", egress, "--", "/usr/bin/python3", "-c", PROXY, str(echo.port)]
+        found[egress] = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
+    denied, unreachable = "HTTP/1.1 403 Forbidden", errno.ENETUNREACH
+    *reached, nowhere, socks, direct = found[f"proxy,host:{echo.port}"]
+    assert reached == ["echo hello", "echo hello", denied, denied]
+    assert (nowhere, socks, direct) == (denied, "echo hello", unreachable)
+    assert found["proxy"][:3] == [denied] * 3
+    assert found["proxy"][-2:] == [2, unreachable]

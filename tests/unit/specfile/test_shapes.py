@@ -20,7 +20,7 @@ from sandboxd.specfile import shapes
         (Limits, "cpus", "a number more than 0"),
         (Limits, "nofile", "a whole number at least 16"),
         (Lifecycle, "ttl", 'a duration, as 30 or "1m30s"'),
-        (Network, "egress", 'one of "open", "none" or a list of texts'),
+        (Network, "egress", 'one of "open", "none", "proxy" or a list of texts'),
         (Ready, "http", "a text matching ^/ (path; any 2xx or 3xx answer)"),
     ],
 )
