@@ -144,7 +144,8 @@ def test_a_host_without_nf_tables_says_so() -> None:
     lacking = msgspec.structs.replace(host(), egress=Offer(offered=False, reason="no nf_tables", fix="sudo modprobe nf_tables"))
     with pytest.raises(NotOffered, match="no nf_tables") as refused:
         planned(spec(network=Network(egress="open")), host=lacking)
-    assert refused.value.hint == "sudo modprobe nf_tables; or --egress none"
+    assert refused.value.hint.startswith("sudo modprobe nf_tables; or --egress proxy")
+    assert planned(spec(network=Network(egress="proxy")), host=lacking).init.services["web"].env["https_proxy"]
 
 
 def test_a_host_without_nf_tables_gives_no_way_out_to_who_asked_for_none_by_name() -> None:
