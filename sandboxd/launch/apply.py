@@ -37,9 +37,7 @@ class Stage:
     __slots__ = ("bridge", "handed", "home", "host", "listener", "picked", "proven", "root", "ruleset", "ways")
 
     def __init__(self) -> None:
-        self.host = -1
-        self.root = -1
-        self.home = -1
+        self.host = self.root = self.home = -1
         self.handed: list[int] = []
         self.picked: list[int] = []
         self.proven: list[str] = []
