@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
     connection_queue, connection_timeout: how many requests may wait for a connection to one env that bounds them, for how long.
     access_log: where each request is written down, "": nowhere; access_log_limit: bytes of that file, and of the one before it.
+    shared: whether root's daemon serves every user, each his own envs; admin_group: whose members see all of them.
     limits: those of an env whose spec says nothing of them, by their names in a spec; only the config file has them.
     """
 
@@ -75,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: str = ""
     access_log_limit: int = 50 << 20
     limits: dict[str, Any] = {}
+    shared: bool = False
+    admin_group: str = "sandboxd-admin"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], uid: int, said: Mapping[str, Any] | None = None) -> "Settings":
@@ -249,6 +252,20 @@ class Place(NamedTuple):
         return value
 
 
+class Word(NamedTuple):
+    """A word, or none."""
+
+    def read(self, value: object) -> str:
+        """As it is."""
+        if not isinstance(value, str) or not value.isprintable():
+            raise UsageError(f"{shown(value)} is no word", hint='as "name"')
+        return value
+
+    def write(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
 class Words(NamedTuple):
     """Several words, by commas or as a list, each as `check` has it."""
 
@@ -320,6 +337,8 @@ KINDS: dict[str, Kind] = {
     "access_log": Place(),
     "access_log_limit": Bytes(1 << 16, 1 << 40),
     "metrics": Flag(),
+    "shared": Flag(),
+    "admin_group": Word(),
 }
 
 

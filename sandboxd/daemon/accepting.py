@@ -20,7 +20,9 @@ def check_reach(journal: Journal, record: EnvRecord, *, accept: bool) -> list[st
     """Remember what a workspace's spec opens; raises NotAccepted where it is more than was last seen, and nobody meant it.
 
     Returns what of it was accepted, now or before, and still holds."""
-    key = f"reach:{record.spec.workspace.path}"
+    # On a shared box what one user has accepted is nobody else's.
+    where = f"{record.user}:{record.spec.workspace.path}" if record.user else record.spec.workspace.path
+    key = f"reach:{where}"
     now = reach_of(record.spec)
     last = last_seen(journal, key)
     wider = widened(last, now) if last is not None else []
@@ -34,7 +36,7 @@ def check_reach(journal: Journal, record: EnvRecord, *, accept: bool) -> list[st
         journal.put_fact(key, msgspec.json.encode(now).decode())
     if wider:
         log.warning("env %s: its owner accepted: %s", record.name, "; ".join(wider))
-    told = f"accepted:{record.spec.workspace.path}"
+    told = f"accepted:{where}"
     before = already(journal, told)
     accepted = in_force([*before, *wider], now)
     if accepted != before:

@@ -17,6 +17,7 @@ from sandboxd.errors import SandboxdError
 from sandboxd.isolation.facts import LimitFacts
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Affinity
+from sandboxd.kernel.identity import acting_as
 from sandboxd.launch.guards import unguarded
 from sandboxd.launch.initlink import InitLink, bind_sockets
 from sandboxd.launch.parcel import InitFds
@@ -112,7 +113,8 @@ def make_plan(
 ) -> LaunchPlan:
     """Look at the host and the spec's paths, and decide every step. facts: of limits, where they are not the host's."""
     spec = replace(with_given_port(record), limits=record.limits)
-    place = look_at(spec, environ=record.environ, env_dir=env_dir, uid=record.owner)
+    with acting_as(*files_of(record)):
+        place = look_at(spec, environ=record.environ, env_dir=env_dir, uid=record.owner)
     made = plan(
         spec,
         id=record.id,
@@ -122,11 +124,16 @@ def make_plan(
         environ=record.environ,
         uid=record.owner,
         gid=record.group,
-        url=f"http://{record.name}.{supervisor.base}",
+        url=f"http://{record.host}.{supervisor.base}",
         cpus=cpus_for(supervisor, record),
     )
     init = replace(made.init, start=start, log_limit=log_limit(supervisor, record))
     return replace(made, init=init)
+
+
+def files_of(record: EnvRecord) -> tuple[int, int]:
+    """As whom the paths of its spec are looked at: its owner where it has a name, else ourselves."""
+    return (record.owner, record.group) if record.user else (os.geteuid(), os.getegid())
 
 
 def cpus_for(supervisor: "Supervisor", record: EnvRecord) -> list[int]:
@@ -256,6 +263,12 @@ def unguarded_of(record: EnvRecord) -> list[str]:
     wall = record.walls.get("mount")
     if record.init is None or wall is None or not wall.enforced:
         return []
+    with acting_as(*files_of(record)):
+        return unguarded(record.init.pid, writable_trees(record))
+
+
+def writable_trees(record: EnvRecord) -> list[tuple[str, str]]:
+    """What of the host it can write: where that is, and where it is shown."""
     workspace = os.path.realpath(record.spec.workspace.path) if record.spec.workspace.path else None
     trees = [(workspace, workspace)] if workspace else []
     repository = repository_of(workspace, record.owner) if workspace else None
@@ -265,7 +278,7 @@ def unguarded_of(record: EnvRecord) -> list[str]:
         for mount in record.spec.mounts
         if not mount.readonly and os.path.isdir(mount.source)
     ]
-    return unguarded(record.init.pid, trees)
+    return trees
 
 
 def walls_of(built: Built) -> dict[str, Wall]:

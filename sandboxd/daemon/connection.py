@@ -37,11 +37,17 @@ class ClientGone(Exception):
 
 
 class Peer(NamedTuple):
-    """Who is at the other end, as the kernel saw it when it connected (SO_PEERCRED)."""
+    """Who is at the other end, as the kernel saw it when it connected (SO_PEERCRED). admin: of the group that sees all."""
 
     uid: int
     gid: int
     pid: int
+    admin: bool = False
+
+    @property
+    def sees(self) -> int:
+        """Whose envs it may see and change: its own uid's; as root does, all."""
+        return 0 if self.admin else self.uid
 
 
 class Call:

@@ -28,13 +28,16 @@ log = logging.getLogger("sandboxd.control")
 ACCEPTS_AT_ONCE = 32
 # linux/socket.h, from 6.16: a socket that does not want descriptors. A listener hands it down to what it accepts.
 SO_PASSRIGHTS = 83
+SO_PEERGROUPS = 59  # asm-generic/socket.h, from 4.13
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Bounds(NamedTuple):
-    """Most connections, of all clients and of one process; `rest`: seconds to accept none when descriptors ran out."""
+    """Most connections, of all clients, of one user but root, and of one process; `rest`: seconds to accept none when
+    descriptors ran out."""
 
     connections: int = 256
+    per_user: int = 256
     per_process: int = 128
     rest: float = 1.0
 
@@ -47,6 +50,27 @@ def is_own_or_root(peer: Peer) -> bool:
     return peer.uid in (0, os.geteuid())
 
 
+def groups_of(sock: socket.socket, gid: int) -> set[int]:
+    """The groups of who connected, as the kernel saw them then. Somebody of more than fit is of none: that gives no rights."""
+    try:
+        return {gid, *memoryview(sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)).cast("I")}
+    except OSError:  # ERANGE
+        return {gid}
+
+
+def for_admins(handler: Handler) -> Handler:
+    """A handler of what concerns every user."""
+
+    async def asked(call: Call) -> Reply | None:
+        if call.peer.sees != 0 and call.peer.uid != os.geteuid():
+            raise PermissionDenied(
+                f"{call.method.rpartition('.')[2]} is for root and for admins of sandboxd", hint="ask one of them"
+            )
+        return await handler(call)
+
+    return asked
+
+
 class ControlServer:
     """Serves `handlers` (by method name) on a listening unix socket, which stays its owner's."""
 
@@ -56,6 +80,7 @@ class ControlServer:
         handlers: Mapping[str, Handler],
         *,
         allowed: Callable[[Peer], bool] = is_own_or_root,
+        admins: int | None = None,
         bounds: Bounds = USUAL,
     ) -> None:
         unknown = handlers.keys() - METHODS.keys()
@@ -67,6 +92,7 @@ class ControlServer:
         self._methods = Methods(table, {INTERFACE: list(METHODS), SERVICE: []})
         self._sock = sock
         self._allowed = allowed
+        self._admins = admins  # the group whose members see all
         self._bounds = bounds
         self._connections: set[Connection] = set()
         self._departures: Departures | None = None
@@ -149,7 +175,7 @@ class ControlServer:
         sock.setblocking(False)
         # struct ucred of unix(7): pid_t, uid_t, gid_t
         pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        peer = Peer(uid, gid, pid)
+        peer = Peer(uid, gid, pid, self._admins is not None and self._admins in groups_of(sock, gid))
         if error := self._objection(peer):
             say(sock, error)
             sock.close()
@@ -164,14 +190,17 @@ class ControlServer:
         own = sum(other.peer.pid == peer.pid for other in self._connections)
         if own >= self._bounds.per_process and not self._make_room(peer.pid):
             return QueueFull(f"process {peer.pid} has {own} calls under way", hint="wait for some of them", limit=own)
+        same = sum(other.peer.uid == peer.uid for other in self._connections)
+        if peer.uid != 0 and same >= self._bounds.per_user and not self._make_room(uid=peer.uid):
+            return QueueFull(f"uid {peer.uid} has {same} calls under way", hint="wait for some of them", limit=same)
         if len(self._connections) >= self._bounds.connections and not self._make_room():
             limit = self._bounds.connections
             return QueueFull(f"{limit} calls are under way", hint="try again in a moment", limit=limit, retry_after=1)
         return None
 
-    def _make_room(self, pid: int | None = None) -> bool:
-        """Close the connection that was idle longest, of one process or of all; False: none is idle."""
-        idle = [one for one in self._connections if one.idle and pid in (None, one.peer.pid)]
+    def _make_room(self, pid: int | None = None, uid: int | None = None) -> bool:
+        """Close the connection that was idle longest, of one process, one user or of all; False: none is idle."""
+        idle = [one for one in self._connections if one.idle and pid in (None, one.peer.pid) and uid in (None, one.peer.uid)]
         if not idle:
             return False
         oldest = min(idle, key=lambda one: one.since)

@@ -34,6 +34,7 @@ from sandboxd.lifecycle.demand import (
     wanted_warm,
 )
 from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.sharing import Owner
 from sandboxd.lifecycle.states import ENDED, State, Wanted
 from sandboxd.routing.keys import Door, network_of, secret_of, slot_of
 from sandboxd.routing.orders import Ask, Deny
@@ -219,7 +220,9 @@ class Demand:
         name = f"{template.name}-{secrets.token_hex(4)}"
         while self.supervisor.by_name(template.owner, name) is not None:
             name = f"{template.name}-{secrets.token_hex(4)}"
-        record = record_of(spec_of(template), name, template.environ, template.directory)
+        record = record_of(
+            spec_of(template), name, template.environ, template.directory, Owner(template.owner, template.group)
+        )
         record = replace(record, template=template.name, key=key, source=source, accepted=template.accepted)
         return self.supervisor.create(record)
 

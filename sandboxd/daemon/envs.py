@@ -16,7 +16,7 @@ from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import RETRY
 from sandboxd.daemon.body import signal_number
 from sandboxd.daemon.control import Call
-from sandboxd.daemon.making import checked_spec, handed_on, record_of
+from sandboxd.daemon.making import checked_spec, handed_on, owner_of, record_of
 from sandboxd.daemon.receipts import receipt
 from sandboxd.daemon.sessions import RunSession
 from sandboxd.daemon.supervisor import Supervisor
@@ -31,9 +31,11 @@ from sandboxd.errors import (
     by_code,
 )
 from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle import sharing
 from sandboxd.lifecycle.names import draw_name
 from sandboxd.lifecycle.order import startable
 from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.sharing import Owner
 from sandboxd.lifecycle.states import ALIVE, ENDED, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import env_info, matches
 from sandboxd.protocol import messages as m
@@ -56,7 +58,7 @@ class EnvRequests:
         """Create an env (or take the one of that name) and start it."""
         params = call.params
         assert isinstance(params, m.Run)
-        record = self.new_record(params)
+        record = self.new_record(params, owner_of(call.peer, shared=self.supervisor.settings.shared))
         if params.accept is not None:
             record = replace(record, accepted=check_reach(self.supervisor.journal, record, accept=params.accept))
         existing = self.supervisor.by_name(record.owner, record.name)
@@ -78,13 +80,14 @@ class EnvRequests:
             record = await actor.wait_until(has_ended)
         return m.RunReply(env=self.info(record))
 
-    def new_record(self, params: m.Run) -> EnvRecord:
+    def new_record(self, params: m.Run, owner: Owner) -> EnvRecord:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
+        sharing.check(params.spec, owner, self.supervisor.settings.base_domain)
         spec = checked_spec(params.spec, self.supervisor.settings.limits)
         if spec.on_demand is not None:
             raise UsageError("this spec is a template, of which envs are made on demand", hint="`sandbox up` registers it")
         name = spec.name or draw_name(self.supervisor.roll.names, secrets.choice)
-        return record_of(spec, name, handed_on(params.environ), params.directory)
+        return record_of(spec, name, handed_on(params.environ), params.directory, owner)
 
     async def reuse(self, call: Call, params: m.Run, actor: Actor, asked: EnvRecord) -> m.RunReply:
         """The env of that name is there: start it if it is stopped; give it the new spec, or refuse, if that differs."""
@@ -142,7 +145,7 @@ class EnvRequests:
         """Start an env that ended."""
         params = call.params
         assert isinstance(params, m.Start)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         was_ended = actor.record.state in (*ENDED, State.SUSPENDED)
         actor.post(ev.StartAsked())
         if was_ended:
@@ -154,7 +157,7 @@ class EnvRequests:
         """Stop, and answer when it has ended."""
         params = call.params
         assert isinstance(params, m.Stop)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         actor.post(ev.StopAsked(grace=params.timeout))
         await self.supervisor.scaling.dissolve(actor)
         record = await actor.wait_until(lambda record: has_ended(record) and record.wanted is not Wanted.RUNNING)
@@ -164,7 +167,7 @@ class EnvRequests:
         """Stop, start, and answer when it has started."""
         params = call.params
         assert isinstance(params, m.Restart)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         actor.post(ev.StopAsked(grace=params.timeout, again=True))
         await actor.wait_until(lambda record: record.state is State.STARTING and record.started is None)
         record = await self.progress(call, actor, "started", None)
@@ -174,7 +177,7 @@ class EnvRequests:
         """Have nothing of it run; answer when that is so."""
         params = call.params
         assert isinstance(params, m.Suspend)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         record = actor.record
         if record.init is None or record.state is State.STOPPING:
             raise InvalidState(
@@ -199,7 +202,7 @@ class EnvRequests:
         """Have it run on; what runs already is left alone."""
         params = call.params
         assert isinstance(params, m.Resume)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         if actor.record.state in ENDED:
             raise InvalidState(
                 f"env {actor.record.name} is not suspended: it is {actor.record.state.value}",
@@ -215,7 +218,7 @@ class EnvRequests:
         params = call.params
         assert isinstance(params, m.Kill)
         number = signal_number(params.signal)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         record = actor.record
         if record.state not in ALIVE:
             raise InvalidState(f"env {record.name} does not run: it is {record.state.value}", state=record.state.value)
@@ -239,7 +242,7 @@ class EnvRequests:
         """Remove an env and all it left; answer with the receipt."""
         params = call.params
         assert isinstance(params, m.Remove)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         record = actor.record
         if record.state not in ENDED and record.state is not State.QUEUED and not params.force:
             raise InvalidState(
@@ -254,7 +257,7 @@ class EnvRequests:
         return m.RemoveReply(id=record.id, name=record.name, receipt=counted)
 
     async def prune(self, call: Call) -> m.PruneReply:
-        """Remove every env that ended."""
+        """Remove every env of this user that ended; root's means everybody's."""
         params = call.params
         assert isinstance(params, m.Prune)
         ended = [r for r in self.supervisor.records(call.peer.uid) if r.state in ENDED and matches(r, params.filters)]
@@ -266,7 +269,7 @@ class EnvRequests:
         """Answer when the env is so."""
         params = call.params
         assert isinstance(params, m.Wait)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         goals: dict[str, Callable[[EnvRecord], bool]] = {
             "ready": lambda record: record.state is State.READY,
             "healthy": lambda record: record.state is State.READY,

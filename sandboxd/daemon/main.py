@@ -5,6 +5,7 @@ Whoever started it learns how the start went through SANDBOXD_READY_FD (or sd_no
 """
 
 import asyncio
+import grp
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from sandboxd.config import Config, written
 from sandboxd.daemon import succession
 from sandboxd.daemon.adopt import adopt_all, check_records
 from sandboxd.daemon.configuring import Configuring, with_handed
-from sandboxd.daemon.control import ControlServer, Handler
+from sandboxd.daemon.control import Bounds, ControlServer, Handler, for_admins
 from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.handed import CONTROL, ROUTER
 from sandboxd.daemon.handed import take as take_handed
@@ -40,6 +41,7 @@ from sandboxd.daemon.watch import Watch
 from sandboxd.daemon.web import Web
 from sandboxd.errors import Internal, SandboxdError, UsageError
 from sandboxd.kernel.fds import raise_limit
+from sandboxd.kernel.identity import forget_groups
 from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
@@ -49,6 +51,8 @@ from sandboxd.store.copies import open_or_rebuild
 from sandboxd.store.rundir import RunDir, prepare
 
 log = logging.getLogger("sandboxd")
+OF_ALL = frozenset({"Metrics", "Shutdown", "Config"})  # what concerns every user
+SHARE = 64  # connections of one user of many
 PATIENCE = 2.0  # seconds for calls that are being answered, when another daemon takes over
 USAGE = """usage: sandboxd [--version | --check-config]
 
@@ -77,6 +81,7 @@ def main() -> None:
         handed = take_handed(os.environ)
         routed = handed.get(ROUTER, [])
         settings = with_handed(config, routed)
+        check_shared(settings)
         manager = Notifier.from_environ(os.environ)
         rundir = prepare(settings, handed.get(CONTROL, []))
         kept: list[tuple[str, socket.socket]] = []
@@ -184,7 +189,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         supervisor.push_routes()
         supervisor.admission.changed()
         assert rundir.socket is not None
-        server = ControlServer(rundir.socket, {**handlers(supervisor, watch), "Config": configuring.show})
+        server = control_server(settings, rundir.socket, {**handlers(supervisor, watch), "Config": configuring.show})
         await server.start()
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
@@ -210,6 +215,33 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         await web.stop()
         await leave(supervisor)
     return supervisor.again
+
+
+def control_server(settings: Settings, listener: socket.socket, table: dict[str, Handler]) -> ControlServer:
+    """The control socket as the settings have it: for us and root, or for every user of the box."""
+    table = {name: for_admins(handler) if name in OF_ALL else handler for name, handler in table.items()}
+    if not settings.shared:
+        return ControlServer(listener, table)
+    try:
+        admins = grp.getgrnam(settings.admin_group).gr_gid if settings.admin_group else None
+    except KeyError:
+        admins = None
+        log.warning("there is no group %s, so only root sees the envs of all users", settings.admin_group)
+    return ControlServer(listener, table, allowed=lambda peer: True, admins=admins, bounds=Bounds(per_user=SHARE))
+
+
+def check_shared(settings: Settings) -> None:
+    """Raise what stands against serving every user."""
+    if not settings.shared:
+        return
+    if os.geteuid() != 0:
+        raise UsageError("shared: only root's daemon can serve every user", hint="sudo sandbox daemon install --system")
+    if settings.socket.parent == settings.state_dir:
+        raise UsageError(
+            "shared: the control socket lies in the state directory, which nobody else may enter",
+            hint="name another place for it: SANDBOXD_SOCKET",
+        )
+    forget_groups()
 
 
 async def build(settings: Settings, rundir: RunDir, routed: Sequence[socket.socket]) -> Supervisor:

@@ -1,6 +1,7 @@
 """The record of an env that is to be: of what was asked for, as it is before anything was done. Makes nothing."""
 
 import os
+import pwd
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from sandboxd.config import with_usual_limits
+from sandboxd.daemon.connection import Peer
 from sandboxd.errors import NameInvalid, UsageError
 from sandboxd.lifecycle.names import RESERVED
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
+from sandboxd.lifecycle.sharing import Owner, label
 from sandboxd.network.ports import pick_free_port
 from sandboxd.spec import EnvSpec
 from sandboxd.specfile import check
@@ -34,14 +37,26 @@ def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in environ.items() if key in HANDED_ON or key.startswith("LC_")}
 
 
-def record_of(spec: EnvSpec, name: str, environ: Mapping[str, str], directory: str | None) -> EnvRecord:
+def owner_of(peer: Peer, *, shared: bool) -> Owner:
+    """Whose an env is that this peer asks for. Root may ask a user's daemon, whose envs are the user's all the same."""
+    if not shared:
+        return Owner(os.geteuid(), os.getegid())
+    try:
+        name = pwd.getpwuid(peer.uid).pw_name
+    except KeyError:
+        name = ""
+    return Owner(peer.uid, peer.gid, label(peer.uid, name))
+
+
+def record_of(spec: EnvSpec, name: str, environ: Mapping[str, str], directory: str | None, owner: Owner) -> EnvRecord:
     """The record, without an id as yet. environ: as `handed_on` gives it."""
     on_host = spec.network.mode == "host" and all(service.port is None for service in spec.services.values())
     return EnvRecord(
         id="",
         name=name,
-        owner=os.geteuid(),  # root may ask a user's daemon, whose envs are the user's all the same
-        group=os.getegid(),
+        owner=owner.uid,
+        group=owner.gid,
+        user=owner.user,
         spec=spec,
         given_port=pick_free_port() if on_host else None,
         environ=dict(environ),

@@ -31,7 +31,7 @@ class NetRequests:
         assert isinstance(params, m.Net)
         if not 0.1 <= params.interval <= 3600:
             raise UsageError("interval is not within 0.1 and 3600 seconds")
-        actor = self.supervisor.find(call.peer.uid, params.target, params.directory)
+        actor = self.supervisor.find(call.peer.sees, params.target, params.directory)
         if params.allow:
             await self.allow(actor, params.allow)
         while True:

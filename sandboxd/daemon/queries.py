@@ -43,7 +43,7 @@ class Queries:
         named = any(text.startswith(("status=", "state=")) for text in params.filters)
         records = [
             record
-            for record in self.supervisor.records(call.peer.uid)
+            for record in self.supervisor.records(call.peer.sees)
             if (params.all or named or record.state not in ENDED) and matches(record, params.filters)
         ]
         return m.ListReply(envs=[self.info(record) for record in records])
@@ -58,7 +58,7 @@ class Queries:
         """One env, whole: with the host's pids of its services and what it uses now."""
         params = call.params
         assert isinstance(params, m.Inspect)
-        record = self.supervisor.find(call.peer.uid, params.target, params.directory).record
+        record = self.supervisor.find(call.peer.sees, params.target, params.directory).record
         info = env_info(record, self.supervisor.base, whole=True)
         pids = host_pids(record.init.pid) if record.init and record.state in ALIVE else {}
         services = [replace(s, pid=pids.get(s.pid) if s.pid is not None else None) for s in info.services]
@@ -72,7 +72,7 @@ class Queries:
         """The daemon itself."""
         supervisor = self.supervisor
         counts: dict[str, int] = {}
-        for record in supervisor.records(call.peer.uid):
+        for record in supervisor.records(call.peer.sees):
             counts[record.state.value] = counts.get(record.state.value, 0) + 1
         return m.StatusReply(
             pid=os.getpid(),
@@ -99,7 +99,7 @@ class Queries:
         """Output of an env's services."""
         params = call.params
         assert isinstance(params, m.Logs)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         services = list(actor.record.services)
         if params.service is not None:
             if params.service not in services:
@@ -134,18 +134,17 @@ class Queries:
         if params.follow and call.more:
             supervisor.subscriptions.add(subscription)
         try:
-            seen = {record.id for record in supervisor.records(call.peer.uid)}
+            sees = call.peer.sees
             past = []
             if params.since is not None or not params.follow:
                 since = moment(params.since)
-                past = [event for event in supervisor.past_events(since) if keeps(event)]
+                past = [event for event in supervisor.past_events(since) if is_seen(event, sees) and keeps(event)]
             if not params.follow or not call.more:
                 return m.EventsReply(events=past)
             await call.reply(m.EventsReply(events=past), continues=True)
             while True:
                 batch = await subscription.take()
-                seen |= {record.id for record in supervisor.records(call.peer.uid)}
-                batch = [event for event in batch if event.id in seen and keeps(event)]
+                batch = [event for event in batch if is_seen(event, sees) and keeps(event)]
                 if batch:
                     await call.reply(m.EventsReply(events=batch), continues=True)
         finally:
@@ -155,7 +154,7 @@ class Queries:
         """Why an env is as it is, of all that is known of it."""
         params = call.params
         assert isinstance(params, m.Why)
-        actor = self.supervisor.find(call.peer.uid, params.target, params.directory)
+        actor = self.supervisor.find(call.peer.sees, params.target, params.directory)
         record, notebook = actor.record, actor.body.notebook
         since = rfc3339(moment(params.since)) or ""
         return m.WhyReply(
@@ -176,7 +175,7 @@ class Queries:
         assert isinstance(params, m.Stats)
         if not 0.1 <= params.interval <= 3600:
             raise UsageError("interval is not within 0.1 and 3600 seconds")
-        uid = call.peer.uid
+        uid = call.peer.sees
         actors = [self.supervisor.find(uid, target) for target in params.targets]
         first = True
         while True:
@@ -253,6 +252,11 @@ def moment(text: str | None) -> float | None:
         raise UsageError(
             f"since {text!r} is neither a time nor an age", hint="as 2026-11-23T04:38:22Z, or as 5m or 1h30m"
         ) from None
+
+
+def is_seen(event: m.Event, sees: int) -> bool:
+    """Whether this uid (0: all) may hear of it. What an earlier version wrote down is of the daemon's own user."""
+    return sees in (0, os.geteuid() if event.owner is None else event.owner)
 
 
 def event_filter(filters: list[str]) -> Callable[[m.Event], bool]:

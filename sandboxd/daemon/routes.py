@@ -54,9 +54,9 @@ def reached(record: EnvRecord, ground: Ground) -> tuple[list[Endpoint], list[tup
     for name, service in record.services.items():
         if record.spec.services[name].expose == "none":
             continue
-        named = [f"{name}.{record.name}"]
+        named = [f"{name}.{record.host}"]
         if name == main:
-            named += [record.name, record.id]
+            named += [record.host, record.id]
         # a request to what speaks another protocol could be an attack on it
         if record.spec.services[name].expose == "http":
             hosts += [(f"{host}.{ground.base_domain}", len(endpoints)) for host in named]
@@ -86,7 +86,7 @@ def rules_of(
             place = places.get((record.id, rule.service or main_service(record)))
             if place is None:
                 continue
-            hosts = [rule.host] if rule.host else [f"{record.name}.{base_domain}", f"{record.id}.{base_domain}"]
+            hosts = [rule.host] if rule.host else [f"{record.host}.{base_domain}", f"{record.id}.{base_domain}"]
             for host in hosts:
                 if host not in reserved and owners.setdefault(host, record.owner) == record.owner:
                     found.append(

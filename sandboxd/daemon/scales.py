@@ -24,10 +24,10 @@ class ScaleRequests:
         """Journal the number, start or stop the first one, and wait for the others."""
         params = call.params
         assert isinstance(params, m.Scale)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         record = actor.record
         if record.replica_of:
-            first = find(self.supervisor.records(call.peer.uid), record.replica_of).name
+            first = find(self.supervisor.records(call.peer.sees), record.replica_of).name
             raise UsageError(f"{record.name} is itself a replica", hint=f"sandbox scale {first}=N")
         wanted = params.replicas
         if wanted is None and record.spec.scale is None:

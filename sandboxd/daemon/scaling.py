@@ -191,6 +191,7 @@ class Scaling:
             name=name,
             owner=record.owner,
             group=record.group,
+            user=record.user,
             spec=spec,
             environ=record.environ,
             directory=record.directory,

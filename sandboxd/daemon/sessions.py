@@ -49,7 +49,7 @@ class SessionRequests:
 
     def target(self, call: Call, name: str) -> "Actor":
         """A live env, with init to speak to."""
-        actor = self.supervisor.find(call.peer.uid, name)
+        actor = self.supervisor.find(call.peer.sees, name)
         record = actor.record
         if record.state is State.SUSPENDED:
             raise InvalidState(
@@ -127,7 +127,7 @@ class SessionRequests:
     def pumped(self, call: Call, session: str) -> tuple["Actor", Channel]:
         """An in-band session of this user; raises NotFound."""
         found = self.inband.get(session)
-        if found is None or call.peer.uid not in (0, found[2]):
+        if found is None or call.peer.sees not in (0, found[2]):
             raise NotFound(f"no in-band session {session!r}", hint="it ended, or its descriptors were handed over")
         return found[0], found[1]
 
@@ -172,7 +172,7 @@ class SessionRequests:
     def anywhere(self, call: Call, session: str) -> tuple["Actor", str]:
         """The env that has a session; a Run's session is its service."""
         for actor in self.supervisor.actors.values():
-            if call.peer.uid not in (0, actor.record.owner):
+            if call.peer.sees not in (0, actor.record.owner):
                 continue
             if session.startswith("run:") and session[4:] == actor.record.id:
                 return actor, f"service:{next(iter(actor.record.services))}"

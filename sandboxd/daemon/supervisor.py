@@ -203,7 +203,7 @@ class Supervisor:
                 hint=f"choose another --name, or `sandbox rm {record.name}` first",
                 id=taken.record.id,
             )
-        if record.name in self.demand.templates:
+        if not record.user and record.name in self.demand.templates:
             raise NameTaken(
                 f"the name {record.name} is taken by a template",
                 hint=f"choose another --name, or `sandbox template rm {record.name}` first",
@@ -304,7 +304,9 @@ class Supervisor:
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""
-        told = Event(time=rfc3339(time.time()) or "", event=event, id=record.id, name=record.name, detail=detail)
+        told = Event(
+            time=rfc3339(time.time()) or "", event=event, id=record.id, name=record.name, detail=detail, owner=record.owner
+        )
         if not self._untold:
             asyncio.get_running_loop().call_later(EVENTS_DELAY, self.keep_events)
         self._untold.append((time.time(), msgspec.json.encode(told)))

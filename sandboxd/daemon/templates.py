@@ -1,7 +1,6 @@
 """Requests about templates: Register, Templates, Unregister, Ensure. One function each; `demand` does the work."""
 
 import asyncio
-import os
 import time
 
 from msgspec.structs import replace
@@ -9,11 +8,12 @@ from msgspec.structs import replace
 from sandboxd.daemon.accepting import check_reach
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.envs import EnvRequests
-from sandboxd.daemon.making import checked_spec, handed_on, record_of
+from sandboxd.daemon.making import checked_spec, handed_on, owner_of, record_of
 from sandboxd.daemon.routes import is_asleep
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import InvalidState, NameTaken, UsageError
 from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle import sharing
 from sandboxd.lifecycle.demand import Template, is_warm, spec_of
 from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
@@ -53,10 +53,13 @@ class TemplateRequests:
         """Make a spec a template, or change the one of that name."""
         params = call.params
         assert isinstance(params, m.Register)
+        owner = owner_of(call.peer, shared=self.supervisor.settings.shared)
+        sharing.check(params.spec, owner, self.supervisor.settings.base_domain)
+        owner = owner._replace(user="")  # root's: their names are as on a machine of one user
         spec, demand = checked_spec(params.spec, self.supervisor.settings.limits), self.supervisor.demand
         if spec.on_demand is None or spec.name is None:
             raise UsageError("a template needs a name and on_demand", hint='[on_demand] key = "cookie"')
-        other = self.supervisor.by_name(os.geteuid(), spec.name)
+        other = self.supervisor.by_name(owner.uid, spec.name)
         if other is not None:
             raise NameTaken(
                 f"the name {spec.name} is taken by env {other.record.id[:12]} ({other.record.state.value})",
@@ -64,7 +67,7 @@ class TemplateRequests:
                 id=other.record.id,
             )
         environ = handed_on(params.environ)
-        record = record_of(spec, spec.name, environ, params.directory)
+        record = record_of(spec, spec.name, environ, params.directory, owner)
         accepted = check_reach(self.supervisor.journal, record, accept=params.accept) if params.accept is not None else []
         before = demand.templates.get(spec.name)
         if before is not None and before.spec.workspace != spec.workspace:
@@ -92,7 +95,7 @@ class TemplateRequests:
         """All, or one."""
         params = call.params
         assert isinstance(params, m.Templates)
-        demand, uid = self.supervisor.demand, call.peer.uid
+        demand, uid = self.supervisor.demand, call.peer.sees
         if params.name is not None:
             return m.TemplatesReply(templates=[self.info(demand.find(uid, params.name), whole=True)])
         found = [template for name, template in sorted(demand.templates.items()) if uid in (0, template.owner)]
@@ -103,7 +106,7 @@ class TemplateRequests:
         params = call.params
         assert isinstance(params, m.Unregister)
         demand = self.supervisor.demand
-        template = demand.find(call.peer.uid, params.name)
+        template = demand.find(call.peer.sees, params.name)
         keyed = [record.id for record in demand.made_of(template.name) if record.key]
         if keyed and not params.force:
             raise InvalidState(
@@ -123,7 +126,7 @@ class TemplateRequests:
         params = call.params
         assert isinstance(params, m.Ensure)
         demand = self.supervisor.demand
-        template = demand.find(call.peer.uid, params.template)
+        template = demand.find(call.peer.sees, params.template)
         door = demand.door(template.name)
         key = named_key(door, params.key)
         if key is None:

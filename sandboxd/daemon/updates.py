@@ -32,7 +32,7 @@ class UpdateRequests:
         """Change limits, or refuse and change nothing."""
         params = call.params
         assert isinstance(params, m.Update)
-        actor = self.supervisor.find(call.peer.uid, params.target)
+        actor = self.supervisor.find(call.peer.sees, params.target)
         record = actor.record
         wanted = changed(record.limits, params.limits)
         check(replace(record.spec, limits=wanted))

@@ -37,6 +37,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[str]
     resolv_conf: str = ""
     hosts: str = ""
+    foreign: bool = False
     home: str = ""
     memory: int = 1 << 30
     groups: bool = False
@@ -101,6 +102,7 @@ class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
     protect: what lies in a writable mount and must not be written from inside, as (path, is it a file); pins: directories on
     the way to it, which must not be renamed; blank: directories to be made there, empty and read-only. hide: directories
     that must stay invisible wherever a mount would show them. own: what of sandboxd's own code lies in what can be written.
+    foreign: whether it runs as somebody else than the daemon.
     secrets: of the real home, where that is shown. resolv_conf, hosts: the host's own, for `--network host`.
     """
 
@@ -120,3 +122,4 @@ class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
     secrets: list[tuple[str, bool]] = []
     resolv_conf: str = ""
     hosts: str = ""
+    foreign: bool = False

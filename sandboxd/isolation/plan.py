@@ -124,7 +124,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
         confined = [*levels.steps(walls, host, place, ports_of(spec) or set()), *confined]
     each = [] if is_full else [step for step in confined if isinstance(step, levels.OF_A_PROGRAM)]
     # A daemon's directories are not its envs' to walk where they run as someone else.
-    handed = is_full and place.real_home is None and profile.uid[1] != uid
+    handed = is_full and place.real_home is None and (place.foreign or profile.uid[1] != uid)
     made = LaunchPlan(
         id=id,
         name=name,

@@ -94,6 +94,7 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
         secrets=secrets_of(real_home) if readonly_home else [],
         resolv_conf=small_text("/etc/resolv.conf") if shared else "",
         hosts=small_text("/etc/hosts") if shared else "",
+        foreign=runs_as != os.geteuid(),
     )
 
 
@@ -153,7 +154,7 @@ def look_at_workspace(path: str | None, home: str, hide: list[str], runs_as: int
         raise WorkspaceInvalid(f"workspace {real} does not exist", hint=f"mkdir -p {real}", key="workspace.path") from None
     except OSError as error:
         raise WorkspaceInvalid(f"workspace {real} cannot be reached: {error.strerror}", key="workspace.path") from error
-    if not os.access(real, os.R_OK | os.X_OK):
+    if not os.access(real, os.R_OK | os.X_OK, effective_ids=True):  # as whom files are looked at now, not as who started us
         raise WorkspaceInvalid(
             f"workspace {real} cannot be read by uid {os.getuid()}", hint=f"chmod u+rx {real}", key="workspace.path"
         )

@@ -52,9 +52,16 @@ def find(records: Iterable[EnvRecord], target: str, directory: str | None = None
     known = list(records)
     if not target:
         return of_directory(known, directory)
-    for record in known:
-        if target in (record.id, record.name):
-            return record
+    named = [record for record in known if target in (record.id, record.name, record.host)]
+    if len(named) == 1:
+        return named[0]
+    if named:  # root, or an admin, sees those of several users
+        names = ", ".join(sorted(record.host for record in named))
+        raise Ambiguous(
+            f"{target!r} is the name of {len(named)} envs: {names}",
+            hint="say whose: NAME.USER",
+            matches=[record.id for record in named],
+        )
     matches = [record for record in known if record.id.startswith(target)]
     if len(matches) == 1:
         return matches[0]

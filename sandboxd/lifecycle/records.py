@@ -64,6 +64,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     come, and `claimed` is when that came. source: the address that asked for it. queued: since when it waits for its turn, or
     did last. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
+    user: what stands for its owner in its URL; empty where all envs are one user's.
     accepted: what its owner let it open when asked (`up --accept`). allowed: rules of egress given since, by `net --allow`.
     no_way: why nothing of it can go out although nobody asked for that, since the last launch.
     """
@@ -73,6 +74,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     owner: int
     group: int
+    user: str = ""
     spec: EnvSpec
     template: str = ""
     key: str = ""
@@ -111,6 +113,11 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     replica: int = 1
     replicas: int | None = None
     draining: float | None = None
+
+    @property
+    def host(self) -> str:
+        """What stands before the base domain in its URL."""
+        return f"{self.name}.{self.user}" if self.user else self.name
 
     @property
     def egress(self) -> list[str]:

@@ -33,7 +33,7 @@ def url_of(record: EnvRecord, base: str) -> str | None:
     """Where the env is reached; base: "localhost:7070"."""
     if record.spec.network.mode == "none" or record.spec.services[main_service(record)].expose != "http":
         return None
-    return f"http://{record.name}.{base}" if record.services[main_service(record)].port is not None else None
+    return f"http://{record.host}.{base}" if record.services[main_service(record)].port is not None else None
 
 
 def service_info(record: EnvRecord, service: ServiceRecord, base: str) -> ServiceInfo:
@@ -48,7 +48,7 @@ def service_info(record: EnvRecord, service: ServiceRecord, base: str) -> Servic
         port=service.port,
         exit_code=service.exit_code,
         restarts=service.restarts,
-        url=f"http://{service.name}.{record.name}.{base}" if reached else None,
+        url=f"http://{service.name}.{record.host}.{base}" if reached else None,
     )
 
 

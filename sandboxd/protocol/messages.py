@@ -150,13 +150,14 @@ class TemplateInfo(Reply, frozen=True, kw_only=True):
 
 class Event(Reply, frozen=True, kw_only=True):
     """Something that happened. event: created, starting, started, ready, exited, restarting, stopping, stopped, failed,
-    suspended, resumed, removed, oom, ttl, exec, renamed …; detail: plain words or `key=value` data."""
+    suspended, resumed, removed, oom, ttl, exec, renamed …; detail: plain words or `key=value` data. owner: whose env it is."""
 
     time: str
     event: str
     id: str
     name: str
     detail: dict[str, str] = {}
+    owner: int | None = None
 
 
 class LogLine(Reply, frozen=True, kw_only=True):

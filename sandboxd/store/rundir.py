@@ -43,7 +43,10 @@ class RunDir:
             if settings.socket.parent != settings.state_dir:
                 # Two daemons with two state directories may still mean one socket: its directory is a lock of its own.
                 socket_fd = self._own(settings.socket.parent, shared=settings.socket.parent != settings.runtime_dir)
+                if settings.shared and settings.socket.parent == settings.runtime_dir:
+                    os.fchmod(socket_fd, 0o755)  # everybody may come in; who he is, the socket says
             self._envs_fd = self._own(self.envs_dir)
+            self._mode = 0o666 if settings.shared else 0o600
             self.socket = self._bind(socket_fd, settings.socket, handed)
             self._socket_fd = socket_fd
             self.remove_prepared()
@@ -166,6 +169,7 @@ class RunDir:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             try:
                 listen_at(listener, directory, fresh)
+                os.chmod(fresh, self._mode, dir_fd=directory)  # the directory is ours, and so is the name
                 os.rename(fresh, path.name, src_dir_fd=directory, dst_dir_fd=directory)
             except BaseException:
                 listener.close()

@@ -1,0 +1,149 @@
+"""One daemon of root's for two users, each by his own uid on the control socket. Runs as root only.
+
+So of sandboxd.lifecycle.sharing, and of who may see what.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sandboxd.client.pump
+import sandboxd.protocol.messages as m
+from sandboxd.client import Client
+from sandboxd.client.env import Env
+from sandboxd.errors import Ambiguous, NotFound, PermissionDenied, SandboxdError
+from sandboxd.spec import EnvSpec, Network, Service, Workspace
+from tests.daemons import Daemon
+from tests.require import require
+
+pytestmark = pytest.mark.root
+ALICE, BOB = 61001, 61002  # they need no name: then their number stands in their URLs
+assert Env is not None
+assert sandboxd.client.pump is not None  # imported here: a user may not be able to read the checkout
+
+
+class Shared(Daemon):
+    """A daemon whose control socket everybody can reach."""
+
+    def __init__(self) -> None:
+        self.open = Path(tempfile.mkdtemp(prefix="sandboxd-shared-", dir="/var/tmp"))
+        self.open.chmod(0o755)
+        super().__init__(SANDBOXD_SOCKET=str(self.open / "control.sock"), SANDBOXD_SHARED="1", SANDBOXD_ADMIN_GROUP="")
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        client = Client(self.open / "control.sock", autostart=False)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def home(self, uid: int, mode: int = 0o700) -> Path:
+        """A directory of a user's own."""
+        place = self.open / str(uid)
+        if not place.exists():
+            place.mkdir(mode=mode)
+            os.chown(place, uid, uid)
+        return place
+
+    def by(self, uid: int, work: Callable[[Any], Any]) -> Any:
+        """What `work` gives a user with a client of his own, as JSON has it; an error of ours by its name."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+                with self.client() as client:
+                    try:
+                        found = work(client)
+                    except SandboxdError as error:
+                        found = [error.code, error.message]
+                os.write(writing, json.dumps(found).encode())
+            except BaseException:
+                os.write(writing, json.dumps(["failed", traceback.format_exc()[-2000:]]).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as said:
+            found = json.loads(said.read())
+        os.waitpid(child, 0)
+        return found
+
+
+@pytest.fixture
+def shared() -> Iterator[Shared]:
+    require("userns")
+    daemon = Shared()
+    try:
+        daemon.start()
+        yield daemon
+    finally:
+        daemon.close()
+        shutil.rmtree(daemon.open)
+
+
+def run(name: str, directory: Path | None = None, **network: Any) -> Callable[[Any], Any]:
+    spec = EnvSpec(
+        name=name,
+        services={"main": Service(command=["sleep", "1000"])},
+        workspace=Workspace(path=str(directory) if directory else None),
+        network=Network(**network),
+    )
+    return lambda client: client.call(m.Run(spec=spec, environ={"PATH": os.environ["PATH"]})).env.id
+
+
+def names(client: Any) -> list[str]:
+    return sorted(f"{env.name} of {env.owner}" for env in client.call(m.List(all=True)).envs)
+
+
+def test_each_user_has_his_own(shared: Shared) -> None:
+    mine = shared.by(ALICE, run("web", shared.home(ALICE)))
+    assert len(mine) == 32, mine
+    theirs = shared.by(BOB, run("web", shared.home(BOB)))
+    assert len(theirs) == 32, theirs
+    assert shared.by(ALICE, names) == [f"web of {ALICE}"]
+    assert shared.by(BOB, names) == [f"web of {BOB}"]
+    for ask in (m.Inspect(target=mine), m.Stop(target=mine), m.Remove(target=mine[:12], force=True), m.Why(target=mine)):
+        assert shared.by(BOB, lambda client, ask=ask: client.call(ask))[0] == NotFound.__name__
+    events = shared.by(BOB, lambda client: sorted({event.id for event in client.call(m.Events()).events}))
+    assert events == [theirs]
+    ids = "import os; print(os.getuid(), os.getgid(), os.getgroups(), os.stat('.').st_uid)"
+    inside = shared.by(ALICE, lambda client: client.get("web").exec(["python3", "-c", ids]).text)
+    assert inside.strip() == f"{ALICE} {ALICE} [] {ALICE}", inside
+    with shared.client() as root:
+        assert names(root) == [f"web of {ALICE}", f"web of {BOB}"]
+        with pytest.raises(Ambiguous, match=rf"web\.u{ALICE}, web\.u{BOB}"):
+            root.call(m.Inspect(target="web"))
+        assert root.call(m.Inspect(target=f"web.u{BOB}")).env.id == theirs
+    assert shared.by(BOB, lambda client: client.call(m.Remove(target="web", force=True)).receipt.leaked) == {}
+    assert shared.by(ALICE, names) == [f"web of {ALICE}"]
+
+
+def test_what_one_cannot_reach_the_daemon_does_not_reach_for_him(shared: Shared) -> None:
+    private = shared.home(ALICE) / "private"
+    private.mkdir()
+    os.chown(private, ALICE, ALICE)
+    refused = shared.by(BOB, run("thief", private))
+    assert refused[0] == "WorkspaceInvalid", refused
+    missing = shared.by(BOB, run("thief", shared.home(ALICE) / "missing"))
+    assert missing[0] == "WorkspaceInvalid"
+    assert refused[1].rpartition(":")[2] == missing[1].rpartition(":")[2]  # nor does it tell what is there
+    assert len(shared.by(ALICE, run("own", private))) == 32
+
+
+def test_what_concerns_all_is_roots(shared: Shared) -> None:
+    for ask in (m.Shutdown(all=True), m.Metrics(), m.Config(reload=True)):
+        assert shared.by(BOB, lambda client, ask=ask: client.call(ask))[0] == PermissionDenied.__name__
+    assert shared.by(BOB, run("x", forward=[22]))[0] == "NotOffered"
+    with shared.client() as root:
+        assert root.call(m.Status()).pid
