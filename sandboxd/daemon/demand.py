@@ -220,9 +220,7 @@ class Demand:
         name = f"{template.name}-{secrets.token_hex(4)}"
         while self.supervisor.by_name(template.owner, name) is not None:
             name = f"{template.name}-{secrets.token_hex(4)}"
-        record = record_of(
-            spec_of(template), name, template.environ, template.directory, Owner(template.owner, template.group)
-        )
+        record = record_of(spec_of(template), name, template.environ, template.directory, Owner(template.owner, template.group))
         record = replace(record, template=template.name, key=key, source=source, accepted=template.accepted)
         return self.supervisor.create(record)
 

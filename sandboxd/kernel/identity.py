@@ -2,7 +2,8 @@
 
 setfsuid(2) is of the calling thread alone, where seteuid(3) of the C library is of the whole process: the daemon removes files
 in other threads meanwhile. Going from 0 to another takes the capabilities over files out of effect (capabilities(7)).
-Supplementary groups stay: a daemon that serves several users has none (`forget_groups`). Nothing may be awaited inside.
+A thread that is started inside is that user for good, and supplementary groups stay: a daemon that serves several has none
+(`forget_groups`). Nothing may be awaited or started inside.
 """
 
 from __future__ import annotations

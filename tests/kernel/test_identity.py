@@ -30,13 +30,22 @@ def test_who_may_not_is_told(tmp_path: Path) -> None:
 @pytest.mark.root
 def test_it_reaches_what_that_user_reaches_and_no_other_thread_notices() -> None:
     seen = []
+    acting, looked = threading.Event(), threading.Event()
+
+    def look() -> None:
+        acting.wait()
+        seen.append(os.access("/etc/shadow", os.R_OK, effective_ids=True))
+        looked.set()
+
+    other = threading.Thread(target=look)  # before: a new thread is as the one that starts it (clone(2))
+    other.start()
     with acting_as(ALICE, ALICE):
         with pytest.raises(PermissionError):
             os.open("/etc/shadow", os.O_RDONLY)
         assert not os.access("/etc/shadow", os.R_OK, effective_ids=True)
-        other = threading.Thread(target=lambda: seen.append(os.access("/etc/shadow", os.R_OK, effective_ids=True)))
-        other.start()
-        other.join()
+        acting.set()
+        looked.wait()
+    other.join()
     assert seen == [True]
     os.close(os.open("/etc/shadow", os.O_RDONLY))
     assert os.access("/etc/shadow", os.R_OK, effective_ids=True)
