@@ -1,11 +1,12 @@
 """The config file: the settings of a daemon as TOML, read as strictly as a `sandbox.toml`, and where each value came from.
 
-Pure: texts in, values out. Every name of `settings.KINDS` is a key, and `[limits]` is for envs whose spec says nothing. The
-environment wins over the file. Invariant: for any bytes a `Config` or SpecInvalid with file, line and key.
+Pure: texts in, values out. Every name of `settings.KINDS` is a key, `[limits]` is for envs whose spec says nothing, `[quota]`
+for users and groups. The environment wins over the file. Invariant: for any bytes a `Config` or SpecInvalid with file, line
+and key.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,18 +14,20 @@ from msgspec.structs import replace
 
 from sandboxd.errors import UsageError
 from sandboxd.settings import KINDS, Settings, Whole, variable
-from sandboxd.spec import EnvSpec, Limits
+from sandboxd.spec import EnvSpec, Limits, Quotas
 from sandboxd.specfile.lines import line_of, locate
 from sandboxd.specfile.parse import Fault, complain, read_toml, struct, told
 from sandboxd.specfile.rules import Problem
 from sandboxd.units import format_size
 
-LIMITS = "limits"
+LIMITS, QUOTA = "limits", "quota"
+TABLES: dict[str, type[msgspec.Struct]] = {LIMITS: Limits, QUOTA: Quotas}
 # What a daemon takes on while it runs. The rest is built into processes: the router's outlive their daemon.
 LIVE = frozenset({
     "listen", "pool", "max_envs", "max_starting", "max_memory", "queue", "queue_wait", "memory_reserve", "memory_critical",
-    "log_limit", "hold", "resolvers", LIMITS,
+    "log_limit", "hold", "resolvers", *TABLES,
 })  # fmt: skip
+SIZES = frozenset({"memory", "memory_high", "disk", "io_read", "io_write"})
 ROUTERS = frozenset({
     "router_workers", "trusted_proxies", "max_per_source", "head_timeout", "client_timeout", "connect_timeout", "drain_timeout",
     "connection_queue", "connection_timeout", "access_log", "access_log_limit",
@@ -74,11 +77,11 @@ def parse(text: bytes, file: str) -> tuple[dict[str, Any], dict[str, int]]:
 
 def value_of(name: str, value: object) -> Any:
     """One value of the file; raises Fault."""
-    if name == LIMITS:
-        return struct(value, Limits, (LIMITS,))
+    if name in TABLES:
+        return struct(value, TABLES[name], (name,))
     if name not in KINDS:
-        near = difflib.get_close_matches(name[:64].lower().removeprefix("sandboxd_"), [*KINDS, LIMITS], n=1)
-        known = "known here: " + ", ".join([*KINDS, f"[{LIMITS}]"])
+        near = difflib.get_close_matches(name[:64].lower().removeprefix("sandboxd_"), [*KINDS, *TABLES], n=1)
+        known = "known here: " + ", ".join([*KINDS, *(f"[{name}]" for name in TABLES)])
         found = f"did you mean {near[0]}? {known}" if near else known
         raise Fault((name,), f"unknown key {told(name)} at the top level", found)
     if isinstance(KINDS[name], Whole) and isinstance(value, str):
@@ -90,24 +93,35 @@ def value_of(name: str, value: object) -> Any:
 
 
 def written(settings: Settings) -> dict[str, str]:
-    """Every setting in words, by its name; limits of envs as `limits.NAME`."""
+    """Every setting in words, by its name; limits of envs as `limits.NAME`, quotas as `quota.group.GROUP.NAME`."""
     words = {name: kind.write(getattr(settings, name)) for name, kind in KINDS.items()}
     usual = msgspec.structs.asdict(Limits()) | settings.limits
-    return words | {f"{LIMITS}.{name}": word(name, value) for name, value in usual.items()}
+    return words | dict(flat(LIMITS, usual)) | dict(flat(QUOTA, settings.quota))
+
+
+def flat(path: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every value of a table in words, by its dotted name."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(f"{path}.{name}", value)
+        else:
+            yield f"{path}.{name}", word(name, value)
 
 
 def word(name: str, value: Any) -> str:
     """A limit in words."""
     if value is None:
         return ""
-    return str(value) if name in ("cpus", "cpu_weight", "pids", "nofile", "max_connections") else format_size(value)
+    return format_size(value) if name in SIZES else str(value)
 
 
 def taken_on(now: Settings, new: Settings) -> tuple[Settings, list[Change]]:
     """What holds after a reading, and each difference: what can be, is taken on now."""
     before, after = written(now), written(new)
     changes = [
-        Change(name, before[name], after[name], holds(name.partition(".")[0])) for name in after if before[name] != after[name]
+        Change(name, before.get(name, ""), after.get(name, ""), holds(name.partition(".")[0]))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
     ]
     return replace(now, **{name: getattr(new, name) for name in LIVE}), changes
 

@@ -102,6 +102,10 @@ class QueueFull(SandboxdError):
     """Too many envs, or too many waiting; details: `limit`, `retry_after` in seconds."""
 
 
+class QuotaExceeded(QueueFull):
+    """It would be more than a user, or the members of a group, may have; details: `limit`, `retry_after` where time helps."""
+
+
 # -- it was tried and failed ---------------------------------------------------------------------------------------------
 
 

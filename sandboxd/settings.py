@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connection_queue, connection_timeout: how many requests may wait for a connection to one env that bounds them, for how long.
     access_log: where each request is written down, "": nowhere; access_log_limit: bytes of that file, and of the one before it.
     shared: whether root's daemon serves every user, each his own envs; admin_group: whose members see all of them.
-    limits: those of an env whose spec says nothing of them, by their names in a spec; only the config file has them.
+    limits: those of an env whose spec says nothing of them, by their names in a spec; quota: what users and groups may have, as
+    `spec.Quotas`. Only the config file has these.
     """
 
     control: str
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     access_log: str = ""
     access_log_limit: int = 50 << 20
     limits: dict[str, Any] = {}
+    quota: dict[str, Any] = {}
     shared: bool = False
     admin_group: str = "sandboxd-admin"
 

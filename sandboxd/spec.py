@@ -81,6 +81,28 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_connections: Annotated[int, Meta(ge=1)] | None = None
 
 
+class Quota(Struct, frozen=True, kw_only=True):
+    """What the envs of a user, or of all members of a group, may add up to; None: as much as they like.
+
+    envs: that are there, in whatever state. memory, cpus, pids: limits of those alive. disk: limits of all. rate: starts a
+    minute.
+    """
+
+    envs: Annotated[int, Meta(ge=0)] | None = None
+    memory: Size | None = None
+    cpus: Annotated[float, Meta(gt=0)] | None = None
+    pids: Annotated[int, Meta(ge=1)] | None = None
+    disk: Size | None = None
+    rate: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Quotas(Quota, frozen=True, kw_only=True):
+    """Its own keys are of every user but root. user: instead of those, by name. group: all members of it together, by name."""
+
+    user: dict[str, Quota] = {}
+    group: dict[str, Quota] = {}
+
+
 class Isolation(Struct, frozen=True, kw_only=True):
     """The least isolation to start with. `home`: "private" is an empty one, "readonly" the real one with secrets masked.
     `nested`: programs may make namespaces and mounts of their own inside, as browsers' and containers' sandboxes do."""

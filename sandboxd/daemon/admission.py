@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from sandboxd.daemon.quotas import Quotas
 from sandboxd.errors import QueueFull, SandboxdError
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.admission import Ceilings, Host, Load, Obstacle, Queue, Ticket, Use, is_critical, obstacle, runaway
@@ -39,6 +40,7 @@ class Admission:
         self.supervisor = supervisor
         self._queue = Queue()
         self.ceilings = ceilings(supervisor)
+        self.quotas = Quotas(supervisor)
         self._last: int | None = None
         self._groups: dict[int, str] = {}
         self._ends: dict[str, float] = {}  # of those that wait: when they do so no longer (monotonic)
@@ -55,6 +57,7 @@ class Admission:
     def settings_changed(self) -> None:
         """Other ceilings hold from now on: what waits may have room."""
         self.ceilings = ceilings(self.supervisor)
+        self.quotas.settings_changed()
         self.changed()
 
     # -- asking ----------------------------------------------------------------------------------------------------------
@@ -62,6 +65,8 @@ class Admission:
     def obstacle(self, record: EnvRecord) -> Obstacle | None:
         """What keeps it from starting now."""
         roll = self.supervisor.roll
+        if met := self.quotas.over(record, roll.admitted):
+            return Obstacle(*met)
         load = Load(
             alive=roll.alive,
             starting=roll.starting(time.time()),
@@ -78,7 +83,8 @@ class Admission:
         return self._host[1]
 
     def at_once(self, record: EnvRecord) -> bool:
-        """Whether a new env may start without waiting; raises QueueFull when it cannot even wait."""
+        """Whether a new env may start without waiting; raises QuotaExceeded, or QueueFull when it cannot even wait."""
+        self.quotas.check(record)
         if not self.waiting and self.obstacle(record) is None:
             return True
         if len(self.waiting) >= self.supervisor.settings.queue:
@@ -141,16 +147,22 @@ class Admission:
     def _pump(self) -> None:
         """Admit whose turn it is, as long as there is room."""
         self._due = False
+        aside = []
         while self.supervisor.adopted and (ticket := self._queue.next(self._last, self._groups)) is not None:
             actor = self.supervisor.actors.get(ticket.env_id)
             if actor is not None and actor.record.state is State.QUEUED:
-                if self.obstacle(actor.record) is not None:
-                    return
-                self._last = ticket.owner
-                self._groups[ticket.owner] = ticket.group
-                self.supervisor.roll.admit(actor.record)
-                actor.post(ev.Admitted())
+                if self.quotas.over(actor.record, self.supervisor.roll.admitted):
+                    aside.append(ticket)  # whose quota is met keeps nobody else waiting
+                elif self.obstacle(actor.record) is not None:
+                    break
+                else:
+                    self._last = ticket.owner
+                    self._groups[ticket.owner] = ticket.group
+                    self.supervisor.roll.admit(actor.record)
+                    actor.post(ev.Admitted())
             self._queue.remove(ticket.env_id)
+        for ticket in aside:
+            self._queue.add(ticket)
 
     def note(self, record: EnvRecord) -> None:
         """An env has changed: what is not queued any more waits for nothing."""

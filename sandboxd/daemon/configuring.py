@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from sandboxd.config import LIVE, Config, taken_on, written
+from sandboxd.config import LIMITS, LIVE, Config, taken_on, written
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.notify import Notifier
 from sandboxd.errors import SandboxdError
@@ -86,5 +86,5 @@ class Configuring:
     def source(self, name: str) -> str:
         """Where a setting's value came from."""
         whole, _, limit = name.partition(".")
-        said = not limit or limit in self.supervisor.settings.limits
+        said = not limit or whole != LIMITS or limit in self.supervisor.settings.limits
         return self.config.sources.get(whole, "usual") if said else "usual"

@@ -100,17 +100,25 @@ class EnvRequests:
                 hint=f"`sandbox rm {actor.record.name}` first, or take another --name",
                 state=actor.record.state.value,
             )
+        running = is_awake(actor.record)
+        if changed or not running:
+            wanted = replace(actor.record, spec=asked.spec) if changed else actor.record
+            self.supervisor.admission.quotas.check(wanted)
         if changed:
             if actor.record.state not in ENDED:
                 actor.post(ev.StopAsked())
                 await actor.wait_until(has_ended)
             actor.post(ev.SpecChanged(spec=asked.spec, environ=asked.environ, accepted=asked.accepted))
-        running = is_awake(actor.record)
         if changed or not running:
             actor.post(ev.StartAsked())
             await actor.wait_until(is_awake)
         record = await self.progress(call, actor, params.wait, params.timeout)
         return m.RunReply(env=self.info(record), changed=changed or not running)
+
+    def within_quota(self, actor: Actor) -> None:
+        """An env that ended is about to start, as somebody asks; raises QuotaExceeded."""
+        if actor.record.state in ENDED:
+            self.supervisor.admission.quotas.check(actor.record)
 
     async def progress(self, call: Call, actor: Actor, wait: str, timeout: float | None) -> EnvRecord:
         """Wait for "created", "started" or "ready", telling a streaming client of each change; raises what ended it before."""
@@ -147,6 +155,7 @@ class EnvRequests:
         assert isinstance(params, m.Start)
         actor = self.supervisor.find(call.peer.sees, params.target)
         was_ended = actor.record.state in (*ENDED, State.SUSPENDED)
+        self.within_quota(actor)
         actor.post(ev.StartAsked())
         if was_ended:
             await actor.wait_until(is_awake)
@@ -168,6 +177,7 @@ class EnvRequests:
         params = call.params
         assert isinstance(params, m.Restart)
         actor = self.supervisor.find(call.peer.sees, params.target)
+        self.within_quota(actor)
         actor.post(ev.StopAsked(grace=params.timeout, again=True))
         await actor.wait_until(lambda record: record.state is State.STARTING and record.started is None)
         record = await self.progress(call, actor, "started", None)

@@ -37,6 +37,7 @@ class UpdateRequests:
         wanted = changed(record.limits, params.limits)
         check(replace(record.spec, limits=wanted))
         new = replace(record, overrides=overrides(record.spec.limits, wanted))
+        self.supervisor.admission.quotas.check(new, starts=False)
         env_dir = self.supervisor.rundir.env_dir(record.id)
         is_alive = record.init is not None and record.state in ALIVE
         facts = self.supervisor.control.facts_of(record) if is_alive else None

@@ -39,6 +39,11 @@ class Roll:
         """The names of all envs, of whoever they are."""
         return self._names
 
+    @property
+    def admitted(self) -> Collection[str]:
+        """Those that are queued and about to start, by id."""
+        return self._admitted
+
     def id_of(self, owner: int, name: str) -> str | None:
         """Of this owner's env with that name."""
         return self._ids.get((owner, name))

@@ -108,7 +108,7 @@ def test_a_later_reading_is_taken_on_as_far_as_can_be() -> None:
     }
     again = taken_on(taken, new)[1]
     assert {change.name for change in again} == {"head_timeout", "metrics"}  # they still wait
-    assert {*KINDS, "limits"} >= LIVE | ROUTERS
+    assert {*KINDS, "limits", "quota"} >= LIVE | ROUTERS
     assert not LIVE & ROUTERS
 
 
@@ -153,3 +153,18 @@ def test_the_installed_example_says_nothing_as_it_is_and_is_right_without_its_ma
     )
     usual = Settings.from_environ(OWN, 1000)
     assert {name for name in KINDS if getattr(found.settings, name) != getattr(usual, name)} == set()
+
+
+def test_quotas_are_tables_of_users_and_groups() -> None:
+    text = 'pool = 1\n[quota]\nenvs = 3\n[quota.user.ann]\nmemory = "2g"\n[quota.group.students]\ncpus = 1.5\n'
+    settings = config(text).settings
+    assert settings.quota == {"envs": 3, "user": {"ann": {"memory": 2 << 30}}, "group": {"students": {"cpus": 1.5}}}
+    shown = written(settings)
+    assert (shown["quota.user.ann.memory"], shown["quota.group.students.cpus"]) == ("2GiB", "1.5")
+    _, changes = taken_on(settings, config("[quota]\nenvs = 4").settings)
+    assert ("quota.user.ann.memory", "2GiB", "", "now") in changes
+    with pytest.raises(SpecInvalid, match=r'config.toml:2: .*unknown key "env"') as refused:
+        config("[quota.user.ann]\nenv = 3")
+    assert "envs" in refused.value.hint
+    with pytest.raises(SpecInvalid, match=r"quota\.group\.x\.rate"):
+        config("[quota.group.x]\nrate = 0")
