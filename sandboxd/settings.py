@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
     connection_queue, connection_timeout: how many requests may wait for a connection to one env that bounds them, for how long.
     access_log: where each request is written down, "": nowhere; access_log_limit: bytes of that file, and of the one before it.
+    audit_limit: bytes of the log of who did what (None: 10 MiB where many are served, else 0, none).
     shared: whether root's daemon serves every user, each his own envs; admin_group: whose members see all of them.
     limits: those of an env whose spec says nothing of them, by their names in a spec; quota: what users and groups may have, as
     `spec.Quotas`. Only the config file has these.
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     quota: dict[str, Any] = {}
     shared: bool = False
     admin_group: str = "sandboxd-admin"
+    audit_limit: int | None = None
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], uid: int, said: Mapping[str, Any] | None = None) -> "Settings":
@@ -341,6 +343,7 @@ KINDS: dict[str, Kind] = {
     "metrics": Flag(),
     "shared": Flag(),
     "admin_group": Word(),
+    "audit_limit": Bytes(0, 1 << 40),
 }
 
 

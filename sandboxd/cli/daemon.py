@@ -1,4 +1,4 @@
-"""`sandbox daemon start|stop|status|config|reload|run|install|uninstall`, `metrics`: the daemon itself, to be seen.
+"""`sandbox daemon start|stop|status|config|reload|audit|run|install|uninstall`, `metrics`: the daemon itself, to be seen.
 
 Nothing here is needed for daily use: every verb starts a daemon when none answers.
 """
@@ -17,7 +17,7 @@ from sandboxd.cli.render import items, note, out
 from sandboxd.cli.stdio import dial_stdio
 from sandboxd.cli.template import Columns
 from sandboxd.errors import DaemonUnreachable
-from sandboxd.protocol.messages import Config, Metrics, Shutdown, Status
+from sandboxd.protocol.messages import Audit, Config, Metrics, Shutdown, Status
 from sandboxd.units import format_duration
 
 COLUMNS: Columns = {
@@ -37,10 +37,25 @@ SETTINGS: Columns = {
 }
 
 
+ENTRIES: Columns = {
+    "TIME": lambda entry: entry.time,
+    "USER": lambda entry: entry.user,
+    "DID": lambda entry: entry.method,
+    "ENV": lambda entry: f"{entry.name} ({entry.id[:12]})" if entry.id else entry.name or "-",
+    "OUTCOME": lambda entry: entry.outcome,
+}
+
+
 class FormatFlags(Flags, frozen=True, kw_only=True):
     """Flags of `daemon start`, `daemon status` and `daemon config`."""
 
     how: str | None
+
+
+class AuditFlags(FormatFlags, frozen=True, kw_only=True):
+    """Flags of `daemon audit`."""
+
+    tail: int
 
 
 class StopFlags(Flags, frozen=True, kw_only=True):
@@ -143,6 +158,18 @@ def reload_config(cli: Cli, flags: Flags) -> None:
         out(f"{change.name}: {change.before or '-'} -> {change.after or '-'}, {change.holds}")
     if not reply.changes:
         note(f"nothing has changed in {reply.file}")
+
+
+@daemon.command("audit")
+@click.option("-n", "--tail", type=click.IntRange(1, 5000), default=100, help="How many, the newest.", show_default=True)
+@options.format_option
+@options.takes(AuditFlags)
+def show_audit(cli: Cli, flags: AuditFlags) -> None:
+    """Show who did what, where a log of that is kept: a daemon of many users, or one with `audit_limit`."""
+    reply = cli.visitor.call(Audit(tail=flags.tail))
+    items(reply.entries, ENTRIES, how=flags.how)
+    if not reply.file:
+        note("no audit log is kept here; `audit_limit` in the daemon's config file says how long one may be")
 
 
 @click.command()

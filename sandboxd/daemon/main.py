@@ -23,6 +23,7 @@ from sandboxd import __version__
 from sandboxd.config import Config, written
 from sandboxd.daemon import succession
 from sandboxd.daemon.adopt import adopt_all, check_records
+from sandboxd.daemon.auditing import Auditing
 from sandboxd.daemon.configuring import Configuring, with_handed
 from sandboxd.daemon.control import Bounds, ControlServer, Handler, for_admins
 from sandboxd.daemon.envs import EnvRequests
@@ -51,7 +52,7 @@ from sandboxd.store.copies import open_or_rebuild
 from sandboxd.store.rundir import RunDir, prepare
 
 log = logging.getLogger("sandboxd")
-OF_ALL = frozenset({"Metrics", "Shutdown", "Config"})  # what concerns every user
+OF_ALL = frozenset({"Metrics", "Shutdown", "Config", "Audit"})  # what concerns every user
 SHARE = 64  # connections of one user of many
 PATIENCE = 2.0  # seconds for calls that are being answered, when another daemon takes over
 USAGE = """usage: sandboxd [--version | --check-config]
@@ -178,7 +179,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
     set_title("sandboxd")
     manager = around.manager
     supervisor = await build(settings, rundir, around.routed)
-    configuring = Configuring(supervisor, around.config, manager)
+    configuring, auditing = Configuring(supervisor, around.config, manager), Auditing(supervisor)
     watch = Watch(supervisor)
     web = Web(lambda: scrape(supervisor, watch))
     try:
@@ -189,7 +190,8 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         supervisor.push_routes()
         supervisor.admission.changed()
         assert rundir.socket is not None
-        server = control_server(settings, rundir.socket, {**handlers(supervisor, watch), "Config": configuring.show})
+        table = {**handlers(supervisor, watch), "Config": configuring.show, "Audit": auditing.show}
+        server = control_server(settings, rundir.socket, auditing.of(guarded(table)))
         await server.start()
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
@@ -217,9 +219,13 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
     return supervisor.again
 
 
+def guarded(table: dict[str, Handler]) -> dict[str, Handler]:
+    """The handlers, with those of what concerns every user for admins only."""
+    return {name: for_admins(handler) if name in OF_ALL else handler for name, handler in table.items()}
+
+
 def control_server(settings: Settings, listener: socket.socket, table: dict[str, Handler]) -> ControlServer:
     """The control socket as the settings have it: for us and root, or for every user of the box."""
-    table = {name: for_admins(handler) if name in OF_ALL else handler for name, handler in table.items()}
     if not settings.shared:
         return ControlServer(listener, table)
     try:

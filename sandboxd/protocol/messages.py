@@ -710,6 +710,36 @@ class ConfigReply(Reply, frozen=True, kw_only=True):
     changes: list[SettingChange] = []
 
 
+class Audit(Params, frozen=True, kw_only=True):
+    """Who did what: the newest lines of the audit log. For root, admins and whose daemon it is."""
+
+    tail: Annotated[int, Meta(ge=1, le=5000)] = 100
+
+
+class AuditEntry(Reply, frozen=True, kw_only=True):
+    """One call. uid, user, pid: whose. id, name, owner: of the env it was about, as far as there is one. outcome: "ok", the
+    name of an error (`reason` has its words), "begun" of what lasts, "left" where its client did. seconds: it took."""
+
+    time: str
+    uid: int
+    user: str
+    pid: int
+    method: str
+    id: str = ""
+    name: str = ""
+    owner: int | None = None
+    outcome: str
+    reason: str = ""
+    seconds: float | None = None
+
+
+class AuditReply(Reply, frozen=True, kw_only=True):
+    """file: where it is; "" where none is kept. entries: oldest first."""
+
+    file: str
+    entries: list[AuditEntry]
+
+
 class Shutdown(Params, frozen=True, kw_only=True):
     """End the daemon. all: end every env and the router too; else they run on. again: the program that is installed now takes
     over in the same process, with the same listeners, once it has said that it can."""
@@ -758,5 +788,6 @@ METHODS: dict[str, Method] = {
     "Status": Method(Status, StatusReply),
     "Metrics": Method(Metrics, MetricsReply),
     "Config": Method(Config, ConfigReply),
+    "Audit": Method(Audit, AuditReply),
     "Shutdown": Method(Shutdown, Empty),
 }

@@ -31,7 +31,7 @@ def test_every_setting_can_be_said_in_both_ways_and_means_the_same() -> None:
         "max_per_source": ("9", "9"), "head_timeout": ("1", "1"), "client_timeout": ("2.0", "2"), "connect_timeout": ("3", "3"),
         "drain_timeout": ("0", "0"), "connection_queue": ("0", "0"), "connection_timeout": ('"1m"', "60"),
         "access_log": ('"/var/log/a"', "/var/log//a"), "access_log_limit": ('"1m"', "1048576"), "metrics": ("false", "0"),
-        "shared": ("true", "1"), "admin_group": ('"wheel"', "wheel"),
+        "shared": ("true", "1"), "admin_group": ('"wheel"', "wheel"), "audit_limit": ('"1m"', "1m"),
     }  # fmt: skip
     assert said.keys() == KINDS.keys()
     by_file = config("\n".join(f"{name} = {toml}" for name, (toml, _) in said.items()))
