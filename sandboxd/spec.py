@@ -137,12 +137,15 @@ class Network(Struct, frozen=True, kw_only=True):
 
     egress None: `open` where this host can give that (it takes nf_tables), else `none`, and the env says so. proxy: by proxy
     variables, for programs that obey them; alone it is `open`, in a list it goes with the other rules.
+    share: who may reach it by name: private: its owner, from this machine; box: every user of this machine; link: besides its
+    owner whoever has its URL. Nothing said: private where many are served, else its owner and other machines, if they can.
     """
 
     mode: Literal["private", "host", "none"] = "private"
     egress: Literal["open", "none", "proxy"] | list[str] | None = None
     forward: list[int | str] = []
     publish: list[Publish] = []
+    share: Literal["private", "box", "link"] | None = None
 
 
 class Idle(Struct, frozen=True, kw_only=True):

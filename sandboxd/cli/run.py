@@ -91,6 +91,9 @@ class AllFlags(Flags, RunFlags, frozen=True, kw_only=True):
 @click.option(
     "--forward", multiple=True, metavar="[PORT:]PORT|HOST:PORT|unix:PATH", help="A service of elsewhere on its own loopback."
 )
+@click.option(
+    "--share", type=click.Choice(["private", "box", "link"]), help="By name: its owner, this machine's users, who has its URL."
+)
 @click.option("--nested", is_flag=True, help="Let programs make namespaces inside: Chromium, bwrap, podman.")
 @click.option("--isolation", type=click.Choice(["full", "landlock", "none"]), default="full", help="The least to start with.")
 @click.option("--restart", default="no", metavar="POLICY", help="no, on-failure[:N], always, unless-stopped.")

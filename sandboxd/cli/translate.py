@@ -43,6 +43,7 @@ class RunFlags(LimitFlags, frozen=True, kw_only=True):
     network: Literal["private", "host", "none"] = "private"
     egress: tuple[str, ...] = ()
     forward: tuple[str, ...] = ()
+    share: Literal["private", "box", "link"] | None = None
     isolation: Literal["full", "landlock", "none"] = "full"
     nested: bool = False
     restart: str = "no"
@@ -85,11 +86,17 @@ def spec_of(flags: RunFlags, command: Sequence[str], caller: Caller) -> EnvSpec:
         env=environment(flags.env, caller),
         limits=Limits(**changes(flags), **nofile(flags.ulimit)),  # type: ignore[arg-type] # checked by the daemon
         isolation=Isolation(level=flags.isolation, user=user(flags.user), nested=flags.nested),
-        network=Network(mode=flags.network, egress=egress(flags.egress), forward=forwards(flags.forward), publish=published),
+        network=network(flags, published),
         lifecycle=Lifecycle(ttl=lifetime(flags.ttl), idle=idle(flags.idle), restart=restart(flags.restart), remove=flags.rm),
         mounts=[mount(text, caller.directory) for text in flags.volume],
         labels=labels(flags.label),
     )
+
+
+def network(flags: RunFlags, published: list[Publish]) -> Network:
+    """Ways in and out."""
+    given = {} if flags.share is None else {"share": flags.share}
+    return Network(mode=flags.network, egress=egress(flags.egress), forward=forwards(flags.forward), publish=published, **given)
 
 
 def service_of(flags: RunFlags, command: Sequence[str], routed: int | None) -> Service:

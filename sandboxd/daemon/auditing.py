@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sandboxd.daemon.connection import Call, ClientGone, Handler
-from sandboxd.errors import SandboxdError
+from sandboxd.errors import PermissionDenied, SandboxdError
 from sandboxd.lifecycle.view import rfc3339
 from sandboxd.protocol import messages as m
 from sandboxd.store.audit import AuditLog
@@ -48,9 +48,13 @@ class Auditing:
         """One of them."""
 
         async def answer(call: Call) -> m.Reply | None:
-            line = self.begun(name, call)
-            if line is None:
-                return await handler(call)
+            line, is_look = self.begun(name, call)
+            if is_look:
+                try:
+                    return await handler(call)
+                except PermissionDenied as error:  # to have tried is to have done something
+                    self.write(line | {"reason": error.message}, error.code)
+                    raise
             before = time.monotonic()
             if name in LASTS:
                 self.write(line, "begun")
@@ -71,8 +75,8 @@ class Auditing:
 
         return answer
 
-    def begun(self, name: str, call: Call) -> dict[str, Any] | None:
-        """What is known before it is done; None: nobody need know."""
+    def begun(self, name: str, call: Call) -> tuple[dict[str, Any], bool]:
+        """What is known before it is done; and whether it changes nothing and is at one's own."""
         params, peer = call.params, call.peer
         env_id, env_name, owner = "", named(params), None
         target = getattr(params, "target", None)
@@ -83,8 +87,7 @@ class Auditing:
             except SandboxdError:
                 owner = None
         changes = bool(getattr(params, "reload" if name == "Config" else "allow", False))
-        if (name in LOOKS or name == "Config") and not changes and owner in (None, peer.uid):
-            return None
+        is_look = (name in LOOKS or name == "Config") and not changes and owner in (None, peer.uid)
         line: dict[str, Any] = {
             "time": rfc3339(time.time()),
             "uid": peer.uid,
@@ -92,7 +95,7 @@ class Auditing:
             "pid": peer.pid,
         }
         line |= {"method": name, "id": env_id, "name": env_name}
-        return line if owner is None else line | {"owner": owner}
+        return line if owner is None else line | {"owner": owner}, is_look
 
     def write(self, line: dict[str, Any], outcome: str) -> None:
         """Append it."""

@@ -95,6 +95,7 @@ class Demand:
                 create=rule.create,
                 strip=rule.strip,
                 waiting_page=rule.waiting_page,
+                share=template.spec.network.share or "",
             )
         return known
 

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -57,6 +58,7 @@ def record_of(spec: EnvSpec, name: str, environ: Mapping[str, str], directory: s
         owner=owner.uid,
         group=owner.gid,
         user=owner.user,
+        token=secrets.token_urlsafe(24),
         spec=spec,
         given_port=pick_free_port() if on_host else None,
         environ=dict(environ),

@@ -122,6 +122,8 @@ def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
         draining=record.draining is not None,
         sticky=record.spec.scale is not None and record.spec.scale.sticky,
         max_connections=record.limits.max_connections or 0,
+        share=record.share,
+        token=record.token if record.share == "link" else "",
     )
 
 

@@ -3,6 +3,8 @@
 Times are seconds since the epoch, for people; deadlines that must hold are timers armed from the machine's `now`.
 """
 
+from typing import Literal
+
 import msgspec
 from msgspec.structs import replace
 
@@ -65,6 +67,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     did last. overrides: limits changed since, by `update`; the spec stays what was asked
     for. enforced: how each limit is, since the last launch; cpus: those it was given; cgroup: the path of its control group.
     user: what stands for its owner in its URL; empty where all envs are one user's.
+    token: what its link shows, where it is shared by one.
     accepted: what its owner let it open when asked (`up --accept`). allowed: rules of egress given since, by `net --allow`.
     no_way: why nothing of it can go out although nobody asked for that, since the last launch.
     """
@@ -75,6 +78,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: int
     group: int
     user: str = ""
+    token: str = ""
     spec: EnvSpec
     template: str = ""
     key: str = ""
@@ -118,6 +122,11 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     def host(self) -> str:
         """What stands before the base domain in its URL."""
         return f"{self.name}.{self.user}" if self.user else self.name
+
+    @property
+    def share(self) -> Literal["", "private", "box", "link"]:
+        """Who may reach it by name; "": nothing was said, and its daemon is one user's."""
+        return self.spec.network.share or ("private" if self.user else "")
 
     @property
     def egress(self) -> list[str]:

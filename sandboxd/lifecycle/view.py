@@ -33,7 +33,8 @@ def url_of(record: EnvRecord, base: str) -> str | None:
     """Where the env is reached; base: "localhost:7070"."""
     if record.spec.network.mode == "none" or record.spec.services[main_service(record)].expose != "http":
         return None
-    return f"http://{record.host}.{base}" if record.services[main_service(record)].port is not None else None
+    link = f"/?sandboxd-link={record.token}" if record.share == "link" else ""
+    return f"http://{record.host}.{base}{link}" if record.services[main_service(record)].port is not None else None
 
 
 def service_info(record: EnvRecord, service: ServiceRecord, base: str) -> ServiceInfo:

@@ -1,9 +1,10 @@
 """Who may come in from this host: the uid at the other end of a loopback connection, found by sock_diag.
 
 A host name is easily guessed, and 127.0.0.1 is open to every local user and to every process of an env on the host's
-network. So a connection from this very host must come from the endpoint's owner or root, and a process of one env on the
-host's network reaches no other env through here. Connections from other hosts were let in by the address that was chosen to
-listen on. Asked once per connection. Imports kernel.sockdiag.
+network. So a connection from this very host must come from the endpoint's owner or root (any user, where it is shared with the
+box), and a process of one env on the host's network reaches no other env through here. Of one from another host nothing is
+known: it was let in by the address that was chosen to listen on, and reaches what says nothing of sharing. Asked once per
+connection; what is shared by its link is `routing.links`'. Imports kernel.sockdiag.
 """
 
 import functools
@@ -39,13 +40,15 @@ class Access:
 
     def allows(self, visitor: Visitor, endpoint: Endpoint) -> bool:
         """Whether this connection may reach that endpoint."""
-        if not visitor.local or (visitor.uid == endpoint.owner and not self.hosted):
+        if not visitor.local:
+            return not endpoint.share  # who that is cannot be known from here
+        if visitor.uid == endpoint.owner and not self.hosted:
             return True
         if visitor.uid is None:
             visitor.uid = self._uid(visitor)
             if visitor.uid is None:
                 return False  # its process is gone, or nothing can be known: no guess
-        if visitor.uid not in (endpoint.owner, 0):
+        if visitor.uid not in (endpoint.owner, 0) and endpoint.share != "box":
             return False
         others = [pid for env_id, pid in self.hosted.items() if env_id != endpoint.env_id]
         return not others or not any(holds(pid, visitor.source, visitor.here) for pid in others)

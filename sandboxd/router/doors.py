@@ -186,5 +186,13 @@ def waits(client: "Guest", slot: str) -> bool:
 def place_of(door: Door) -> Endpoint:
     """A template as what one may or may not reach."""
     return Endpoint(
-        env_id="", name=door.name, service="", state="starting", dial="", port=None, netns_cookie=0, owner=door.owner
+        env_id="",
+        name=door.name,
+        service="",
+        state="starting",
+        dial="",
+        port=None,
+        netns_cookie=0,
+        owner=door.owner,
+        share=door.share,
     )

@@ -14,7 +14,7 @@ from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.exchange import Exchange
 from sandboxd.router.turns import Turn
-from sandboxd.routing import pages
+from sandboxd.routing import links, pages
 from sandboxd.routing.balance import set_cookie, wanted_of
 from sandboxd.routing.forwarded import is_trusted
 from sandboxd.routing.framing import FramingError
@@ -92,12 +92,31 @@ class Finding(Exchange):
             if not self.router.doors.opens(self, request):
                 self.hold()
                 self.router.ask_newest(self, request)
+        elif backend.endpoint.share == "link" and self.by_link(request, backend, rule):
+            return
         elif not self.router.access.allows(self, backend.endpoint):
-            self.answer_page(pages.not_yours())
+            self.answer_page(links.needed() if backend.endpoint.share == "link" else pages.not_yours())
         else:
-            backend = self.among(request, backend)
-            self.count_request(backend)
-            self.route(request, backend, rule)
+            self.serve(request, backend, rule)
+
+    def serve(self, request: Request, backend: Backend, rule: Rule | None) -> None:
+        """A client that may reach it."""
+        backend = self.among(request, backend)
+        self.count_request(backend)
+        self.route(request, backend, rule)
+
+    def by_link(self, request: Request, backend: Backend, rule: Rule | None) -> bool:
+        """Let a request in that shows the env's link; a browser first learns to show it without. False: it shows none."""
+        shown = links.shown(request, backend.endpoint.token, trusted=self.trusted)
+        if shown is None:
+            return False
+        if shown.cookie not in self.cookie:  # it may have been held meanwhile
+            self.cookie += shown.cookie
+        if shown.cookie and request.wants_html and request.method in (b"GET", b"HEAD"):
+            self.answer_page(links.moved(shown.target))
+        else:
+            self.serve(msgspec.structs.replace(request, target=shown.target), backend, rule)
+        return True
 
     def count_request(self, backend: Backend) -> None:
         """Once, however often the way of a held request is looked for."""
@@ -160,7 +179,7 @@ class Finding(Exchange):
             self.admitted, self.host = backend, request.host
             if endpoint.max_connections and backend in self.upstreams:
                 self.forget(self.upstreams[backend])  # of a time when it did not bound them
-            if rule is not None or endpoint.group:
+            if rule is not None or endpoint.group or endpoint.share == "link":
                 self.admitted = None  # the next one may go elsewhere
                 if rule is not None and rule.strip:
                     request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,7 @@ VALUE = re.compile(r"[!-~]([ -~]{0,254}[!-~])?")
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
     """A template, as the router knows it. host: the name its requests ask for; keys, create, strip, waiting_page: as in
-    `[on_demand]`; secret: in hex, this template's own."""
+    `[on_demand]`; secret: in hex, this template's own; share: as an endpoint's."""
 
     host: str
     name: str
@@ -35,6 +35,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     create: bool = False
     strip: bool = False
     waiting_page: bool = False
+    share: Literal["", "private", "box", "link"] = ""
 
 
 class Found(NamedTuple):

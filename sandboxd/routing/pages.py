@@ -7,6 +7,7 @@ words whoever asks. Everything that came from outside is escaped.
 import html
 
 PHRASES = {
+    303: "See Other",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",

@@ -26,7 +26,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     in. reason: why it is stopped or failed. init_pid: pid 1 of an env on the host's network (0: not known), whose processes may
     reach no other env. group: of an env with replicas the id of the first, which all of them share; replica: its number there;
     draining: no new request is to go there; sticky: browsers stay with the replica that they were sent to. max_connections: of
-    all services of the env together, 0: any.
+    all services of the env together, 0: any. share: as in a spec, "": nothing was said;
+    token: what shows that somebody has its link.
     """
 
     env_id: str
@@ -44,6 +45,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     sticky: bool = False
     max_connections: int = 0
+    share: Literal["", "private", "box", "link"] = ""
+    token: str = ""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

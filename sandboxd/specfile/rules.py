@@ -252,6 +252,8 @@ def network(spec: EnvSpec) -> Iterator[Problem]:
         why = "has no way in" if spec.network.mode == "none" else "is the host's own: what listens is published already"
         yield Problem(("network", "publish"), f"network mode {spec.network.mode} {why}", 'publish needs mode = "private"')
     yield from itertools.starmap(Problem, outward(spec))
+    if spec.network.share == "link" and spec.on_demand is not None:
+        yield Problem(("network", "share"), "a template's envs have keys instead of links", 'share = "box", or leave it out')
 
 
 def routes(spec: EnvSpec) -> Iterator[Problem]:

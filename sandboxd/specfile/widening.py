@@ -10,6 +10,7 @@ import msgspec
 from sandboxd.spec import EnvSpec, Isolation, Mount, Network
 
 LEVELS = ("none", "landlock", "full")
+SHARES = ("private", None, "box", "link")
 MODES = ("none", "private", "host")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -67,6 +68,8 @@ def of_network(before: Network, after: Network) -> list[str]:
     elif after.mode == "private":
         found += [f"network.egress: {rule}" for rule in asked if rule not in known and reaches_past(rule, known)]
     found += [f"network.forward: {port} of this host" for port in after.forward if port not in before.forward]
+    if SHARES.index(after.share) > SHARES.index(before.share):
+        found.append(f'network.share = "{after.share}"')
     for publish in after.publish:
         if publish not in before.publish and publish.address not in LOOPBACK:
             whom = "a file of yours" if publish.address.startswith("unix:") else "for other machines"

@@ -6,6 +6,7 @@ So of sandboxd.lifecycle.sharing, and of who may see what.
 import json
 import os
 import shutil
+import socket
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ from sandboxd.client import Client
 from sandboxd.client.env import Env
 from sandboxd.errors import Ambiguous, NotFound, PermissionDenied, SandboxdError
 from sandboxd.spec import EnvSpec, Network, Service, Workspace
-from tests.daemons import Daemon
+from tests.daemon.asking import SERVER
+from tests.daemons import PATIENCE, Daemon
 from tests.require import require
 
 pytestmark = pytest.mark.root
@@ -147,3 +149,67 @@ def test_what_concerns_all_is_roots(shared: Shared) -> None:
     assert shared.by(BOB, run("x", forward=[22]))[0] == "NotOffered"
     with shared.client() as root:
         assert root.call(m.Status()).pid
+
+
+def reach(shared: Shared, uid: int, host: str, path: str = "/") -> int:
+    """The status that this user's own request gets."""
+
+    def work(_: Any) -> int:
+        with socket.create_connection(("127.0.0.1", shared.port), PATIENCE) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return int(sock.makefile("rb").readline().split()[1])
+
+    return int(shared.by(uid, work))
+
+
+def test_who_reaches_what_by_name(shared: Shared) -> None:
+    serve = [*SERVER, "3000"]
+
+    def make(name: str, **network: Any) -> str:
+        spec = EnvSpec(name=name, services={"main": Service(command=serve, port=3000)}, network=Network(**network))
+        ask = m.Run(spec=spec, environ={"PATH": os.environ["PATH"]}, wait="ready")
+        return str(shared.by(ALICE, lambda client: client.call(ask).env.url))
+
+    own, link = make("own"), make("link", share="link")
+    make("box", share="box")
+    assert own.startswith(f"http://own.u{ALICE}.localhost:"), own
+    for name, others in (("own", 403), ("box", 200), ("link", 403)):
+        host = f"{name}.u{ALICE}.localhost"
+        assert [reach(shared, uid, host) for uid in (ALICE, BOB, 0)] == [200, others, 200], name
+    host, _, token = link.removeprefix("http://").partition("/")
+    assert reach(shared, BOB, host, f"/{token}") == 200
+    assert reach(shared, BOB, host, f"/{token}x") == 403
+    assert reach(shared, BOB, f"own.u{BOB}.localhost") == 404
+    assert BOB not in {entry[0] for entry in whodunit(shared)}  # a request is not a call
+
+
+def whodunit(shared: Shared) -> list[tuple[int, str, str, str]]:
+    with shared.client() as root:
+        return [(one.uid, one.method, one.name, one.outcome) for one in root.call(m.Audit(tail=100)).entries]
+
+
+def test_what_is_done_is_written_down(shared: Shared) -> None:
+    mine = shared.by(ALICE, run("web"))
+    assert shared.by(BOB, lambda client: client.call(m.Remove(target=mine, force=True)))[0] == NotFound.__name__
+    with shared.client() as root:
+        root.call(m.Logs(target=mine))  # whoever looks at another's is in it, too
+    shared.by(ALICE, lambda client: len(client.call(m.Logs(target=mine)).lines))
+    assert shared.by(BOB, lambda client: client.call(m.Audit()))[0] == PermissionDenied.__name__
+    assert [entry for entry in whodunit(shared) if entry[3] != "begun"] == [
+        (ALICE, "Run", "web", "ok"),
+        (BOB, "Remove", mine, "NotFound"),
+        (0, "Logs", "web", "ok"),
+        (BOB, "Audit", "", "PermissionDenied"),
+    ]
+
+
+def test_quotas_are_each_users_own_and_starve_nobody(shared: Shared) -> None:
+    (shared.dir / "config.toml").write_text(f"[quota]\nenvs = 1\n[quota.user.{BOB}]\nrate = 2\n")
+    with shared.client() as root:
+        root.call(m.Config(reload=True))
+    assert len(shared.by(ALICE, run("one"))) == 32
+    assert shared.by(ALICE, run("two")) == ["QuotaExceeded", f"the quota of user {ALICE} is 1 envs, and 1 are there"]
+    assert [len(shared.by(BOB, run(name))) for name in ("one", "two")] == [32, 32]
+    assert shared.by(BOB, run("three"))[0] == "QuotaExceeded"
+    with shared.client() as root:
+        assert len({root.call(m.Run(spec=EnvSpec(services={"main": Service(command="sleep 9")}))).env.id for _ in "12"}) == 2
