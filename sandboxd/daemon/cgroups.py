@@ -54,7 +54,7 @@ class Control:
         root = root_of(look(launcher, named))
         self.groups = None
         if root.path:
-            groups = Groups(root.path, root.controllers, self.leaving)
+            groups = Groups(root.path, root.controllers, self.leaving, by_user=self.supervisor.settings.shared)
             try:
                 groups.prepare(launcher)
                 self.groups = groups
@@ -208,6 +208,12 @@ class Control:
             limiting.met(actor, over("memory_high", cgroups.number(group, "memory.current") or 0, record.limits.memory_high))
         if record.limits.cpus is not None and new["throttled"] > THROTTLED * new["at"] > 0:
             limiting.met(actor, over("cpus", int(record.limits.cpus), int(record.limits.cpus)))
+
+    async def settled(self) -> None:
+        """Wait until every group that nobody has any more is gone, the users' too."""
+        await self.leaving.settled()
+        if self.groups is not None:
+            self.groups.leave()
 
     def close(self) -> None:
         """Hear of nothing any more; groups stay with their envs."""

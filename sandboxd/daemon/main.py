@@ -313,5 +313,5 @@ async def leave(supervisor: Supervisor) -> None:
     else:
         supervisor.router.close()
     supervisor.launcher.close()
-    await supervisor.control.leaving.settled()
+    await supervisor.control.settled()
     supervisor.journal.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from sandboxd.errors import LaunchFailed, SandboxdError
+from sandboxd.errors import KernelError, LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.isolation.parking import parts
 from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile, default_walls
@@ -311,7 +311,11 @@ class Launcher:
         if not self.line.is_open:
             take(gone())
             return
-        group = self.groups.new() if self.groups is not None else ""
+        try:
+            group = self.groups.new(shape[0].uid[1]) if self.groups is not None else ""
+        except KernelError as error:
+            take(LaunchFailed(f"no control group could be made: {error}", step="control group", errno=error.errno or 0))
+            return
         self.asked.append((shape, take, group))
         who, base, ahead = shape
         path = group.encode()

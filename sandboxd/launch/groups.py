@@ -1,7 +1,9 @@
 """The daemon's half of control groups: below which group envs get theirs, and that none stays when its env has gone.
 
 Imports `errors` and `kernel`. The launcher makes an env's group (`launch.grouping`), the daemon limits, reads and removes it.
-Everything below our root that is called `env-…`, in which nothing lives and which no env has, is a leftover.
+Everything below our root that is called `env-…`, in which nothing lives and which no env has, is a leftover. Where many are
+served, the envs of each uid are in a group `user-UID`: among groups side by side the kernel divides CPU and disk evenly, so who
+runs fifty envs has no more of a busy host than who runs one.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ from sandboxd.errors import KernelError
 from sandboxd.kernel import cgroups
 
 log = logging.getLogger(__name__)
-LAUNCHER = "launcher"
+LAUNCHER, USER = "launcher", "user-"
 # A group is busy until the last of its processes was reaped, which the kernel does in its own time.
 PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -51,10 +53,11 @@ class Leaving:
 
 
 class Groups:
-    """What a launcher makes envs' groups below. root: absolute, divided by `prepare`."""
+    """What a launcher makes envs' groups below. root: absolute, divided by `prepare`. by_user: by the uid that they run as."""
 
-    def __init__(self, root: str, controllers: Collection[str], leaving: Leaving) -> None:
+    def __init__(self, root: str, controllers: Collection[str], leaving: Leaving, *, by_user: bool = False) -> None:
         self.root = root
+        self.by_user = by_user
         self.controllers = list(controllers)
         self.release = leaving.release
 
@@ -70,20 +73,45 @@ class Groups:
         cgroups.write(leaf, "cgroup.procs", str(launcher))
         cgroups.enable(self.root, self.controllers)
 
-    def new(self) -> str:
-        """The path of the group of an env to come."""
-        return f"{self.root}/{cgroups.PREFIX}{secrets.token_hex(8)}"
+    def new(self, uid: int) -> str:
+        """The path of the group of an env to come; raises KernelError."""
+        return f"{self.of_user(uid) if self.by_user else self.root}/{cgroups.PREFIX}{secrets.token_hex(8)}"
+
+    def of_user(self, uid: int) -> str:
+        """The group of a uid's envs, made and to be divided."""
+        path = f"{self.root}/{USER}{uid}"
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            return path
+        except OSError as error:
+            raise KernelError(error.errno or 0, "mkdir", path) from error
+        cgroups.enable(path, self.controllers)
+        return path
+
+    def leave(self) -> None:
+        """Remove the users' groups that hold nothing any more; the others are the next daemon's."""
+        for name in names_in(self.root):
+            if name.startswith(USER):
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{self.root}/{name}")
+
+
+def names_in(path: str) -> list[str]:
+    """What is there."""
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def sweep(root: str, known: Collection[str]) -> int:
     """Remove the empty groups that no env has; how many there were."""
     found = 0
-    try:
-        names = os.listdir(root)
-    except OSError:
-        return 0
-    for name in names:
+    for name in names_in(root):
         path = f"{root}/{name}"
+        if name.startswith(USER):
+            found += sweep(path, known)
         if name.startswith(cgroups.PREFIX) and path not in known and not cgroups.is_populated(path):
             with contextlib.suppress(KernelError):
                 found += cgroups.remove(path)

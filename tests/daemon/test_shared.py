@@ -5,6 +5,7 @@ So of sandboxd.lifecycle.sharing, and of who may see what.
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -21,8 +22,11 @@ import sandboxd.protocol.messages as m
 from sandboxd.client import Client
 from sandboxd.client.env import Env
 from sandboxd.errors import Ambiguous, NotFound, PermissionDenied, SandboxdError
+from sandboxd.kernel import cgroups
+from sandboxd.limits.hierarchy import mounted
 from sandboxd.spec import EnvSpec, Network, Service, Workspace
 from tests.daemon.asking import SERVER
+from tests.daemon.test_suspend import until
 from tests.daemons import PATIENCE, Daemon
 from tests.require import require
 
@@ -35,10 +39,12 @@ assert sandboxd.client.pump is not None  # imported here: a user may not be able
 class Shared(Daemon):
     """A daemon whose control socket everybody can reach."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environ: str) -> None:
         self.open = Path(tempfile.mkdtemp(prefix="sandboxd-shared-", dir="/var/tmp"))
         self.open.chmod(0o755)
-        super().__init__(SANDBOXD_SOCKET=str(self.open / "control.sock"), SANDBOXD_SHARED="1", SANDBOXD_ADMIN_GROUP="")
+        super().__init__(
+            SANDBOXD_SOCKET=str(self.open / "control.sock"), SANDBOXD_SHARED="1", SANDBOXD_ADMIN_GROUP="", **environ
+        )
 
     @contextmanager
     def client(self) -> Iterator[Any]:
@@ -83,9 +89,24 @@ class Shared(Daemon):
 
 
 @pytest.fixture
-def shared() -> Iterator[Shared]:
+def groups() -> Iterator[str]:
+    """A control group to divide; "" where there are none."""
+    mount, _ = mounted()
+    path = f"{mount}/sandboxd-test-{secrets.token_hex(4)}" if mount else ""
+    if path:
+        os.mkdir(path)
+    yield path
+    if path:
+        until(lambda: not cgroups.is_populated(path), "nobody lives in it")
+        assert [entry.name for entry in Path(path).iterdir() if entry.is_dir()] == ["launcher"]
+        os.rmdir(f"{path}/launcher")
+        os.rmdir(path)
+
+
+@pytest.fixture
+def shared(groups: str) -> Iterator[Shared]:
     require("userns")
-    daemon = Shared()
+    daemon = Shared(**({"SANDBOXD_CGROUP": groups} if groups else {}))
     try:
         daemon.start()
         yield daemon
@@ -123,6 +144,9 @@ def test_each_user_has_his_own(shared: Shared) -> None:
     inside = shared.by(ALICE, lambda client: client.get("web").exec(["python3", "-c", ids]).text)
     assert inside.strip() == f"{ALICE} {ALICE} [] {ALICE}", inside
     with shared.client() as root:
+        for env_id, uid in ((mine, ALICE), (theirs, BOB)):
+            path = root.call(m.Inspect(target=env_id)).env.cgroup
+            assert path is None or path.split("/")[-2] == f"user-{uid}"
         assert names(root) == [f"web of {ALICE}", f"web of {BOB}"]
         with pytest.raises(Ambiguous, match=rf"web\.u{ALICE}, web\.u{BOB}"):
             root.call(m.Inspect(target="web"))

@@ -150,7 +150,7 @@ def test_a_release_kills_and_removes(root: str) -> None:
     async def release() -> None:
         leaving = Leaving()
         groups = Groups(root, (), leaving)
-        path = groups.new()
+        path = groups.new(0)
         cgroups.make(path)
         process = sleeper(f"{path}/svc")
         groups.release(path)
@@ -168,6 +168,21 @@ def test_a_sweep_takes_what_is_empty_and_unknown(root: str) -> None:
     assert sorted(path.name for path in Path(root).iterdir() if path.is_dir()) == ["env-known", "env-lives", "other"]
     process.kill()
     process.wait(PATIENCE)
+
+
+def test_each_user_has_a_group_that_goes_with_what_is_in_it(root: str) -> None:
+    groups = Groups(root, (), Leaving(), by_user=True)
+    one, other, theirs = groups.new(1000), groups.new(1000), groups.new(1001)
+    assert [os.path.dirname(path) for path in (one, other, theirs)] == [f"{root}/user-{uid}" for uid in (1000, 1000, 1001)]
+    cgroups.make(one)
+    cgroups.make(other)
+    assert sweep(root, {one}) == 1
+    groups.leave()
+    assert cgroups.count(one) == 3
+    assert not os.path.exists(f"{root}/user-1001")
+    cgroups.remove(one)
+    groups.leave()
+    assert not os.path.exists(f"{root}/user-1000")
 
 
 def test_the_launcher_gets_a_group_of_its_own(root: str) -> None:
