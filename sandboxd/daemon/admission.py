@@ -162,7 +162,7 @@ class Admission:
                     actor.post(ev.Admitted())
             self._queue.remove(ticket.env_id)
         for ticket in aside:
-            self._queue.add(ticket)
+            self._queue.put_back(ticket)
 
     def note(self, record: EnvRecord) -> None:
         """An env has changed: what is not queued any more waits for nothing."""

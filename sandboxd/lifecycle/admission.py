@@ -130,6 +130,13 @@ class Queue:
         line = self._lines.setdefault(ticket.owner, {}).setdefault(ticket.group, [])
         heapq.heappush(line, (ticket.since, ticket.env_id, ticket))
 
+    def put_back(self, ticket: Ticket) -> None:
+        """One that was removed for a moment waits on, as if it had not been; it may not have been met since."""
+        if any(entry[2] is ticket for entry in self._lines.get(ticket.owner, {}).get(ticket.group, ())):
+            self.tickets[ticket.env_id] = ticket
+        else:
+            self.add(ticket)
+
     def remove(self, env_id: str) -> None:
         """It waits no longer."""
         self.tickets.pop(env_id, None)

@@ -132,3 +132,21 @@ def test_what_is_critical():
     assert is_critical(CEILINGS, CRITICAL)
     assert not is_critical(CEILINGS, HOST)
     assert is_critical(CEILINGS, Host(total=8 * G, available=4 * G, pressure=70.0))
+
+
+def test_what_is_put_back_waits_once_and_where_it_did():
+    queue = Queue()
+    first, second = Ticket("a", 1, 1.0), Ticket("b", 1, 2.0)
+    queue.add(first)
+    queue.add(second)
+    for _ in range(5):
+        queue.remove("a")
+        assert queue.next(None, {}) is second
+        queue.put_back(first)
+        queue.remove("a")
+        queue.put_back(first)  # nobody met it meanwhile
+        assert queue.next(None, {}) is first
+    queue.remove("a")
+    queue.remove("b")
+    assert queue.next(None, {}) is None
+    assert not queue.tickets
