@@ -2,7 +2,8 @@
 
 Every subject leads to the same nginx: the peers to one on the host, the router to one in a network namespace of its own, over
 sockets born in it. The peers keep their connections to it in a pool, as their users would set them up; the router dials for
-each client connection (see hazards of pools). All run interleaved, so that a noisy machine is noisy for all; loopback only.
+each client connection (see hazards of pools). With two workers it stands against the peers with two of theirs. All run
+interleaved, so that a noisy machine is noisy for all; loopback only.
 """
 
 import argparse
@@ -39,7 +40,7 @@ http {{
 }}
 """
 NGINX = """
-worker_processes 1; daemon off; error_log stderr crit; pid {dir}/nginx.pid;
+worker_processes {workers}; daemon off; error_log stderr crit; pid {dir}/{name}.pid;
 events {{ worker_connections 8192; }}
 http {{
     access_log off; keepalive_requests 1000000000;
@@ -57,7 +58,7 @@ http {{
 """
 HAPROXY = """
 global
-    nbthread 1
+    nbthread {workers}
     maxconn 1000
 defaults
     mode http
@@ -88,7 +89,8 @@ const routes = [{{ hostname: "127.0.0.1", port: {backend} }}];
 const onError = () => {{}};
 createProxyServer({{ getRoutes: () => routes, proxyPort: {port}, onError }}).listen({port}, "127.0.0.1");
 """
-PEERS = ("nginx", "haproxy", "http-proxy", "portless")
+PAIR = ", 2 workers"
+PEERS = ("nginx", "haproxy", "http-proxy", "portless", f"nginx{PAIR}", f"haproxy{PAIR}")
 MODULES = os.environ.get("NODE_MODULES", "/usr/local/lib/node_modules")  # where npm put http-proxy and portless
 
 
@@ -141,13 +143,13 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
                 for name, port in ports.items():
                     found.setdefault((load, name), []).append(measure(port, load, seconds))
     for (load, name), results in found.items():
-        peer = name in PEERS
+        peer, metric = name in PEERS, load.metric + (PAIR if name.endswith(PAIR) else "")
         if load.bulk:
-            yield row(load.metric, name, [result.bytes_rate / 1e6 for result in results], "MB/s", peer=peer)
+            yield row(metric, name, [result.bytes_rate / 1e6 for result in results], "MB/s", peer=peer)
         else:
-            yield row(load.metric, name, [result.rate for result in results], "1/s", peer=peer)
+            yield row(metric, name, [result.rate for result in results], "1/s", peer=peer)
         best = sorted(results, key=lambda result: result.p99)[len(results) // 2]
-        yield Row(f"{load.metric}, latency", name, best.median, best.p99, "ms", peer)
+        yield Row(f"{metric}, latency", name, best.median, best.p99, "ms", peer)
 
 
 @contextlib.contextmanager
@@ -161,15 +163,17 @@ def subjects() -> Iterator[dict[str, int]]:
         backend = free_port()
         stack.enter_context(program(nginx(directory, "backend", BACKEND, port=backend, name="backend"), backend))
         ports = {"direct": backend}
-        if shutil.which("nginx"):
-            ports["nginx"] = free_port()
-            command = nginx(directory, "nginx", NGINX, port=ports["nginx"], backend=backend)
-            stack.enter_context(program(command, ports["nginx"]))
-        if shutil.which("haproxy"):
-            ports["haproxy"] = free_port()
-            config = directory / "haproxy.cfg"
-            config.write_text(HAPROXY.format(port=ports["haproxy"], backend=backend))
-            stack.enter_context(program(["haproxy", "-db", "-q", "-f", str(config)], ports["haproxy"]))
+        for workers, suffix in ((1, ""), (2, PAIR)):
+            if shutil.which("nginx"):
+                port, name = free_port(), f"nginx{workers}"
+                command = nginx(directory, name, NGINX, port=port, backend=backend, workers=workers, name=name)
+                stack.enter_context(program(command, port))
+                ports[f"nginx{suffix}"] = port
+            if shutil.which("haproxy"):
+                port = ports[f"haproxy{suffix}"] = free_port()
+                config = directory / f"haproxy{workers}.cfg"
+                config.write_text(HAPROXY.format(port=port, backend=backend, workers=workers))
+                stack.enter_context(program(["haproxy", "-db", "-q", "-f", str(config)], port))
         for name, file, source in (("http-proxy", "proxy.js", NODE), ("portless", "portless.mjs", PORTLESS)):
             if shutil.which("node") and Path(MODULES, name).exists():
                 ports[name] = free_port()
@@ -180,7 +184,7 @@ def subjects() -> Iterator[dict[str, int]]:
         env = Standin("127.0.0.1", directory / "env", serve=(), run=command)
         stack.callback(env.close)
         ports["sandboxd"] = stack.enter_context(router(directory / "one", env, 1))
-        ports["sandboxd, 2 workers"] = stack.enter_context(router(directory / "two", env, 2))
+        ports[f"sandboxd{PAIR}"] = stack.enter_context(router(directory / "two", env, 2))
         yield ports
 
 
