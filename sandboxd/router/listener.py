@@ -14,9 +14,8 @@ import socket
 from collections.abc import Callable
 
 from sandboxd.router import unixes
-from sandboxd.router.loop import READ, Loop
+from sandboxd.router.loop import READ, Loop, Timer
 
-BATCH = 64
 BACKLOG = 4096  # cut by net.core.somaxconn
 REST = 0.1  # seconds without accepting once there is no descriptor left; the queue keeps who waits
 
@@ -48,7 +47,7 @@ class Listener:
         self._loop = loop
         self._accepted = accepted
         self._room = room
-        self._resting = False
+        self._resting: Timer | None = None
         self._silent_until = 0.0
         self._family = int(sock.family)
         sock.setblocking(False)
@@ -102,13 +101,16 @@ class Listener:
             log.warning("no more connections are taken at %s for now: %s", self.address, error.strerror)
 
     def _rest(self, seconds: float) -> None:
-        if not self._resting:
-            self._resting = True
+        if self._resting is None:
             self._loop.forget(self.sock.fileno())
-            self._loop.at(self._loop.now + seconds, self._resume)
+            self._resting = self._loop.at(self._loop.now + seconds, self.resume)
 
-    def _resume(self) -> None:
-        self._resting = False
+    def resume(self) -> None:
+        """Rest no longer."""
+        if self._resting is None:
+            return
+        self._resting.cancel()
+        self._resting = None
         if self.sock.fileno() >= 0:
             self._loop.watch(self.sock.fileno(), self, WANTED)
 

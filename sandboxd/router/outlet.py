@@ -35,11 +35,12 @@ from sandboxd.kernel.sockdiag import netns_cookie
 from sandboxd.router.closing import reset
 from sandboxd.router.dialer import connect
 from sandboxd.router.forwarded import Forwarded
-from sandboxd.router.listener import BATCH, Accepted, Listener
+from sandboxd.router.listener import Accepted, Listener
 from sandboxd.router.loop import READ, Timer
 from sandboxd.router.outbound import NOWHERE, Outbound, has_route, is_local, wanted
 from sandboxd.router.proxied import Proxied
 from sandboxd.router.resolver import Datagrams, Inquiry, Respond
+from sandboxd.router.sharing import BATCH
 from sandboxd.routing import dns, orders
 
 if TYPE_CHECKING:

@@ -246,6 +246,10 @@ class Port:
         known.endpoint = wanted
         return known
 
+    def resume(self) -> None:
+        """Leave it to others no longer."""
+        self._listener.resume()
+
     def close(self) -> None:
         """Stop listening; connections run on."""
         self._listener.close()

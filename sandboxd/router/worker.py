@@ -23,12 +23,13 @@ from sandboxd.router.control import Wire
 from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.finding import Finding
-from sandboxd.router.listener import BATCH, Listener, joined, split_address
+from sandboxd.router.listener import Listener, joined, split_address
 from sandboxd.router.logged import Logged, passage
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
 from sandboxd.router.secure import Secure
+from sandboxd.router.sharing import Share
 from sandboxd.router.turns import Gate
 from sandboxd.routing import orders
 from sandboxd.routing.forwarded import is_trusted
@@ -37,7 +38,6 @@ from sandboxd.routing.requests import Request
 
 TICK = 1.0
 SHRINK = 10  # ticks between two looks at what is kept ready for nobody
-SLACK, SHARE = 14, 14  # with several workers: connections more than the fewest of any, and taken at a time
 MOST_PASSED = 64
 MOST_OF_ONE = 1024  # connections of one address, where nothing is said; a quarter of all at most
 DESCRIPTORS_PER_CLIENT = 3  # its own, its service's, and a share of ready sockets and pipes
@@ -60,11 +60,10 @@ class Router:
         self.pages: Counter[int] = Counter()
         self.raws: set[Raw] = set()
         self.held_raw: set[Raw] = set()
-        self._most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
+        most = bounds.clients or raise_limit() // DESCRIPTORS_PER_CLIENT
+        self._share = Share(loads, number, most)
         self._sources: dict[str, int] = {}
-        self._most_of_one = bounds.per_source or min(MOST_OF_ONE, self._most // 4)
-        self._loads = loads
-        self._number = number
+        self._most_of_one = bounds.per_source or min(MOST_OF_ONE, most // 4)
         self._listeners: list[Listener] = []
         self._ports: dict[tuple[str, int], Port] = {}
         self._ticking = False
@@ -97,16 +96,16 @@ class Router:
     # -- connections -----------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many clients can be taken now; 0: none. Negative: one, but others have fewer and are to take the next."""
-        held = len(self.clients) + len(self.raws)
-        if len(self._loads) == 1:
-            return min(BATCH, self._most - held)
-        self._loads[self._number] = held
-        fewest = min(self._loads)
-        room = min(SHARE, self._most - held)
-        # Not less: of short connections one has more than another by chance, and those that wait then wait for nothing.
-        fair = fewest + SLACK + fewest // 4 - held
-        return min(room, fair) if fair > 0 or room <= 0 else -1
+        """How many clients can be taken now, see `Share`."""
+        return self._share.room(len(self.clients) + len(self.raws))
+
+    def _take_again(self) -> None:
+        """Of those left to others: ours ended first, and nobody would take what waits (measured: half of two workers' rate)."""
+        if self._share.takes_again(len(self.clients) + len(self.raws)):
+            for listener in self._listeners:
+                listener.resume()
+            for port in self._ports.values():
+                port.resume()
 
     def _connections(self) -> "Iterator[Client | Raw]":
         yield from self.clients
@@ -117,7 +116,9 @@ class Router:
         if client in self.clients:
             self.clients.remove(client)
             self._leave(client.source[0])
-        self._loads[self._number] = len(self.clients) + len(self.raws)
+        self._share.loads[self._share.number] = len(self.clients) + len(self.raws)
+        if self._share.yields:
+            self._take_again()
         self.held.discard(client)
         if self.draining:
             self._drained()
@@ -152,6 +153,8 @@ class Router:
         if raw in self.raws:
             self.raws.remove(raw)
             self._leave(raw.source[0])
+            if self._share.yields:
+                self._take_again()
             if self._log is not None:
                 self._log.note(passage(raw, self.loop.now))
 
