@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.daemons import ROOT, Daemon
+from tests.daemons import Daemon
 from tests.keeper import describe
 from tests.require import require as require_facts
 
@@ -29,19 +29,21 @@ settings.load_profile("house")
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """With several workers (pytest-xdist) no other test runs beside one that is marked `alone`.
 
-    A lock of readers and writers, on two files of the checkout: who waits to be alone holds the gate, so that the others do
-    not starve it. Outermost of the hooks: waiting counts for no test's time-out, and its descriptors for no test's leak.
+    A lock of readers and writers, on the project's file and folder: who waits to be alone holds the gate, so that the others
+    do not starve it. Outermost of the hooks: waiting counts for no test's time-out, and its descriptors for no test's leak.
     """
     if not hasattr(item.config, "workerinput"):
         return (yield)
-    with open(__file__) as gate, open(ROOT / "tests/__init__.py") as turn:
+    gate, turn = (os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (item.config.inipath or __file__, item.config.rootpath))
+    try:
         fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(turn, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
         fcntl.flock(gate, fcntl.LOCK_UN)
-        try:
-            return (yield)
-        finally:
-            fcntl.flock(turn, fcntl.LOCK_UN)  # also where a child that the test forked still has it
+        return (yield)
+    finally:
+        fcntl.flock(turn, fcntl.LOCK_UN)  # also where a child that the test forked still has it
+        os.close(gate)
+        os.close(turn)
 
 
 def descriptors() -> dict[int, str]:

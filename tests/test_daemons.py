@@ -90,3 +90,26 @@ def test_a_demand_makes_a_skip_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDBOXD_REQUIRE", "userns,no-such-program")
     with pytest.raises(pytest.fail.Exception, match="not installed"):
         require("no-such-program")
+
+
+AT_ONCE = """
+import os, time, pytest
+
+@pytest.mark.parametrize("n", range(20))
+def test_it(n):
+    os.mkdir(f"busy-{os.getpid()}")
+    time.sleep(0.01)
+    os.rmdir(f"busy-{os.getpid()}")
+"""
+ALONE = AT_ONCE.replace("def test", "@pytest.mark.alone\ndef test").replace("time.sleep(0.01)", "assert len(os.listdir()) == 1")
+
+
+def test_who_is_to_be_alone_is(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("from tests.conftest import pytest_runtest_protocol")
+    pytester.makeini("[pytest]\nmarkers = alone")
+    place = pytester.mkdir("place")
+    pytester.makepyfile(test_one=AT_ONCE, test_two=ALONE)
+    env = {**os.environ, "PYTHONPATH": os.getcwd() + ":" + ":".join(sys.path)}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", str(pytester.path)]
+    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
+    assert "40 passed" in done.stdout, done.stdout + done.stderr

@@ -51,6 +51,7 @@ def test_a_time_is_held_against_the_fastest_and_a_rate_against_the_highest() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # it takes all CPUs
 @pytest.mark.parametrize("bench", SMALL)
 def test_a_bench_runs(bench: str) -> None:
     require("userns", "unprivileged", "busybox")

@@ -37,15 +37,19 @@ def connections(pid: int) -> int:
 def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[..., Standin]) -> None:
     env = standin("shop")
     pair.push([env.endpoint()])
-    talks = [Talk(pair.connect()) for _ in range(40)]
-    for talk in talks:
-        assert talk.get().status == 200
-    shares = [connections(pid) for pid in pair.workers()]
-    assert sum(shares) == 40
+    talks: list[Talk] = []
+    shares = [0]
+    while min(shares) < 10 and len(talks) < 400:  # who has no CPU for a while takes none: more come
+        more = [Talk(pair.connect()) for _ in range(40)]
+        for talk in more:
+            assert talk.get().status == 200
+        talks += more
+        shares = [connections(pid) for pid in pair.workers()]
+    assert sum(shares) == len(talks)
     assert min(shares) >= 10  # neither is left out
     pair.run(pair.handle.count())
-    assert pair.handle.counts[env.env_id]["requests"] == 40
-    assert pair.handle.counts[env.env_id]["open"] == 40
+    assert pair.handle.counts[env.env_id]["requests"] == len(talks)
+    assert pair.handle.counts[env.env_id]["open"] == len(talks)
     assert pair.run(pair.handle.release(env.env_id)) is True
     pair.run(pair.handle.count())
     assert pair.handle.counts[env.env_id]["open"] == 0  # all of both are closed once it is confirmed

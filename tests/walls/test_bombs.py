@@ -15,6 +15,9 @@ from tests.daemons import Daemon
 from tests.walls.bombs import BOMBS, SERVE, program
 from tests.walls.envs import PYTHON
 
+# What they use up is counted for the user too, whose other tests would meet it: descriptors in flight, processes, CPU.
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module", autouse=True)
 def ample() -> Iterator[None]:

@@ -118,7 +118,7 @@ TRAPS = {
     "link to a terminal": "ln -s /dev/tty .venv/pyvenv.cfg",
     "huge pyvenv.cfg": "truncate -s 1T .venv/pyvenv.cfg",
     "secrets by pyvenv.cfg": "echo home = $HOME/.ssh/bin > .venv/pyvenv.cfg",
-    "links by the thousand": "i=0; while [ $i -lt 600 ]; do ln -s / .venv/bin/l$i; i=$((i+1)); done",
+    "links by the thousand": """exec python3 -c 'import os; [os.symlink("/", f".venv/bin/l{n}") for n in range(600)]'""",
     "fifo for git": "rm -rf .git; mkfifo .git",
     "modules by the thousand": "mkdir -p .git/modules; cd .git/modules; seq 3000 | xargs mkdir",
     "modules in a circle": "mkdir -p .git; ln -s . .git/modules",
