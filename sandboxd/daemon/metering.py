@@ -55,6 +55,9 @@ async def read(supervisor: "Supervisor", watch: "Watch") -> Reading:
     )
 
 
+OUT = ("out_open", "out_begun", "out_denied", "out_sent", "out_received")
+
+
 def reading_of(record: EnvRecord, supervisor: "Supervisor", watch: "Watch") -> EnvReading:
     """One env; raises KernelError when it is gone."""
     sample = watch.look(record, traffic=False)
@@ -71,5 +74,6 @@ def reading_of(record: EnvRecord, supervisor: "Supervisor", watch: "Watch") -> E
         requests=traffic.get("requests", 0),
         bytes_in=traffic.get("bytes_in", 0),
         bytes_out=traffic.get("bytes_out", 0),
+        **{field: traffic.get(field, 0) for field in OUT},
         restarts=record.restarts + sum(service.restarts for service in record.services.values()),
     )

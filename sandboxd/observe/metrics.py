@@ -35,6 +35,11 @@ class EnvReading(msgspec.Struct, frozen=True, kw_only=True):
     bytes_in: int = 0
     bytes_out: int = 0
     restarts: int = 0
+    out_open: int = 0
+    out_begun: int = 0
+    out_denied: int = 0
+    out_sent: int = 0
+    out_received: int = 0
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,12 +130,28 @@ def of_envs(envs: list[EnvReading]) -> "Iterator[Metric]":
     families: list[tuple[GaugeMetricFamily | CounterMetricFamily, str]] = [
         (memory, "memory_bytes"), (pids, "pids"), (connections, "connections"), (cpu, "cpu_seconds"),
         (requests, "requests"), (received, "bytes_in"), (sent, "bytes_out"), (restarts, "restarts"),
-        (queued, "queued"), (refused, "refused"),
+        (queued, "queued"), (refused, "refused"), *going_out(labels),
     ]  # fmt: skip
     for family, field in families:
         for env in envs:
             family.add_metric([env.name, env.id[:12]], getattr(env, field))
         yield family
+
+
+def going_out(labels: list[str]) -> "list[tuple[GaugeMetricFamily | CounterMetricFamily, str]]":
+    """Of what goes out of envs."""
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
+
+    name = "sandboxd_env_egress"
+    counted = {
+        "out_begun": ("connections", "Connections made out of an env."),
+        "out_denied": ("denied", "Connections and names that an env was denied."),
+        "out_sent": ("sent_bytes", "Bytes that went out of an env."),
+        "out_received": ("received_bytes", "Bytes that came back to an env."),
+    }
+    opened = GaugeMetricFamily(f"{name}_open", "Connections out of an env now.", labels=labels)
+    return [(opened, "out_open"), *((CounterMetricFamily(f"{name}_{of}", words, labels=labels), field)
+                                    for field, (of, words) in counted.items())]  # fmt: skip
 
 
 def gauge(name: str, words: str, value: float) -> "GaugeMetricFamily":

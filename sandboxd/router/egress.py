@@ -20,6 +20,7 @@ from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 
 TRIM = 10.0
+REPORT = 1.0  # seconds between counts, while there is something to count
 
 log = logging.getLogger("sandboxd.egress")
 
@@ -35,6 +36,7 @@ class Egress:
         self.own: frozenset[int] = frozenset()
         self.numbers = 0
         self._trimming = False
+        self._active: set[Outlet] = set()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop)
         self._signals = Signals(self.loop, self.loop.stop)
         raise_limit()
@@ -78,7 +80,10 @@ class Egress:
                 self._tell(orders.Done(order=order.order))
             case orders.Stop():
                 self.loop.stop()
-            case orders.Ping() | orders.Count():
+            case orders.Ping():
+                self._tell(orders.Done(order=order.order))
+            case orders.Count():
+                self._report()
                 self._tell(orders.Done(order=order.order))
 
     def _tell(self, report: orders.Report) -> None:
@@ -102,6 +107,28 @@ class Egress:
         if self.outlets and not self._trimming:
             self._trimming = True
             self.loop.at(self.loop.now + TRIM, self._trim)
+
+    def note(self, outlet: Outlet) -> None:
+        """Something goes out there."""
+        if not self._active:
+            self.loop.at(self.loop.now + REPORT, self._tick)
+        self._active.add(outlet)
+
+    def _tick(self) -> None:
+        self._report()
+        self._active = {outlet for outlet in self._active if outlet.passages}
+        if self._active:
+            self.loop.at(self.loop.now + REPORT, self._tick)
+
+    def _report(self) -> None:
+        """Send the counts that changed."""
+        envs = {}
+        for outlet in self._active:
+            traffic = outlet.traffic()
+            if traffic != outlet.told_of and self.outlets.get(outlet.order.env_id) is outlet:
+                outlet.told_of = envs[outlet.order.env_id] = traffic
+        if envs:
+            self._tell(orders.Counts(envs=envs))
 
     def _trim(self) -> None:
         """Pipes that nobody needed go back; an idle worker sleeps."""

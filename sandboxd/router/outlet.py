@@ -78,6 +78,7 @@ class Outlet:
         self._sock: _socket.socket | None = None
         self._timer: Timer | None = None
         self._pause = SOON
+        self.told_of: orders.Traffic | None = None
         self._ask()
 
     # -- its listeners ---------------------------------------------------------------------------------------------------
@@ -157,10 +158,17 @@ class Outlet:
             return partial(self._forwarded, self.forwards[port])
         raise OSError(errno.EINVAL, "nothing is led there")
 
-    def _proxied(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
+    def _admit(self, sock: _socket.socket) -> bool:
+        """Whether there is room for one connection more; else it is reset."""
         self.total += 1
+        self.worker.note(self)
         if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
             reset(sock)
+            return False
+        return True
+
+    def _proxied(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
+        if not self._admit(sock):
             return
         self.worker.numbers += 1
         passage = Proxied(self, sock, self.worker.numbers)
@@ -168,9 +176,7 @@ class Outlet:
         passage.go()
 
     def _forwarded(self, entry: Forward, sock: _socket.socket, _source: tuple[str, int]) -> None:
-        self.total += 1
-        if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
-            reset(sock)
+        if not self._admit(sock):
             return
         self.worker.numbers += 1
         passage = Forwarded(self, sock, self.worker.numbers, entry)
@@ -185,9 +191,7 @@ class Outlet:
     # -- what passes -----------------------------------------------------------------------------------------------------
 
     def _accepted(self, sock: _socket.socket, _source: tuple[str, int]) -> None:
-        self.total += 1
-        if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
-            reset(sock)
+        if not self._admit(sock):
             return
         try:
             address, port = wanted(sock)
@@ -226,6 +230,7 @@ class Outlet:
     def deny(self, seen: orders.Passage) -> None:
         """Keep what was denied, each place once."""
         self.denied += 1
+        self.worker.note(self)
         self._denied.pop((seen.name or seen.address, seen.port), None)
         self._denied[seen.name or seen.address, seen.port] = seen
         while len(self._denied) > MOST_KEPT:
@@ -249,16 +254,31 @@ class Outlet:
             began=passage.began,
         )
 
+    def traffic(self) -> orders.Traffic:
+        """In numbers."""
+        return orders.Traffic(
+            open=0,
+            requests=0,
+            bytes_in=0,
+            bytes_out=0,
+            out_open=len(self.passages),
+            out_begun=self.total,
+            out_denied=self.denied,
+            out_sent=self.sent + sum(one.sent for one in self.passages),
+            out_received=self.received + sum(one.received for one in self.passages),
+        )
+
     def flows(self) -> orders.Flows:
         """All that is known."""
         alive = [self.seen(passage) for passage in sorted(self.passages, key=lambda one: one.number)]
+        sums = self.traffic()
         return orders.Flows(
             env_id=self.order.env_id,
             passages=[*(seen for _, seen in self._ended), *self._denied.values(), *alive],
-            total=self.total,
-            denied=self.denied,
-            sent=self.sent + sum(one.sent for one in self.passages),
-            received=self.received + sum(one.received for one in self.passages),
+            total=sums.out_begun,
+            denied=sums.out_denied,
+            sent=sums.out_sent,
+            received=sums.out_received,
         )
 
     # -- names -----------------------------------------------------------------------------------------------------------

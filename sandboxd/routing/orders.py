@@ -214,7 +214,10 @@ def publish_order(number: int, held: Published) -> Publish:
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """One env's counts: connections to its services, exchanges under way, tunnels and who waits for a connection now; since the
-    router began requests, bytes, those of the bytes that went through its open tunnels, and who waited for one in vain."""
+    router began requests, bytes, those of the bytes that went through its open tunnels, and who waited for one in vain.
+
+    out: what goes out of it: connections now, and since it began those made, denied ones and names, bytes.
+    """
 
     open: int
     busy: int = 0
@@ -225,6 +228,11 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     bytes_in: int
     bytes_out: int
+    out_open: int = 0
+    out_begun: int = 0
+    out_denied: int = 0
+    out_sent: int = 0
+    out_received: int = 0
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):

@@ -32,7 +32,7 @@ class Sums:
         """A worker ended; returns what changed by that."""
         envs = self._live.pop(worker, {})
         for env_id, traffic in envs.items():
-            lasting = msgspec.structs.replace(traffic, open=0, busy=0, tunnels=0, tunnelled=0, queued=0)
+            lasting = msgspec.structs.replace(traffic, open=0, busy=0, tunnels=0, tunnelled=0, queued=0, out_open=0)
             self._past[env_id] = total([self._past.get(env_id, NONE), lasting])
         self._past_pages.update(self._pages.pop(worker, {}))
         return self._of(list(envs))
@@ -59,14 +59,4 @@ class Sums:
 
 def total(parts: list[Traffic]) -> Traffic:
     """Their sum."""
-    return Traffic(
-        open=sum(part.open for part in parts),
-        busy=sum(part.busy for part in parts),
-        tunnels=sum(part.tunnels for part in parts),
-        tunnelled=sum(part.tunnelled for part in parts),
-        queued=sum(part.queued for part in parts),
-        refused=sum(part.refused for part in parts),
-        requests=sum(part.requests for part in parts),
-        bytes_in=sum(part.bytes_in for part in parts),
-        bytes_out=sum(part.bytes_out for part in parts),
-    )
+    return Traffic(**{field: sum(getattr(part, field) for part in parts) for field in Traffic.__struct_fields__})
