@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 FIRST_PAUSE = 0.001
 GROWTH = 1.25
+LATE, LATE_GROWTH = 0.1, 1.5  # half a second on, what has declared no port hardly has one: of a thousand such, each look counts
 LONGEST_PAUSE = 0.25
 LONGEST_SEARCH_PAUSE = 30.0
 STATUS_LINE_CAP = 4096
@@ -164,7 +165,7 @@ class Readiness:
                 self.actor.post(ev.PortFound(service=name, port=found[0]))
                 return found[0]
             await asyncio.sleep(pause)
-            pause = min(pause * GROWTH, longest)
+            pause = min(pause * (GROWTH if pause < LATE else LATE_GROWTH), longest)
 
     async def _command_fails(self, command: str | list[str], timeout: float) -> str:
         """Run the check inside, its output thrown away there."""
