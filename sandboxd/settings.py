@@ -256,6 +256,22 @@ class Place(NamedTuple):
         return value
 
 
+class Domain(NamedTuple):
+    """A DNS name in lower case."""
+
+    def read(self, value: object) -> str:
+        """Without a dot at its end."""
+        found = value.removesuffix(".").lower() if isinstance(value, str) else ""
+        parts = found.split(".")
+        if len(found) > 128 or not all(part.isascii() and part.replace("-", "x").isalnum() for part in parts):
+            raise UsageError(f"{shown(value)} is no domain", hint="as box.example.com; *.box.example.com has to lead here")
+        return found
+
+    def write(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
 class Word(NamedTuple):
     """A word, or none."""
 
@@ -317,6 +333,7 @@ def check_server(part: str) -> None:
 
 KINDS: dict[str, Kind] = {
     "listen": Words(check_listen, list, 1),
+    "base_domain": Domain(),
     "pool": Whole(0, 256),
     "max_envs": Whole(1, 100_000),
     "max_starting": Whole(1, 100_000),

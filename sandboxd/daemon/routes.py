@@ -41,7 +41,9 @@ def route_table(records: Sequence[EnvRecord], ground: Ground, *, version: int) -
         endpoints += places
     rules = rules_of(records, endpoints, routes, base_domain, {f"{one.name}.{base_domain}" for one in own})
     doors = list(ground.doors.values())
-    return RouteTable(version=version, endpoints=endpoints, routes=routes, hold=ground.hold, rules=rules, doors=doors)
+    return RouteTable(
+        version=version, endpoints=endpoints, routes=routes, hold=ground.hold, rules=rules, doors=doors, base=base_domain
+    )
 
 
 def reached(record: EnvRecord, ground: Ground) -> tuple[list[Endpoint], list[tuple[str, int]]]:
@@ -86,7 +88,9 @@ def rules_of(
             place = places.get((record.id, rule.service or main_service(record)))
             if place is None:
                 continue
-            hosts = [rule.host] if rule.host else [f"{record.host}.{base_domain}", f"{record.id}.{base_domain}"]
+            hosts = (
+                [below(rule.host, base_domain)] if rule.host else [f"{record.host}.{base_domain}", f"{record.id}.{base_domain}"]
+            )
             for host in hosts:
                 if host not in reserved and owners.setdefault(host, record.owner) == record.owner:
                     found.append(
@@ -101,6 +105,12 @@ def rules_of(
                         )
                     )
     return found
+
+
+def below(host: str, base_domain: str) -> str:
+    """A name that a spec gives, below the base domain where it is below `localhost`: to the router both are one."""
+    name, dot, last = host.rpartition(".")
+    return f"{name}.{base_domain}" if dot and last == "localhost" else host
 
 
 def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:

@@ -43,7 +43,7 @@ def check(spec: EnvSpec, owner: Owner, base_domain: str) -> None:
     if low:
         raise PermissionDenied(f"{low[0]}: ports below {LOWEST_PORT} are root's", hint="publish a higher one")
     for rule in spec.routes:
-        if rule.host is not None and not rule.host.endswith(f".{owner.user}.{base_domain}"):
+        if rule.host is not None and not rule.host.endswith((f".{owner.user}.{base_domain}", f".{owner.user}.localhost")):
             raise PermissionDenied(
                 f"routes: the name {rule.host} is not yours", hint=f"yours end with .{owner.user}.{base_domain}"
             )

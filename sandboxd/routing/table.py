@@ -14,6 +14,7 @@ from sandboxd.routing.framing import FramingError
 from sandboxd.routing.keys import Door
 from sandboxd.routing.rules import Choices, Rule
 
+LOCAL = b".localhost"
 # RFC 3986 3.2.2 host and port, in the spellings that can be ours; an underscore is no DNS name, yet seen in the wild.
 HOST = re.compile(rb"([0-9A-Za-z._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 
@@ -60,7 +61,8 @@ class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     """One snapshot. hold: seconds a request for a "starting" endpoint waits before it gets a 503.
 
     rules: of names whose requests are told apart by more than the name. doors: templates, whose envs have a route of the name
-    SLOT@HOST for their key, which no Host field can say.
+    SLOT@HOST for their key, which no Host field can say. base: what all names of ours end with; those that end with `localhost`
+    mean the same.
     """
 
     version: int
@@ -69,6 +71,7 @@ class RouteTable(msgspec.Struct, frozen=True, kw_only=True):
     hold: float = 30.0
     rules: list[Rule] = []
     doors: list[Door] = []
+    base: str = "localhost"
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +102,7 @@ class Routes:
         """Routes whose index is out of range are left out: they lead nowhere."""
         self.version = table.version
         self.hold = table.hold
+        self._base = b"" if table.base == "localhost" else b"." + spelled(table.base)
         self.endpoints = dict(enumerate(table.endpoints))
         self.names = {
             spelled(route.host): route.endpoint for route in table.routes if 0 <= route.endpoint < len(table.endpoints)
@@ -134,7 +138,7 @@ class Routes:
         """The template that a Host value asks for, and the label before its name; raises FramingError."""
         if not self._doors:
             return None
-        name = bare(host)
+        name = self._name(host)
         door = self._doors.get(name)
         if door is not None:
             return door, ""
@@ -148,7 +152,7 @@ class Routes:
 
     def find(self, host: bytes) -> int | None:
         """The endpoint's index for a Host field's value, None when unknown; raises FramingError for what is no host at all."""
-        return self.names.get(bare(host))
+        return self.names.get(self._name(host))
 
     @property
     def has_rules(self) -> bool:
@@ -157,12 +161,17 @@ class Routes:
 
     def choose(self, host: bytes, target: bytes, fields: bytes, draw: float) -> Rule | None:
         """The rule for a request, None where its host has none or none that fits; raises FramingError."""
-        choices = self._choices.get(bare(host))
+        choices = self._choices.get(self._name(host))
         return choices.choose(target, fields, draw) if choices is not None else None
 
     def is_ruled(self, host: bytes) -> bool:
         """Whether requests for that host are told apart one by one."""
-        return bare(host) in self._choices
+        return self._name(host) in self._choices
+
+    def _name(self, host: bytes) -> bytes:
+        """A Host value as a name of the table, below the base domain what was said below `localhost`; raises FramingError."""
+        name = bare(host)
+        return name[: -len(LOCAL)] + self._base if self._base and name.endswith(LOCAL) else name
 
 
 def spelled(host: str) -> bytes:

@@ -3,17 +3,20 @@
 So of sandboxd.lifecycle.sharing, and of who may see what.
 """
 
+import grp
 import json
 import os
+import pwd
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -31,6 +34,7 @@ from tests.daemons import PATIENCE, Daemon
 from tests.require import require
 
 pytestmark = pytest.mark.root
+BASE = "box.example"
 ALICE, BOB = 61001, 61002  # they need no name: then their number stands in their URLs
 assert Env is not None
 assert sandboxd.client.pump is not None  # imported here: a user may not be able to read the checkout
@@ -43,7 +47,10 @@ class Shared(Daemon):
         self.open = Path(tempfile.mkdtemp(prefix="sandboxd-shared-", dir="/var/tmp"))
         self.open.chmod(0o755)
         super().__init__(
-            SANDBOXD_SOCKET=str(self.open / "control.sock"), SANDBOXD_SHARED="1", SANDBOXD_ADMIN_GROUP="", **environ
+            SANDBOXD_SOCKET=str(self.open / "control.sock"),
+            SANDBOXD_SHARED="1",
+            SANDBOXD_BASE_DOMAIN=BASE,
+            **environ,
         )
 
     @contextmanager
@@ -62,13 +69,13 @@ class Shared(Daemon):
             os.chown(place, uid, uid)
         return place
 
-    def by(self, uid: int, work: Callable[[Any], Any]) -> Any:
+    def by(self, uid: int, work: Callable[[Any], Any], groups: Sequence[int] = ()) -> Any:
         """What `work` gives a user with a client of his own, as JSON has it; an error of ours by its name."""
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                os.setgroups([])
+                os.setgroups(groups)
                 os.setgid(uid)
                 os.setuid(uid)
                 with self.client() as client:
@@ -88,7 +95,30 @@ class Shared(Daemon):
         return found
 
 
-@pytest.fixture
+class Made(NamedTuple):
+    """A user and a group that this host knows while the tests last."""
+
+    name: str
+    uid: int
+    group: str
+    gid: int
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Made]:
+    name = f"sbx{secrets.token_hex(3)}"
+    group = f"{name}-admin"
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    for argv in (["groupadd", group], ["useradd", "--no-create-home", "--no-user-group", name]):
+        subprocess.run(argv, check=True, env={"PATH": path})
+    try:
+        yield Made(name, pwd.getpwnam(name).pw_uid, group, grp.getgrnam(group).gr_gid)
+    finally:
+        for argv in (["userdel", name], ["groupdel", group]):
+            subprocess.run(argv, check=True, env={"PATH": path})
+
+
+@pytest.fixture(scope="module")
 def groups() -> Iterator[str]:
     """A control group to divide; "" where there are none."""
     mount, _ = mounted()
@@ -103,16 +133,26 @@ def groups() -> Iterator[str]:
         os.rmdir(path)
 
 
-@pytest.fixture
-def shared(groups: str) -> Iterator[Shared]:
+@pytest.fixture(scope="module")
+def box(groups: str, made: Made) -> Iterator[Shared]:
+    """One daemon for all of this file: to start one takes seconds."""
     require("userns")
-    daemon = Shared(**({"SANDBOXD_CGROUP": groups} if groups else {}))
+    daemon = Shared(SANDBOXD_ADMIN_GROUP=made.group, **({"SANDBOXD_CGROUP": groups} if groups else {}))
     try:
         daemon.start()
         yield daemon
     finally:
         daemon.close()
         shutil.rmtree(daemon.open)
+
+
+@pytest.fixture
+def shared(box: Shared) -> Iterator[Shared]:
+    """It, without envs."""
+    yield box
+    with box.client() as root:
+        for env in root.call(m.List(all=True)).envs:
+            root.call(m.Remove(target=env.id, force=True))
 
 
 def run(name: str, directory: Path | None = None, **network: Any) -> Callable[[Any], Any]:
@@ -138,8 +178,8 @@ def test_each_user_has_his_own(shared: Shared) -> None:
     assert shared.by(BOB, names) == [f"web of {BOB}"]
     for ask in (m.Inspect(target=mine), m.Stop(target=mine), m.Remove(target=mine[:12], force=True), m.Why(target=mine)):
         assert shared.by(BOB, lambda client, ask=ask: client.call(ask))[0] == NotFound.__name__
-    events = shared.by(BOB, lambda client: sorted({event.id for event in client.call(m.Events()).events}))
-    assert events == [theirs]
+    events = shared.by(BOB, lambda client: sorted({event.owner for event in client.call(m.Events()).events}))
+    assert events == [BOB]
     ids = "import os; print(os.getuid(), os.getgid(), os.getgroups(), os.stat('.').st_uid)"
     inside = shared.by(ALICE, lambda client: client.get("web").exec(["python3", "-c", ids]).text)
     assert inside.strip() == f"{ALICE} {ALICE} [] {ALICE}", inside
@@ -196,7 +236,8 @@ def test_who_reaches_what_by_name(shared: Shared) -> None:
 
     own, link = make("own"), make("link", share="link")
     make("box", share="box")
-    assert own.startswith(f"http://own.u{ALICE}.localhost:"), own
+    assert own.startswith(f"http://own.u{ALICE}.{BASE}:"), own
+    assert reach(shared, ALICE, own.removeprefix("http://")) == 200
     for name, others in (("own", 403), ("box", 200), ("link", 403)):
         host = f"{name}.u{ALICE}.localhost"
         assert [reach(shared, uid, host) for uid in (ALICE, BOB, 0)] == [200, others, 200], name
@@ -204,22 +245,22 @@ def test_who_reaches_what_by_name(shared: Shared) -> None:
     assert reach(shared, BOB, host, f"/{token}") == 200
     assert reach(shared, BOB, host, f"/{token}x") == 403
     assert reach(shared, BOB, f"own.u{BOB}.localhost") == 404
-    assert BOB not in {entry[0] for entry in whodunit(shared)}  # a request is not a call
 
 
 def whodunit(shared: Shared) -> list[tuple[int, str, str, str]]:
     with shared.client() as root:
-        return [(one.uid, one.method, one.name, one.outcome) for one in root.call(m.Audit(tail=100)).entries]
+        return [(one.uid, one.method, one.name, one.outcome) for one in root.call(m.Audit(tail=5000)).entries]
 
 
 def test_what_is_done_is_written_down(shared: Shared) -> None:
+    before = len(whodunit(shared))
     mine = shared.by(ALICE, run("web"))
     assert shared.by(BOB, lambda client: client.call(m.Remove(target=mine, force=True)))[0] == NotFound.__name__
     with shared.client() as root:
         root.call(m.Logs(target=mine))  # whoever looks at another's is in it, too
     shared.by(ALICE, lambda client: len(client.call(m.Logs(target=mine)).lines))
     assert shared.by(BOB, lambda client: client.call(m.Audit()))[0] == PermissionDenied.__name__
-    assert [entry for entry in whodunit(shared) if entry[3] != "begun"] == [
+    assert [entry for entry in whodunit(shared)[before:] if entry[3] != "begun"] == [
         (ALICE, "Run", "web", "ok"),
         (BOB, "Remove", mine, "NotFound"),
         (0, "Logs", "web", "ok"),
@@ -227,13 +268,38 @@ def test_what_is_done_is_written_down(shared: Shared) -> None:
     ]
 
 
-def test_quotas_are_each_users_own_and_starve_nobody(shared: Shared) -> None:
-    (shared.dir / "config.toml").write_text(f"[quota]\nenvs = 1\n[quota.user.{BOB}]\nrate = 2\n")
+def reload(shared: Shared, text: str) -> None:
+    (shared.dir / "config.toml").write_text(text)
     with shared.client() as root:
         root.call(m.Config(reload=True))
-    assert len(shared.by(ALICE, run("one"))) == 32
-    assert shared.by(ALICE, run("two")) == ["QuotaExceeded", f"the quota of user {ALICE} is 1 envs, and 1 are there"]
-    assert [len(shared.by(BOB, run(name))) for name in ("one", "two")] == [32, 32]
-    assert shared.by(BOB, run("three"))[0] == "QuotaExceeded"
-    with shared.client() as root:
-        assert len({root.call(m.Run(spec=EnvSpec(services={"main": Service(command="sleep 9")}))).env.id for _ in "12"}) == 2
+
+
+def test_quotas_are_each_users_own_and_starve_nobody(shared: Shared) -> None:
+    reload(shared, f"[quota]\nenvs = 1\n[quota.user.{BOB}]\nrate = 2\n")
+    try:
+        assert len(shared.by(ALICE, run("one"))) == 32
+        assert shared.by(ALICE, run("two")) == ["QuotaExceeded", f"the quota of user {ALICE} is 1 envs, and 1 are there"]
+        assert [len(shared.by(BOB, run(name))) for name in ("one", "two")] == [32, 32]
+        assert shared.by(BOB, run("three"))[0] == "QuotaExceeded"
+        with shared.client() as root:
+            spec = EnvSpec(services={"main": Service(command="sleep 9")})
+            assert len({root.call(m.Run(spec=spec)).env.id for _ in "12"}) == 2
+    finally:
+        reload(shared, "")
+
+
+def test_who_has_a_name_is_called_by_it_and_an_admin_sees_all(shared: Shared, made: Made) -> None:
+    serve = EnvSpec(name="shop", services={"main": Service(command=[*SERVER, "3000"], port=3000)})
+    ask = m.Run(spec=serve, environ={"PATH": os.environ["PATH"]})
+    url = shared.by(made.uid, lambda client: client.call(ask).env.url)
+    assert url.startswith(f"http://shop.{made.name}.{BASE}:"), url
+    assert shared.by(BOB, names) == []
+    assert shared.by(BOB, names, [made.gid]) == [f"shop of {made.uid}"]
+    assert len(shared.by(BOB, run("own"), [made.gid])) == 32  # what an admin runs is his own
+    assert shared.by(BOB, names) == [f"own of {BOB}"]
+    reload(shared, f"[quota.user.{made.name}]\nenvs = 1\n[quota.group.{made.group}]\nenvs = 0\n")
+    try:
+        assert shared.by(made.uid, run("more"))[1] == f"the quota of user {made.name} is 1 envs, and 1 are there"
+        assert len(shared.by(BOB, run("other"))) == 32  # groups are what the host says, not what a process has
+    finally:
+        reload(shared, "")

@@ -31,6 +31,7 @@ def test_every_setting_can_be_said_in_both_ways_and_means_the_same() -> None:
         "max_per_source": ("9", "9"), "head_timeout": ("1", "1"), "client_timeout": ("2.0", "2"), "connect_timeout": ("3", "3"),
         "drain_timeout": ("0", "0"), "connection_queue": ("0", "0"), "connection_timeout": ('"1m"', "60"),
         "access_log": ('"/var/log/a"', "/var/log//a"), "access_log_limit": ('"1m"', "1048576"), "metrics": ("false", "0"),
+        "base_domain": ('"box.example"', "Box.example."),
         "shared": ("true", "1"), "admin_group": ('"wheel"', "wheel"), "audit_limit": ('"1m"', "1m"),
     }  # fmt: skip
     assert said.keys() == KINDS.keys()
@@ -65,6 +66,9 @@ def test_the_environment_wins_and_no_file_says_nothing() -> None:
         ("listen = []", 1, "names nothing", ""),
         ('resolvers = ["127.0.0.1"]', 1, "not ADDRESS:PORT", ""),
         ('cgroup = "a"', 1, "not an absolute path", ""),
+        ('base_domain = "a..b"', 1, "no domain", "box.example.com"),
+        ('base_domain = "é.b"', 1, "no domain", ""),
+        ("base_domain = 3", 1, "no domain", ""),
         ('metrics = "on"', 1, "neither yes nor no", ""),
         ("[limits]\nmemory = 0", 2, "limits.memory", ""),
         ("[limits]\nmem = 0", 2, "unknown key \"mem\" in [limits]", "memory"),

@@ -5,6 +5,7 @@ from msgspec import structs
 
 from sandboxd.daemon.routes import Ground, route_table
 from sandboxd.lifecycle import events as ev
+from sandboxd.routing.table import Routes
 from sandboxd.spec import Limits, Network, RouteRule, Service
 from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
 
@@ -101,3 +102,24 @@ def test_rules_lead_to_services_and_no_other_owner_routes_a_name():
         ("own.example", "/", "other", 100),
     ]
     assert made.rules[0].strip
+
+
+def test_a_base_domain_is_beside_localhost_and_no_second_name():
+    ours = fresh(TWO, routes=[RouteRule(host="pub.localhost"), RouteRule(host="other.example")])
+    theirs = structs.replace(
+        fresh(WEB, routes=[RouteRule(host="shop.localhost"), RouteRule(host="pub.box.example")]),
+        id="1" * 32,
+        owner=ours.owner + 1,
+    )
+    theirs = structs.replace(theirs, name="blog")
+    made = route_table([ours, theirs], Ground("box.example", "/s/envs", 30.0), version=1)
+    routes = Routes(made)
+    for host in (b"shop.box.example", b"Shop.LOCALHOST:80", b"shop.localhost.", b"web.shop.localhost"):
+        assert made.endpoints[routes.find(host)].name == "shop"
+    assert [routes.find(host) for host in (b"localhost", b"box.example", b"xlocalhost", b"shop.example")] == [None] * 4
+    assert {(rule.host, made.endpoints[rule.endpoint].name) for rule in made.rules} == {
+        ("pub.box.example", "shop"),
+        ("other.example", "shop"),
+    }
+    assert routes.is_ruled(b"pub.localhost")
+    assert routes.choose(b"pub.localhost", b"/", b"", 0.0) is not None
