@@ -26,7 +26,10 @@ from tests.require import require, unmet
 
 README = (ROOT / "README.md").read_text()
 # Flags in the README that are other programs': http.server, ruff, pytest, the benches, redis-server, podman, mypy, curl.
-OTHERS = {"--bind", "--check", "--dist", "--json", "--save", "--security-opt", "--strict", "--unix-socket"}
+OTHERS = {
+    "--bind", "--cgroup-manager", "--cgroups", "--check", "--dist", "--json", "--map-group", "--map-user", "--runtime",
+    "--save", "--security-opt", "--storage-driver", "--strict", "--unix-socket",
+}  # fmt: skip
 MARK = "@@ end of command @@"
 
 
