@@ -84,7 +84,8 @@ class AppArmorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything. settings: sysctls ("" where there is none). features: name -> errno of a trial (0: it works)."""
+    """Everything. settings: sysctls ("" where there is none). features: name -> errno of a trial (0: it works). powerless: it is
+    root that looks, and it lacks CAP_SYS_ADMIN."""
 
     version: str
     uid: int
@@ -96,6 +97,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     family: str = ""
     container: str = ""
     nested: bool = False
+    powerless: bool = False
     host: HostFacts | None = None
     limits: LimitFacts | None = None
     settings: dict[str, str] = {}

@@ -19,7 +19,7 @@ NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 def host(facts: Facts) -> list[Check]:
     """Everything about the machine and the session."""
     return [
-        kernel(facts), *container(facts), *groups(facts), *quotas(facts), pressure(facts), *inotify(facts), *ulimits(facts),
+        kernel(facts), *container(facts), *power(facts), *groups(facts), *quotas(facts), pressure(facts), *inotify(facts), *ulimits(facts),
         *clock(facts), *features(facts), *unseen(facts),
     ]  # fmt: skip
 
@@ -42,6 +42,15 @@ def container(facts: Facts) -> list[Check]:
     what = f"inside a {facts.container} container" if facts.container else "inside a user namespace"
     why = "what it forbids cannot be had here, and limits of the outer one hold besides ours"
     return [Check(id="host.container", group="host", name=what, status="note", reason=why)]
+
+
+def power(facts: Facts) -> list[Check]:
+    """Root runs envs as nobody, to whom the home is handed as a mount: without CAP_SYS_ADMIN it cannot (open_tree(2))."""
+    if not facts.powerless:
+        return []
+    why = "this root lacks CAP_SYS_ADMIN, as in containers: it cannot hand an env's home to another user"
+    return [Check(id="host.power", group="host", name="envs of root's that run as nobody", status="fail", offered=False,
+                  reason=why, fix="run sandboxd as an ordinary user there, or ask for --user root")]  # fmt: skip
 
 
 def groups(facts: Facts) -> list[Check]:

@@ -30,6 +30,11 @@ WORDS = {
     "affinity": "affinity: the env is kept to that many CPUs",
     "sampled": "sampled: an env that is over is stopped, and may be over for a moment",
 }
+# What says it better of one limit.
+BY_NAME = {
+    "disk": "sampled: an env that is over is stopped; no single file gets larger, and /tmp, /dev/shm and /run have their size."
+    " Only root may give a directory a quota (project quotas of ext4 and xfs), and sandboxd gives none",
+}
 
 
 def limits(facts: Facts) -> list[Check]:
@@ -71,4 +76,4 @@ def limit(id: str, name: str, asked: Limits, facts: Facts, pinned: bool) -> Chec
             id=f"limit.{id}", group="limits", name=name, status="warn", offered=False, reason=f"refused: {why}", fix=error.hint
         )
     way = next(iter(ways.values()))
-    return Check(id=f"limit.{id}", group="limits", name=name, offered=True, reason=WORDS[way])
+    return Check(id=f"limit.{id}", group="limits", name=name, offered=True, reason=BY_NAME.get(id, WORDS[way]))

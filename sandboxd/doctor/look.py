@@ -32,6 +32,7 @@ T = TypeVar("T")
 INOTIFY = ("fs.inotify.max_user_watches", "fs.inotify.max_user_instances")
 SETTINGS = (*hints.SETTINGS, *INOTIFY, "fs.pipe-user-pages-soft", "kernel.pid_max")
 PEERS = {"git": "--version", "curl": "--version", "node": "--version", "npm": "--version", "java": "-version"}
+ADMIN = 1 << 21  # CAP_SYS_ADMIN
 FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of linux/proc_ns.h
 PROFILES = "/etc/apparmor.d"
 
@@ -83,6 +84,7 @@ def look(environ: Mapping[str, str], command: str = "sandbox") -> Facts:
         rlimits=look_at_rlimits(),
         container=seen.part("container", container_of, ""),
         nested=seen.part("nested", is_nested, False),
+        powerless=seen.uid == 0 and not seen.part("capabilities", is_admin, True),
         runtime=seen.environ.get("XDG_RUNTIME_DIR", ""),
         apparmor=seen.part("apparmor", look_at_apparmor, AppArmorFacts()),
         clock=time.time(),
@@ -153,6 +155,12 @@ def container_of() -> str:
         return next((word[10:].decode(errors="replace") for word in told if word.startswith(b"container=")), "")
     except OSError:
         return ""
+
+
+def is_admin() -> bool:
+    """Whether we have CAP_SYS_ADMIN; root of a container often has not."""
+    status = Path("/proc/self/status").read_text()
+    return bool(int(status.partition("CapEff:")[2].split(None, 1)[0], 16) & ADMIN)
 
 
 def is_nested() -> bool:

@@ -120,6 +120,7 @@ def test_without_control_groups_it_is_t2_and_each_limit_says_how_it_is_enforced(
     groups = check(report, "limit.cgroup")
     assert (groups.status, groups.reason, groups.fix) == ("warn", NO_GROUPS.reason, NO_GROUPS.fix)
     assert "sampled" in check(report, "limit.memory").reason
+    assert "project quotas of ext4 and xfs" in check(report, "limit.disk").reason
     assert "affinity" in check(report, "limit.cpus").reason
     assert "rlimit" in check(report, "limit.pids").reason
     for name in ("memory_high", "cpus.part", "cpu_weight", "io_read"):
@@ -214,6 +215,7 @@ def test_a_profile_that_is_attached_is_well() -> None:
         ({"rlimits": {"nofile": 1024}}, "host.nofile", "warn", "4096"),
         ({"clock": 1.0}, "host.clock", "warn", "before sandboxd"),
         ({"container": "lxc"}, "host.container", "note", "forbids"),
+        ({"uid": 0, "powerless": True}, "host.power", "fail", "CAP_SYS_ADMIN"),
         ({"nested": True}, "host.container", "note", "forbids"),
         ({"features": {"overlay": errno.EPERM}}, "feature.overlay", "warn", "EPERM"),
         ({"features": {"nft": errno.EPROTONOSUPPORT}}, "feature.nft", "warn", "modprobe"),
