@@ -14,9 +14,10 @@ import pytest
 from sandboxd.daemon.freezing import look
 from sandboxd.errors import InvalidState
 from sandboxd.protocol import messages as m
-from sandboxd.spec import Lifecycle
+from sandboxd.spec import Isolation, Lifecycle
 from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run
 from tests.daemons import PATIENCE
+from tests.require import require
 
 # Every generation forks the next and ends: whoever walks the tree is always too late for it.
 RUNAWAY = """
@@ -83,9 +84,15 @@ def client(shared_daemon):
         yield client
 
 
-@pytest.mark.parametrize("program", [FORKING, THREADS], ids=["forks", "threads"])
-def test_nothing_runs_while_it_is_suspended_and_all_of_it_after(client, tmp_path, program):
-    env = run(client, ["python3", "-c", program], name="tree", path=tmp_path)
+@pytest.mark.parametrize(
+    ("program", "level"),
+    [(FORKING, "full"), (FORKING, "landlock"), (THREADS, "full")],
+    ids=["forks", "forks without namespaces", "threads"],
+)
+def test_nothing_runs_while_it_is_suspended_and_all_of_it_after(client, tmp_path, program, level):
+    if level == "landlock":
+        require("landlock")
+    env = run(client, ["python3", "-c", program], name="tree", path=tmp_path, isolation=Isolation(level=level))
     until((tmp_path / "going").exists)
     for _ in range(5):
         assert suspend(client, "tree").state == "suspended"
@@ -101,8 +108,11 @@ def test_nothing_runs_while_it_is_suspended_and_all_of_it_after(client, tmp_path
     assert remove(client, "tree").leaked == {}
 
 
-def test_what_forks_and_ends_for_ever_is_stopped_too(client, tmp_path):
-    run(client, ["python3", "-c", RUNAWAY], name="runaway", path=tmp_path)
+@pytest.mark.parametrize("level", ["full", "landlock"])
+def test_what_forks_and_ends_for_ever_is_stopped_too(client, tmp_path, level):
+    if level == "landlock":
+        require("landlock")
+    run(client, ["python3", "-c", RUNAWAY], name="runaway", path=tmp_path, isolation=Isolation(level=level))
     until((tmp_path / "going").exists)
     for _ in range(3):
         suspend(client, "runaway")

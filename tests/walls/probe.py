@@ -102,10 +102,15 @@ def write(path, flags=os.O_WRONLY | os.O_APPEND | os.O_CREAT, data="x"):
     os.write(fd, data.encode())
 
 
-def via_descriptor(path):
-    """Open a file for reading, then the same inode for writing through /proc/self/fd."""
+def via_descriptor(path, directory="/proc/self/fd"):
+    """Open a file for reading, then the same inode for writing through a directory of descriptors."""
     fd = os.open(path, os.O_RDONLY)
-    os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+    os.open(f"{directory}/{fd}", os.O_RDWR)
+
+
+def prctl(option, value):
+    """Ask something for oneself."""
+    checked(libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
 
 
 def below(directory, path):
@@ -295,7 +300,7 @@ def mkfifo(path):
 DO: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (
         be_told, below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read, listen, make,
-        make_socket, mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, read, remote, replace,
+        make_socket, mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, prctl, read, remote, replace,
         seize, setns, syscall, there_and_back, via_descriptor, write, os.chmod, os.chown, os.chroot, os.kill, os.link,
         os.mknod, os.setuid, os.truncate, os.utime,
     )

@@ -61,6 +61,8 @@ GUARDS = [
     Attempt("link to sandbox.toml's inode", ["link", "{workspace}/sandbox.toml", "{workspace}/same"], "EXDEV", OUTSIDE, "ok", READ),
     Attempt("reopen it by its descriptor", ["via_descriptor", "{workspace}/sandbox.toml"], "EROFS", OUTSIDE, "ok",
             ["via_descriptor", "{workspace}/main.py"]),
+    Attempt("reopen it by /dev/fd", ["via_descriptor", "{workspace}/sandbox.toml", "/dev/fd"], "EROFS", OUTSIDE, "ok",
+            ["via_descriptor", "{workspace}/main.py", "/dev/fd"]),
     Attempt("its mode", ["chmod", "{workspace}/sandbox.toml", 0o666], "EROFS", OUTSIDE, "ok", ["chmod", "{workspace}/main.py", 0o644]),
     Attempt("its times", ["utime", "{workspace}/sandbox.toml"], "EROFS", OUTSIDE, "ok", ["utime", "{workspace}/main.py"]),
     Attempt("direnv", ["write", "{workspace}/.envrc"], "EROFS", OUTSIDE, "ok", ["write", "{workspace}/main.py"]),

@@ -1,7 +1,7 @@
 """Attempts on processes: pid 1, the host's and other envs'. `{init}` is pid 1 inside and a bystander outside."""
 # ruff: noqa: E501 - a row is read across, as a table's
 
-from tests.walls.attempts import NO_WALLS, OUTSIDE, Attempt
+from tests.walls.attempts import CAPABLE, NO_WALLS, OUTSIDE, Attempt
 
 PTRACE_ATTACH = 16
 SEIZE = ["on_child", "seize", None]
@@ -54,4 +54,11 @@ OTHERS = [
     Attempt("the host's processes", ["access", "/proc/{bystander}"], "ENOENT", NO_WALLS, "ok", ["access", "/proc/self"]),
 ]  # fmt: skip
 
-PROCESSES = [*INIT, *OTHERS]
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 1, 24, 28
+OWN = ["prctl", PR_SET_PDEATHSIG, 9]
+ITSELF = [
+    Attempt("its bounding set", ["prctl", PR_CAPBSET_DROP, 0], "EPERM", CAPABLE, "ok", OWN),
+    Attempt("its secure bits", ["prctl", PR_SET_SECUREBITS, 1], "EPERM", CAPABLE, "ok", OWN),
+]
+
+PROCESSES = [*INIT, *OTHERS, *ITSELF]
