@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from sandboxd.daemon import limiting
 from sandboxd.daemon.disk import DiskWatch
+from sandboxd.daemon.segments import Segments
 from sandboxd.errors import KernelError, SandboxdError
 from sandboxd.isolation.enforcement import lowest
 from sandboxd.lifecycle.records import EnvRecord
@@ -41,6 +42,7 @@ class Watch:
         self.supervisor = supervisor
         self.disk = DiskWatch(supervisor)
         self._sampler = Sampler()
+        self._segments = Segments(supervisor)
         self._last: dict[str, Sample] = {}
         self._before: dict[str, Sample] = {}
         self._peak: dict[str, int] = {}
@@ -119,7 +121,9 @@ class Watch:
     def look(self, record: EnvRecord, *, gate: int | None = 0, traffic: bool = True) -> Sample:
         """Sample an env now. gate: bytes of RSS from which on PSS is read too; traffic: count what was read and written."""
         assert record.init is not None
-        sample = self._counted(record, traffic) or self._sampler.sample(record.init.pid, gate=gate, traffic=traffic)
+        sample = self._counted(record, traffic) or self._sampler.sample(
+            record.init.pid, gate=gate, traffic=traffic, unattached=lambda: self._segments.unattached(record)
+        )
         self._pids[record.id] = record.init.pid
         if record.id in self._last:
             self._before[record.id] = self._last[record.id]
@@ -141,6 +145,7 @@ class Watch:
         for store in (self._last, self._before, self._peak, self._due):
             store.pop(env_id, None)
         self._sampler.forget(self._pids.pop(env_id, 0))
+        self._segments.forget(env_id)
 
     def begin(self, records: list[EnvRecord]) -> None:
         """A first look, from which rates are counted; one that is fresh enough serves."""

@@ -84,8 +84,8 @@ class AppArmorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything. settings: sysctls ("" where there is none). features: name -> errno of a trial (0: it works). powerless: it is
-    root that looks, and it lacks CAP_SYS_ADMIN."""
+    """Everything. settings: sysctls ("" where there is none). features: name -> errno of a trial (0: it works).
+    powerless: it is root that looks, and it lacks CAP_SYS_ADMIN."""
 
     version: str
     uid: int

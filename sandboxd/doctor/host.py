@@ -19,8 +19,8 @@ NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 def host(facts: Facts) -> list[Check]:
     """Everything about the machine and the session."""
     return [
-        kernel(facts), *container(facts), *power(facts), *groups(facts), *quotas(facts), pressure(facts), *inotify(facts), *ulimits(facts),
-        *clock(facts), *features(facts), *unseen(facts),
+        kernel(facts), *container(facts), *power(facts), *groups(facts), *quotas(facts), pressure(facts), *inotify(facts),
+        *ulimits(facts), *clock(facts), *features(facts), *unseen(facts),
     ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ REAP_BATCH = 256
 LOG_LIMIT = 8 << 20
 CLOSE_GRACE = 2.0
 TRIM_AFTER = 1.0  # seconds
+SEGMENTS = "/proc/sysvipc/shm"
 
 
 def run(config: dict[str, Any], fds: dict[str, Any]) -> NoReturn:
@@ -294,6 +295,13 @@ class Init:
         except OSError as error:
             raise KernelError(error.errno or 0, "socket", "NETLINK_SOCK_DIAG") from error
 
+    def segments(self, call: Call) -> None:
+        """A descriptor that tells of this ipc namespace's shared memory, to whoever reads it (proc_sysvipc(5))."""
+        try:
+            call.answer({}, {"shm": os.open(SEGMENTS, os.O_RDONLY | os.O_CLOEXEC)})
+        except OSError as error:
+            raise KernelError(error.errno or 0, "open", SEGMENTS) from error
+
 
 OPS = {
     "status": Init.status,
@@ -304,4 +312,5 @@ OPS = {
     "resize": Init.resize,
     "close_session": Init.close_session,
     "diag": Init.diag,
+    "segments": Init.segments,
 }

@@ -237,6 +237,14 @@ class InitLink:
         finally:
             close_all(list(fds.values()))
 
+    async def segments(self) -> int:
+        """A descriptor of the env's /proc/sysvipc/shm, the caller's to close."""
+        _, fds = await self._call("segments", {})
+        if fds.keys() != {"shm"}:
+            close_all(list(fds.values()))
+            raise ProtocolViolation("init's answer to segments has no descriptor")
+        return fds["shm"]
+
     async def _call(
         self, op: str, asked: dict[str, Any], fds: Mapping[str, int] | None = None
     ) -> tuple[dict[str, Any], dict[str, int]]:

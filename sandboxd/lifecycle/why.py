@@ -235,7 +235,9 @@ def unknowable(record: EnvRecord) -> list[str]:
     if record.limits.nofile is not None:
         found.append("a nofile limit that was met for a moment (EMFILE): the kernel tells the program alone")
     if record.limits.memory is not None and record.enforced.get("memory") == "sampled":
-        found.append("memory between two looks, and System V shared memory that no process has attached: no cgroup counts it")
+        found.append(
+            "memory between two looks, and what the kernel keeps for it, as System V message queues: no cgroup counts it"
+        )
     return found
 
 

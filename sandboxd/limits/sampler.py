@@ -3,13 +3,12 @@
 Touches /proc, waits for nothing. The walk reads `children` and `stat` by itself: 27 µs a process where psutil takes 100 (and
 its children(recursive) 49 ms a call among 666 processes, since it looks at every process of the host): 200 envs of three
 processes each take 30 ms, 25 without their disk traffic, most of it in open(2). PSS costs 0.1 ms and more a process, so it is
-read only when RSS has passed the gate. Not seen, for want of a cgroup: kernel memory, and System V shared memory that nobody
-has attached.
+read only when RSS has passed the gate. Not seen, for want of a cgroup: kernel memory.
 """
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from sandboxd.errors import KernelError
@@ -47,9 +46,12 @@ class Sampler:
         """That init has ended."""
         self._mounts.pop(init_pid, None)
 
-    def sample(self, init_pid: int, *, gate: int | None = None, traffic: bool = True) -> Sample:
+    def sample(
+        self, init_pid: int, *, gate: int | None = None, traffic: bool = True, unattached: Callable[[], int] = lambda: 0
+    ) -> Sample:
         """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: never). traffic: also
-        count what went to disks; without it io_read and io_write are 0 and the look costs a quarter less.
+        count what went to disks; without it io_read and io_write are 0 and the look costs a quarter less. unattached: tells
+        the bytes of shared memory that is nobody's, asked where they may matter.
 
         Raises KernelError (ESRCH) when init is gone. Processes that end meanwhile count as far as they were seen.
         """
@@ -66,7 +68,7 @@ class Sampler:
         # No env has more in memfds than all of the host has in shared memory.
         if gate is not None and rss + tmpfs + shared_memory() > gate:
             unnamed = openfiles.memfds(tree)
-            tmpfs += sum(unnamed.values())
+            tmpfs += sum(unnamed.values()) + unattached()
         if gate is not None and rss + tmpfs > gate:
             pss, mapped = proportional(tree, mounts if tmpfs else [], unnamed)
         return Sample(

@@ -511,6 +511,18 @@ def test_a_client_that_left_before_the_answer(init_env) -> None:
     run(main())
 
 
+def test_shared_memory_is_told_of_by_a_descriptor(init_env) -> None:
+    env: Env = init_env()
+
+    async def main() -> None:
+        async with connected(env) as (link, _):
+            fd = await link.segments()
+            assert os.pread(fd, 4096, 0).split()[:2] == [b"key", b"shmid"]
+            os.close(fd)
+
+    run(main())
+
+
 # -- a hostile init -----------------------------------------------------------------------------------------------------
 
 

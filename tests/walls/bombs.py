@@ -155,6 +155,16 @@ for _ in range(200):
     os.write(kept[-1], bytes(1 << 20))
 time.sleep(60)
 """
+SEGMENTS = """
+libc.shmget.argtypes = (ctypes.c_int, ctypes.c_size_t, ctypes.c_int)
+libc.shmat.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+libc.shmdt.argtypes = (ctypes.c_void_p,)
+for _ in range(200):
+    at = libc.shmat(checked(libc.shmget(0, 1 << 20, 0o1600)), None, 0)
+    ctypes.memset(at, 1, 1 << 20)
+    checked(libc.shmdt(at))
+time.sleep(60)
+"""
 AT_HOME = """
 for number in range(64):
     with open(os.path.expanduser("~/") + str(number), "wb") as file:
@@ -165,6 +175,7 @@ time.sleep(60)
 BOMBS: dict[str, Bomb] = {
     "memory": Bomb("again(lambda: bytearray(os.urandom(1 << 16) * 64))", "", LIMITS, "memory"),
     "memory that nobody has mapped": Bomb(HOARD, "", LIMITS, "memory"),
+    "shared memory that nobody has attached": Bomb(SEGMENTS, "", LIMITS, "memory"),
     "fork": Bomb(FORK, "EAGAIN", LIMITS),
     "threads": Bomb(THREAD, "RuntimeError", LIMITS),
     "descriptors": Bomb("again(lambda: os.open('/dev/null', os.O_RDONLY))", "EMFILE", LIMITS),
