@@ -95,7 +95,7 @@ class Raw(Side):
         """What the env's state allows; called again when the table changed."""
         if self.dial is not None or self.tunnel is not None:
             return
-        backend = self.find()
+        backend = self.chosen()
         if backend is None or backend.endpoint.state not in ("ready", "starting", "asleep"):
             self.fail()
         elif not self.may_reach(backend):
@@ -124,6 +124,10 @@ class Raw(Side):
     def find(self) -> Backend | None:
         """Where it leads, None when the env is gone."""
         return self.port.backend() if self.port is not None else None
+
+    def chosen(self) -> Backend | None:
+        """Where it goes now."""
+        return self.find()
 
     def may_reach(self, backend: Backend) -> bool:
         """Whoever can reach a published address may."""

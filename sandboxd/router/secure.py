@@ -69,6 +69,11 @@ class Secure(Raw):
 
     protocol = "tls"
 
+    def chosen(self) -> Backend | None:
+        """Of several replicas the one that is least in use."""
+        backend = self.find()
+        return self.router.backends.replica(backend, (), 0) if backend is not None and backend.peers else backend
+
     @property
     def name(self) -> bytes:
         """That of the hello."""

@@ -8,6 +8,7 @@ from typing import Any
 from sandboxd.routing.table import Endpoint
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
+from tests.unit.routing.test_hello import real
 
 Make = Callable[..., Standin]
 
@@ -55,3 +56,21 @@ def test_a_bound_on_connections_is_kept_on_the_way(bench: Bench, standin: Make) 
     for _ in range(4):  # had the one that refuses kept a place, the second of these would wait for it
         with Talk(bench.connect()) as talk:
             assert talk.get().status == 200
+
+
+def test_tls_goes_to_the_replica_that_is_least_in_use(bench: Bench, standin: Make) -> None:
+    one, two = (standin(name, serve=[("echo", "127.0.0.1", 3000)]) for name in ("one", "two"))
+    bench.push(replicas(one, two), hosts={"shop.localhost": 0})
+    socks = [bench.connect() for _ in range(4)]
+    for sock in socks:
+        sock.sendall(real("shop.localhost"))
+        assert sock.recv(1) == b"\x16"  # the service's answer: it is connected
+    bench.run(bench.handle.count())
+    assert [bench.handle.counts[env.env_id]["open"] for env in (one, two)] == [2, 2]
+    bench.push([one.endpoint(group=one.env_id, replica=1, state="stopped"), two.endpoint(group=one.env_id, replica=2)],
+               hosts={"shop.localhost": 0})  # fmt: skip
+    socks.append(bench.connect())
+    socks[-1].sendall(real("shop.localhost"))
+    assert socks[-1].recv(1) == b"\x16"
+    for sock in socks:
+        sock.close()
