@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     without any, for a service to take a connection; drain_timeout: for requests that are under way to end, once it is to stop.
     connection_queue, connection_timeout: how many requests may wait for a connection to one env that bounds them, for how long.
     access_log: where each request is written down, "": nowhere; access_log_limit: bytes of that file, and of the one before it.
+    janitor: seconds between two looks for what belongs to no env.
     audit_limit: bytes of the log of who did what (None: 10 MiB where many are served, else 0, none).
     shared: whether root's daemon serves every user, each his own envs; admin_group: whose members see all of them.
     limits: those of an env whose spec says nothing of them, by their names in a spec; quota: what users and groups may have, as
@@ -77,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     connection_timeout: float = 30.0
     access_log: str = ""
     access_log_limit: int = 50 << 20
+    janitor: float = 60.0
     limits: dict[str, Any] = {}
     quota: dict[str, Any] = {}
     shared: bool = False
@@ -357,6 +359,7 @@ KINDS: dict[str, Kind] = {
     "connection_timeout": Seconds(1, 3600),
     "access_log": Place(),
     "access_log_limit": Bytes(1 << 16, 1 << 40),
+    "janitor": Seconds(1, 86400),
     "metrics": Flag(),
     "shared": Flag(),
     "admin_group": Word(),

@@ -9,7 +9,7 @@ from sandboxd.cli.progress import Progress
 from sandboxd.cli.render import note, out
 from sandboxd.cli.targets import Target, chosen, each
 from sandboxd.cli.template import json_line, plain
-from sandboxd.errors import NotFound
+from sandboxd.errors import Internal, NotFound
 from sandboxd.protocol.messages import List, Prune, Remove, RemoveReply
 
 
@@ -46,15 +46,17 @@ def rm(cli: Cli, flags: RmFlags) -> int:
     for shown, reply in removed:
         if reply is not None:
             out(json_line(plain(reply)) if flags.receipt else shown)
-            warn_leaks(reply)
+            code = warn_leaks(reply) or code
     return code
 
 
-def warn_leaks(reply: RemoveReply) -> None:
-    """Say what stayed and should not have."""
-    if reply.receipt.leaked:
-        what = ", ".join(f"{count} {kind}" for kind, count in reply.receipt.leaked.items())
-        note(f"sandbox: removing {reply.name} left {what} behind")
+def warn_leaks(reply: RemoveReply) -> int:
+    """Say what stayed and should not have; the exit code for it."""
+    if not reply.receipt.leaked:
+        return 0
+    what = ", ".join(f"{count} {kind}" for kind, count in reply.receipt.leaked.items())
+    note(f"sandbox: removing {reply.name} left {what} behind")
+    return Internal.exit_code
 
 
 class PruneFlags(Flags, frozen=True, kw_only=True):

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from sandboxd.daemon import receipts
 from sandboxd.daemon.body import Body
 from sandboxd.errors import TimedOut
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import State
+from sandboxd.protocol.messages import Receipt
 
 if TYPE_CHECKING:
     from sandboxd.daemon.supervisor import Supervisor
@@ -27,7 +29,7 @@ class Actor:
     """The life of one env. Made by the supervisor, which also holds it by id.
 
     `record` is what was decided; `settled` the same once its effects are done, which is what those who wait are shown: an
-    env is not told to be stopped while the router still holds its port.
+    env is not told to be stopped while the router still holds its port. `held`, `receipt`: see `receipts`.
     """
 
     def __init__(self, record: EnvRecord, supervisor: "Supervisor", effects: Sequence[ev.Effect]) -> None:
@@ -35,6 +37,8 @@ class Actor:
         self.settled = record
         self.supervisor = supervisor
         self.body = Body(self)
+        self.held: receipts.Held | None = None
+        self.receipt: Receipt | None = None
         self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._waiting: dict[asyncio.Future[EnvRecord], Callable[[EnvRecord], bool]] = {}
         self._task = supervisor.own(self._live(effects), name=f"env-{record.name}")
@@ -47,6 +51,8 @@ class Actor:
         await self._perform(effects)
         while self.record.state is not State.REMOVED:
             event = await self._queue.get()
+            if isinstance(event, ev.RemoveAsked):
+                self.held = await receipts.hold(self)
             self.record, effects = step(self.record, event, time.time())
             if isinstance(event, ev.Launched | ev.LimitsChanged):
                 self.supervisor.news.add(self.record.id)

@@ -64,7 +64,7 @@ async def adopt_all(supervisor: Supervisor) -> None:
     for env_id in supervisor.rundir.env_ids():
         if env_id not in records:
             await end_stray(supervisor.rundir.env_dir(env_id))
-            await asyncio.to_thread(supervisor.rundir.remove_env_dir, env_id)
+            supervisor.tally.count("leaks", "files", await asyncio.to_thread(supervisor.rundir.remove_env_dir, env_id))
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(record: EnvRecord) -> None:
@@ -72,7 +72,7 @@ async def adopt_all(supervisor: Supervisor) -> None:
             await adopt_one(supervisor, record)
 
     await asyncio.gather(*(one(record) for record in records.values()))
-    supervisor.control.sweep()
+    supervisor.tally.count("leaks", "cgroups", supervisor.control.sweep())
 
 
 async def adopt_one(supervisor: Supervisor, record: EnvRecord) -> None:
@@ -174,18 +174,22 @@ async def listener_of(env_dir: Path) -> int | None:
 async def end_stray(env_dir: Path) -> None:
     """Kill the init of an env that has no record."""
     pid = await listener_of(env_dir)
-    if pid is None:
-        return
+    if pid is not None and await end_process(pid, pidfd.start_time(pid) or 0):
+        log.warning("init %d of %s belonged to no env: it was ended", pid, env_dir.name)
+
+
+async def end_process(pid: int, started: int) -> bool:
+    """Kill that very process and wait for its end; False: it was gone."""
     try:
-        fd = pidfd.adopt(pid, pidfd.start_time(pid) or 0, pidfd.boot_id())
+        fd = pidfd.adopt(pid, started, pidfd.boot_id())
     except NotFound:
-        return
-    log.warning("init %d of %s belongs to no env: it is ended", pid, env_dir.name)
+        return False
     try:
         pidfd.send_signal(fd, signal.SIGKILL)
         await readable(fd)  # a pidfd is readable once the process has ended (pidfd_open(2))
     finally:
         os.close(fd)
+    return True
 
 
 def exits_of(actor: Actor) -> list[Ended]:

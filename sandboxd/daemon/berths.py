@@ -60,6 +60,10 @@ class Berths:
         self.fill_soon()
         return env_id
 
+    def ids(self) -> set[str]:
+        """Those that have a place and no directory of their own as yet."""
+        return {*self._ready, *self._taken}
+
     def claim(self, env_id: str) -> Berth | None:
         """The place that goes with an id, once; its directory is where an env's belongs from here on."""
         berth = self._taken.pop(env_id, None)

@@ -158,13 +158,16 @@ class Control:
         group = os.path.dirname(path)
         return f"{mounted()[0]}{group}" if os.path.basename(group).startswith(cgroups.PREFIX) else ""
 
-    def sweep(self) -> None:
-        """Remove what an earlier daemon left: groups below our roots that no env has."""
+    def sweep(self) -> int:
+        """Remove what an earlier daemon left: groups below our roots that no env has; how many."""
         known = {actor.record.cgroup for actor in self.supervisor.actors.values() if actor.record.cgroup}
         roots = {os.path.dirname(path) for path in known} | ({self.groups.root} if self.groups is not None else set())
+        removed = 0
         for root in roots:
             if found := sweep(root, known):
                 log.info("%d control groups below %s belonged to no env: removed", found, root)
+            removed += found
+        return removed
 
     def forget(self, env_id: str) -> None:
         """An env has ended; its watches go with its files."""

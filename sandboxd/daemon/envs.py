@@ -17,7 +17,6 @@ from sandboxd.daemon.admission import RETRY
 from sandboxd.daemon.body import signal_number
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.making import checked_spec, handed_on, owner_of, record_of
-from sandboxd.daemon.receipts import receipt
 from sandboxd.daemon.sessions import RunSession
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import (
@@ -39,6 +38,7 @@ from sandboxd.lifecycle.sharing import Owner
 from sandboxd.lifecycle.states import ALIVE, ENDED, ServiceState, State, Wanted
 from sandboxd.lifecycle.view import env_info, matches
 from sandboxd.protocol import messages as m
+from sandboxd.settings import LOG_HINT
 from sandboxd.spec import EnvSpec
 
 
@@ -261,10 +261,10 @@ class EnvRequests:
                 state=record.state.value,
             )
         await self.supervisor.scaling.dissolve(actor, for_good=True)
-        counted = await receipt(self.supervisor, actor, self.supervisor.remove(actor))
-        for kind, number in counted.leaked.items():
-            self.supervisor.tally.count("leaks", kind, number)
-        return m.RemoveReply(id=record.id, name=record.name, receipt=counted)
+        await self.supervisor.remove(actor)
+        if actor.receipt is None:
+            raise Internal(f"env {record.name} could not be removed whole", hint=LOG_HINT)
+        return m.RemoveReply(id=record.id, name=record.name, receipt=actor.receipt)
 
     async def prune(self, call: Call) -> m.PruneReply:
         """Remove every env of this user that ended; root's means everybody's."""

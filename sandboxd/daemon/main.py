@@ -29,6 +29,7 @@ from sandboxd.daemon.control import Bounds, ControlServer, Handler, for_admins
 from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.handed import CONTROL, ROUTER
 from sandboxd.daemon.handed import take as take_handed
+from sandboxd.daemon.janitor import Janitor
 from sandboxd.daemon.metering import scrape
 from sandboxd.daemon.notify import Notifier
 from sandboxd.daemon.passing import NetRequests
@@ -198,6 +199,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         supervisor.own(supervisor.demand.run(), name="demand")
         supervisor.own(supervisor.scaling.run(), name="scaling")
         supervisor.own(supervisor.admission.guard(watch), name="memory")
+        supervisor.own(Janitor(supervisor).run(), name="janitor")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.leaving.set)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from sandboxd.daemon import scopes
+from sandboxd.daemon import receipts, scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
@@ -241,7 +241,7 @@ class Supervisor:
         self.scaling.note(record)
 
     def save(self, record: EnvRecord) -> None:
-        """Journal a record; one that cannot be written now is written with the next change that can."""
+        """Journal a record; one that cannot be written now is written as soon as that can be."""
         self.kept.save(record.id, msgspec.json.encode(record))
 
     def least_loaded(self) -> list[int]:
@@ -250,7 +250,11 @@ class Supervisor:
         return rank(self.host.limits.cpus, held, self.load.busy())
 
     async def discard(self, actor: Actor) -> None:
-        """An env is removed: its directory, its record, its name."""
+        """An env is removed, and what it held and left is told."""
+        await receipts.around(self, actor, self._forget(actor))
+
+    async def _forget(self, actor: Actor) -> None:
+        """Its directory, its record, its name."""
         env_id = actor.record.id
         await asyncio.to_thread(self.rundir.remove_env_dir, env_id)
         self.kept.remove(env_id)
@@ -259,7 +263,6 @@ class Supervisor:
         self.demand.forget(actor)
         self.scaling.forget(actor.record)
         self.routes_changed(env_id)
-        self.announce(actor.record, "removed", {})
 
     async def remove(self, actor: Actor) -> None:
         """Ask for an env's removal and wait for it."""
@@ -363,4 +366,4 @@ class Supervisor:
         self.control.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()
-        self.kept.write()
+        self.kept.close()

@@ -55,6 +55,22 @@ def bytes_used(pid: int, mounts: list[MemoryMount]) -> int:
 
 def used_at(root: int, mount: MemoryMount) -> int:
     """Bytes used in one file system; 0 where the path does not lead to it (any more)."""
+    facts = facts_at(root, mount)
+    return (facts.f_blocks - facts.f_bfree) * facts.f_frsize if facts is not None else 0
+
+
+def shared_files(pid: int) -> int:
+    """How many files lie in /dev/shm of the env of this process, where it has one of its own; raises OSError."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = [facts_at(root, mount) for mount in own_mounts(pid) if mount.path == "/dev/shm"]
+    finally:
+        os.close(root)
+    return sum(facts.f_files - facts.f_ffree - 1 for facts in found if facts is not None)  # its top is none
+
+
+def facts_at(root: int, mount: MemoryMount) -> os.statvfs_result | None:
+    """What one file system says of itself; None where the path does not lead to it (any more)."""
     at = os.dup(root)
     try:
         for part in filter(None, mount.path.split("/")):  # step by step: links inside are the env's to make
@@ -62,12 +78,9 @@ def used_at(root: int, mount: MemoryMount) -> int:
             os.close(at)
             at = below
         device = os.fstat(at).st_dev
-        if (os.major(device), os.minor(device)) != mount.device:
-            return 0
-        facts = os.statvfs(at)
-        return (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+        return os.statvfs(at) if (os.major(device), os.minor(device)) == mount.device else None
     except OSError:
-        return 0
+        return None
     finally:
         os.close(at)
 

@@ -106,7 +106,7 @@ def of_tally(tally: Tally) -> "Iterator[Metric]":
     yield counter("sandboxd_env_events", "What happened to envs, as `sandbox events` tells it.", "event", tally.events)
     yield counter("sandboxd_limit_hits", "Limits that envs ran into.", "limit", tally.limits)
     yield counter("sandboxd_denials", "Things that a wall denied.", "wall", tally.denials)
-    yield counter("sandboxd_leaks", "What a removal left behind and should not have.", "kind", tally.leaks)
+    yield counter("sandboxd_leaks", "What belonged to no env any more: left by a removal, or found later.", "kind", tally.leaks)
     yield histogram("sandboxd_env_start_duration_seconds", "From the start of an env until it is ready.", tally.started)
     yield histogram("sandboxd_env_queue_duration_seconds", "How long envs waited for their turn.", tally.queued)
     yield histogram("sandboxd_env_wake_duration_seconds", "From a request for a sleeping env until it runs.", tally.woken)

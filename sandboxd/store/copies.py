@@ -18,6 +18,7 @@ from sandboxd.store.rundir import RunDir
 log = logging.getLogger(__name__)
 NAME = "record"
 DELAY = 1.0  # seconds: an env that starts changes five times in one, and a copy costs three entries of a directory
+RETRY = 1.0  # seconds; a full disk tells nobody when it is not
 MOST = 4 << 20  # bytes of a record that is read
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
@@ -29,7 +30,8 @@ class Kept:
         self._rundir = rundir
         self._journal = journal
         self._waiting: dict[str, bytes] = {}  # for their copies
-        self._unsaved: dict[str, bytes] = {}
+        self._unsaved: dict[str, bytes | None] = {}  # None: to be forgotten
+        self._retry: asyncio.TimerHandle | None = None
 
     def create(self, env_id: str, record: bytes) -> None:
         """Write a new env's record; raises StoreFailed, and then it is not there."""
@@ -37,23 +39,52 @@ class Kept:
         self._note(env_id, record)
 
     def save(self, env_id: str, record: bytes) -> None:
-        """Write a record; one that cannot be written now is written with the next change that can."""
+        """Write a record; one that cannot be written now is written as soon as one can be."""
         self._note(env_id, record)
-        was_broken = bool(self._unsaved)
-        self._unsaved[env_id] = record
-        try:
-            for other in list(self._unsaved):
-                self._journal.put(other, self._unsaved[other])
-                del self._unsaved[other]
-        except StoreFailed as error:
-            if not was_broken:
-                log.error("the journal cannot be written, changes are kept in memory: %s", error)
+        self._change(env_id, record)
 
     def remove(self, env_id: str) -> None:
-        """Forget an env; raises StoreFailed."""
-        self._unsaved.pop(env_id, None)
+        """Forget an env, as soon as that can be written."""
         self._waiting.pop(env_id, None)
-        self._journal.remove(env_id)
+        self._change(env_id, None)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal lacks changes that it could not take."""
+        return bool(self._unsaved)
+
+    def _change(self, env_id: str, record: bytes | None) -> None:
+        was_broken = bool(self._unsaved)
+        self._unsaved[env_id] = record
+        self._catch_up(was_broken)
+
+    def _catch_up(self, was_broken: bool) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        try:
+            for other, record in list(self._unsaved.items()):
+                if record is None:
+                    self._journal.remove(other)
+                else:
+                    self._journal.put(other, record)
+                del self._unsaved[other]
+        except StoreFailed as error:
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._catch_up, True)
+            if not was_broken:
+                log.error("the journal cannot be written, changes are kept in memory: %s", error)
+            return
+        if was_broken:
+            log.info("the journal can be written again, and has all changes")
+
+    def close(self) -> None:
+        """Write what waits, as far as it can be."""
+        self.write()
+        if self._unsaved:
+            self._catch_up(True)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def _note(self, env_id: str, record: bytes) -> None:
         if not self._waiting:

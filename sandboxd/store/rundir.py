@@ -106,6 +106,20 @@ class RunDir:
         """Every env that has a directory."""
         return sorted(name for name in os.listdir(self._envs_fd) if ENV_ID.fullmatch(name))
 
+    def names(self) -> list[str]:
+        """Everything in S/envs."""
+        return sorted(os.listdir(self._envs_fd))
+
+    def unborn_sockets(self) -> list[str]:
+        """Names beside the control socket's that a daemon bound and died before it took their place."""
+        prefix = f".{self.socket_path.name}."
+        found = [name for name in os.listdir(self._socket_fd) if name.startswith(prefix)]
+        return [name for name in found if not os.path.exists(f"/proc/{name.removeprefix(prefix)}")]
+
+    def remove_unborn(self, name: str) -> None:
+        """Remove one of those; raises OSError."""
+        os.unlink(name, dir_fd=self._socket_fd)
+
     def remove_env_dir(self, env_id: str) -> int:
         """Remove all of S/envs/ID, whatever the env made there; returns how many entries went; raises StoreFailed.
 

@@ -1,0 +1,155 @@
+"""What belongs to no env is found while the daemon runs, removed, and counted; and each removal is told with its counts.
+
+So of sandboxd.daemon.janitor and sandboxd.daemon.receipts.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import time
+
+import pytest
+
+from sandboxd.protocol import messages as m
+from sandboxd.spec import Lifecycle, Network, Publish
+from tests.conftest import run_daemon
+from tests.daemon.asking import SERVER, ended, inspect, remove, run
+from tests.daemons import PATIENCE
+
+STRAY = "f" * 32
+
+
+@pytest.fixture
+def tidy():
+    yield from run_daemon(SANDBOXD_JANITOR="1")
+
+
+def until(holds, what):
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+        time.sleep(0.05)
+
+
+def leaks(client):
+    """sandboxd_leaks_total by kind."""
+    text = client.call(m.Metrics()).text
+    lines = [line for line in text.splitlines() if line.startswith("sandboxd_leaks_total{")]
+    return {line.partition('kind="')[2].partition('"')[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def test_places_of_nobody_are_removed_and_counted(tidy, tmp_path):
+    envs = tidy.dir / "envs"
+    dead = f".control.sock.{os.getpid() + (1 << 22)}"  # above what pid_max can be (proc(5))
+    with tidy.client() as client:
+        kept = run(client, "sleep 1000", name="kept", path=tmp_path)
+        before = inspect(client, "kept")
+        for name in (STRAY, ".gone-" + STRAY, ".ready-" + STRAY):
+            (envs / name / "home" / "deep").mkdir(parents=True)
+        (envs / "notes").write_text("not ours")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(tidy.dir / dead))
+        until(lambda: not stray_names(envs), "removed")
+        assert {kept.id, "notes"} <= set(os.listdir(envs))
+        until(lambda: not (tidy.dir / dead).exists(), "the socket is removed")
+        until(lambda: leaks(client).get("files", 0) >= 3 and leaks(client).get("sockets") == 1, "counted")
+        assert inspect(client, "kept") == before
+        assert remove(client, "kept").leaked == {}
+    (envs / "notes").unlink()
+    assert "belonged to no env, and was removed" in tidy.log()
+
+
+def stray_names(envs):
+    return [name for name in os.listdir(envs) if name.endswith(STRAY)]
+
+
+def test_an_init_in_a_place_of_nobody_is_ended(tidy, tmp_path):
+    """Somebody moved an env's directory: its init answers from where no env is."""
+    with tidy.client() as client:
+        env = run(client, "sleep 1000", name="moved", path=tmp_path)
+        os.rename(tidy.dir / "envs" / env.id, tidy.dir / "envs" / STRAY)
+        assert ended(client, "moved").state == "failed"
+        until(lambda: not stray_names(tidy.dir / "envs"), "removed")
+        assert remove(client, "moved").leaked == {}
+
+
+def test_a_published_port_of_nobody_is_closed(tidy, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    network = Network(publish=[Publish(host_port=port, port=3000)])
+    with tidy.client() as client:
+        run(client, [*SERVER, "3000"], name="forgotten", path=tmp_path, port=3000, network=network, wait="ready")
+    socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    tidy.kill()
+    with contextlib.closing(sqlite3.connect(tidy.dir / "state.db")) as database, database:
+        database.execute("DELETE FROM envs")
+    tidy.start()
+
+    def is_closed():
+        try:
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # it was in the queue of a listener that went
+            return False
+        return False
+
+    until(is_closed, "the port is closed")
+    with tidy.client() as client:
+        until(lambda: leaks(client).get("routes") == 1, "counted")
+        assert leaks(client)["files"] >= 1
+
+
+def test_the_receipt_counts_every_kind(tidy, tmp_path):
+    with tidy.client() as client:
+        run(client, "echo x > /dev/shm/one; touch ready; sleep 1000", name="full", path=tmp_path)
+        until((tmp_path / "ready").exists, "it wrote its file")
+    told = json.loads(tidy.sandbox("rm", "-f", "--receipt", "full").stdout)["receipt"]
+    assert told["before"]["tasks"] >= 2
+    assert told["before"]["mounts"] > 1
+    assert told["before"]["shm"] == 1
+    assert told["before"]["sockets"] >= 2
+    assert told["leaked"] == {}
+    assert set(told["after"]) == {"tasks", "mounts", "shm", "files", "sockets", "routes", "cgroups"}
+    assert not any(told["after"].values())
+
+
+@pytest.mark.parametrize("how", ["rm", "prune", "--rm"])
+def test_the_event_of_a_removal_has_its_counts(tidy, tmp_path, how):
+    with tidy.client() as client:
+        env = run(client, "true", name="brief", path=tmp_path, lifecycle=Lifecycle(remove=how == "--rm"))
+        if how != "--rm":
+            ended(client, env.id)
+        if how == "rm":
+            remove(client, env.id)
+        elif how == "prune":
+            client.call(m.Prune())
+        with contextlib.suppress(Exception):
+            client.call(m.Wait(target=env.id, until="removed", timeout=PATIENCE))
+
+    def removals():
+        return [event for event in tidy.json("events", "--since", "1h") if (event["event"], event["id"]) == ("removed", env.id)]
+
+    until(removals, "the removal is told")
+    (event,) = removals()
+    assert "files" in event["detail"]["before"]
+    assert event["detail"]["after"] == "nothing"
+
+
+def test_who_left_while_an_env_was_removed_changes_nothing(tidy, tmp_path):
+    """The counts are the actor's, not the request's."""
+    with tidy.client() as client:
+        env = run(client, "trap '' TERM; sleep 1000", name="alone", path=tmp_path)
+    asked = tidy.keeper.spawn(
+        ["python3", "-c", f"from sandboxd.client import Client; from sandboxd.protocol.messages import Remove;"
+         f"Client({str(tidy.dir / 'control.sock')!r}, autostart=False).call(Remove(target={env.id!r}, force=True))"],
+        tidy.environ, [0, 1, 2],
+    )  # fmt: skip
+    until(lambda: not (tidy.dir / "envs" / env.id).exists() or not asked.alive, "it was asked")
+    asked.send_signal(signal.SIGKILL)
+    asked.wait()
+    asked.close()
+    until(lambda: [e for e in tidy.json("events", "--since", "1h") if e["event"] == "removed"], "the removal is told")
