@@ -6,7 +6,6 @@ cannot be journalled (disk full) is kept in memory, said in the log, and written
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ class Actor:
             event = await self._queue.get()
             if isinstance(event, ev.RemoveAsked):
                 self.held = await receipts.hold(self)
-            self.record, effects = step(self.record, event, time.time())
+            self.record, effects = step(self.record, event, self.supervisor.clock.now())
             if isinstance(event, ev.Launched | ev.LimitsChanged):
                 self.supervisor.news.add(self.record.id)
             self.supervisor.save(self.record)

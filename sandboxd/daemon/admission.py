@@ -69,7 +69,7 @@ class Admission:
             return Obstacle(*met)
         load = Load(
             alive=roll.alive,
-            starting=roll.starting(time.time()),
+            starting=roll.starting(self.supervisor.clock.now()),
             memory=roll.memory,
             parked=self.supervisor.launcher.wanted,
             exhausted=time.monotonic() < self._exhausted_until,
@@ -107,7 +107,7 @@ class Admission:
         record = actor.record
         group = f"{record.template} {record.source}" if record.template else ""
         ticket = Ticket(record.id, record.owner, record.queued or record.created, group)
-        waited = max(0.0, time.time() - max(ticket.since, self.supervisor.started))
+        waited = max(0.0, self.supervisor.clock.now() - max(ticket.since, self.supervisor.clock.began))
         self._queue.add(ticket)
         self._ends[record.id] = time.monotonic() + self.supervisor.settings.queue_wait - waited
         self._pump()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxd.daemon import building, denials, freezing, limiting, relinking
 from sandboxd.daemon.readiness import Readiness
+from sandboxd.daemon.timers import Timers
 from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import (
@@ -60,7 +61,7 @@ class Body:
         self.attached: set[str] = set()
         self._greeting: InitStatus | None = None
         self.not_suspended: SandboxdError | None = None
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.timers = Timers(actor.post)
 
     @property
     def last_signal(self) -> signal.Signals:
@@ -233,7 +234,7 @@ class Body:
     async def let_go(self) -> None:
         """Close what the daemon holds; the env itself is not touched."""
         await self.readiness.close()
-        self._disarm("")
+        self.timers.disarm()
         if self.link is not None:
             self.link.close()
             self.link = None
@@ -352,19 +353,11 @@ class Body:
 
     async def arm(self, effect: ev.Arm) -> None:
         """A timer of that name replaces an earlier one."""
-        self._disarm(effect.timer)
-        loop = asyncio.get_running_loop()
-        self._timers[effect.timer] = loop.call_later(effect.after, self.actor.post, effect.event)
+        self.timers.arm(effect.timer, effect.after, effect.event)
 
     async def disarm(self, effect: ev.Disarm) -> None:
         """Forget it, or all of them."""
-        self._disarm(effect.timer)
-
-    def _disarm(self, name: str) -> None:
-        for timer in [name] if name else list(self._timers):
-            handle = self._timers.pop(timer, None)
-            if handle is not None:
-                handle.cancel()
+        self.timers.disarm(effect.timer)
 
     async def announce(self, effect: ev.Announce) -> None:
         """Tell those who listen, and the journal."""

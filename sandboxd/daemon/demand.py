@@ -184,7 +184,7 @@ class Demand:
     def obtain(self, template: Template, key: str, source: str | None) -> "tuple[Actor, bool]":
         """The env of a key, and whether it was made for this; raises QueueFull, StoreFailed. source: who asks, or None."""
         held = self._held.get((template.name, key))
-        if held is not None and not is_free(held.record, time.time()):
+        if held is not None and not is_free(held.record, self.supervisor.clock.now()):
             return held, False
         if self._leaving or self.supervisor.end_all:
             raise QueueFull("sandboxd is about to end", limit="leaving", retry_after=5)
@@ -294,7 +294,7 @@ class Demand:
         while True:
             for name in list(self.templates):
                 self.tend(name)
-            now = time.time()
+            now = self.supervisor.clock.now()
             for actor in list(self.supervisor.actors.values()):
                 if actor.record.template and is_stuck(actor.record, now):
                     actor.post(ev.KillAsked(cause="unready", reason=f"it was not ready after {NOT_READY:.0f} s"))

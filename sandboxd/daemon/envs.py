@@ -50,7 +50,7 @@ class EnvRequests:
 
     def info(self, record: EnvRecord, *, whole: bool = False) -> m.EnvInfo:
         """A record as replies show it."""
-        return env_info(record, self.supervisor.base, whole=whole)
+        return env_info(record, self.supervisor.base, whole=whole, ahead=self.supervisor.clock.ahead())
 
     # -- Run -----------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ for it, and a last look shows what came in between. So no request meets an env t
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from sandboxd.errors import Internal, TimedOut
@@ -39,7 +38,10 @@ class Idling:
     async def run(self) -> None:
         """Look until the daemon leaves."""
         while True:
-            now = time.time()
+            now = self.supervisor.clock.now()
+            if slept := self.supervisor.clock.slept():
+                for actor in self.supervisor.actors.values():
+                    actor.body.timers.hasten("ttl", slept)
             pause = LONGEST / 5
             for actor in list(self.supervisor.actors.values()):
                 rule = self._rule(actor)
@@ -59,7 +61,7 @@ class Idling:
 
     def outlook(self, actor: "Actor") -> list[str]:
         """What keeps an env awake, or what becomes of it."""
-        record, now = actor.record, time.time()
+        record, now = actor.record, self.supervisor.clock.now()
         if record.template and not record.key:
             return [f"it is kept warm for the next key of {record.template}"]
         rule = self._rule(actor)
@@ -116,7 +118,7 @@ class Idling:
         try:
             if actor.record.state is State.READY and not await self._suspend(actor, rule, since):
                 return
-            why = f"nobody used it for {format_duration(time.time() - since)}"
+            why = f"nobody used it for {format_duration(self.supervisor.clock.now() - since)}"
             if step == "stop":
                 actor.post(ev.StopAsked(cause="idle", reason=why))
                 await actor.wait_until(lambda record: record.state is not State.SUSPENDED)
@@ -139,7 +141,7 @@ class Idling:
             log.debug("%s: the router could not be asked: %s", actor.record.name, error)
             actor.post(ev.ResumeAsked(by="request"))
             return False
-        seen = look(before, self._facts(actor, time.time()), rule)
+        seen = look(before, self._facts(actor, self.supervisor.clock.now()), rule)
         if seen.awake:
             self._seen[actor.record.id] = seen
             actor.post(ev.ResumeAsked(by="request"))

@@ -66,7 +66,7 @@ class NetRequests:
         flows = await self.supervisor.router.ways.look(record.id)
         offset = time.time() - time.monotonic()
         return m.NetReply(
-            env=env_info(record, self.supervisor.base),
+            env=env_info(record, self.supervisor.base, ahead=self.supervisor.clock.ahead()),
             rules=record.egress if record.reaches_out else [],
             passages=[passage(one, offset) for one in flows.passages],
             total=flows.total,

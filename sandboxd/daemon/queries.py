@@ -50,7 +50,7 @@ class Queries:
 
     def info(self, record: EnvRecord, *, whole: bool = False) -> m.EnvInfo:
         """A record as shown; pids of services are known only inside, so they are left out here."""
-        info = env_info(record, self.supervisor.base, whole=whole)
+        info = env_info(record, self.supervisor.base, whole=whole, ahead=self.supervisor.clock.ahead())
         services = [replace(service, pid=None) for service in info.services]
         return replace(info, services=services, scale=self.supervisor.scaling.info(record))
 
@@ -59,7 +59,7 @@ class Queries:
         params = call.params
         assert isinstance(params, m.Inspect)
         record = self.supervisor.find(call.peer.sees, params.target, params.directory).record
-        info = env_info(record, self.supervisor.base, whole=True)
+        info = env_info(record, self.supervisor.base, whole=True, ahead=self.supervisor.clock.ahead())
         pids = host_pids(record.init.pid) if record.init and record.state in ALIVE else {}
         services = [replace(s, pid=pids.get(s.pid) if s.pid is not None else None) for s in info.services]
         usage = None

@@ -53,5 +53,5 @@ class ScaleRequests:
         if params.wait:
             await self.supervisor.scaling.until_settled(actor, params.timeout)
             self.supervisor.push_routes()
-        info = env_info(actor.record, self.supervisor.base)
+        info = env_info(actor.record, self.supervisor.base, ahead=self.supervisor.clock.ahead())
         return m.InspectReply(env=replace(info, scale=self.supervisor.scaling.info(actor.record)))

@@ -7,7 +7,6 @@ request is on its way there: the router acknowledges the table that says so befo
 import asyncio
 import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from sandboxd.errors import Internal, SandboxdError, TimedOut
@@ -132,7 +131,7 @@ class Scaling:
             return CALM
         if told is None:
             return LOOK
-        record, now = actor.record, time.time()
+        record, now = actor.record, self.supervisor.clock.now()
         wanted = self._wanted(group, record, replicas, now)
         self._revive(group, actor, now)
         seen = [self._seen(record, one, told) for one in replicas]

@@ -17,6 +17,7 @@ from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
 from sandboxd.daemon.building import publish
 from sandboxd.daemon.cgroups import Control
+from sandboxd.daemon.clock import Clock
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.news import News, Subscription
@@ -66,6 +67,7 @@ class Supervisor:
         self.launcher: Launcher
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
+        self.clock = Clock(journal)
         self.kept = Kept(rundir, journal)
         self.berths = Berths(rundir, settings.pool)
         self.load = Load()
@@ -219,8 +221,9 @@ class Supervisor:
             self.launcher.expect()
         self.pooling.note()
         at_once = self.admission.at_once(record)
-        record = replace(record, id=self.berths.take_id(), queued=record.created)
-        starting, effects = step(record, ev.Admitted(), record.created) if at_once else (record, [ev.Enqueue()])
+        now = self.clock.now()
+        record = replace(record, id=self.berths.take_id(), created=now, queued=now)
+        starting, effects = step(record, ev.Admitted(), now) if at_once else (record, [ev.Enqueue()])
         self.kept.create(record.id, msgspec.json.encode(starting))
         self.announce(record, "created", {"key": record.key} if record.key else {})
         return self.adopt(starting, effects)

@@ -46,7 +46,7 @@ class UpdateRequests:
             refuse(record.limits, wanted, record.enforced, planned)
             refuse_below_use(record.limits, wanted, await self.used(record, wanted))
         await self.change(actor, new.overrides, planned)
-        return m.InspectReply(env=env_info(actor.record, self.supervisor.base, whole=True))
+        return m.InspectReply(env=env_info(actor.record, self.supervisor.base, whole=True, ahead=self.supervisor.clock.ahead()))
 
     async def used(self, record: EnvRecord, wanted: Limits) -> dict[str, int]:
         """What is in use of those limits that are to shrink."""

@@ -190,9 +190,11 @@ class Adopted(Event, frozen=True, kw_only=True):
 
 
 class InitGone(Event, frozen=True, kw_only=True):
-    """Init and so every process of the env has ended. reason: what is known of it, where it was not asked for."""
+    """Init and so every process of the env has ended. reason: what is known of it, where it was not asked for. rebooted: with
+    the whole machine."""
 
     reason: str = ""
+    rebooted: bool = False
 
 
 EVENTS: tuple[type[Event], ...] = (

@@ -43,7 +43,7 @@ from sandboxd.lifecycle.sleeping import (
     waking,
 )
 from sandboxd.lifecycle.states import ENDED, State, Wanted
-from sandboxd.lifecycle.turn import Turn, fresh_services
+from sandboxd.lifecycle.turn import Turn, fresh_services, time_left, ttl_over
 
 Handler = Callable[[Turn, ev.Event], None]
 
@@ -267,8 +267,11 @@ def resume_ended(turn: Turn, event: ev.Event) -> None:
 
 
 def gone(turn: Turn, event: ev.Event) -> None:
-    """Init ended although nobody asked: a kill from outside, or the kernel's OOM killer."""
+    """Init ended although nobody asked: a kill from outside, the kernel's OOM killer, a reboot. What that ended does not come back
+    once its time to live is over."""
     assert isinstance(event, ev.InitGone)
+    if event.rebooted and (time_left(turn) or 1.0) <= 0.0:
+        turn.set(reason=ttl_over(turn.record), cause="ttl")
     reason = turn.record.reason or event.reason or "its init was killed from outside"
     turn.set(reason=reason, cause=turn.record.cause or "killed")
     settle(turn)

@@ -30,7 +30,8 @@ def lost(record: EnvRecord, ends: Sequence[Ended], boot_id: str) -> list[ev.Even
     for end in {end.service: end for end in ends}.values():
         found += told(record, end.service, end.pid, end.exit_code)
     rebooted = record.init is not None and record.init.boot_id != boot_id
-    found.append(ev.InitGone(reason="the host was restarted" if rebooted else "its init ended while no daemon ran"))
+    reason = "the host was restarted" if rebooted else "its init ended while no daemon ran"
+    found.append(ev.InitGone(reason=reason, rebooted=rebooted))
     return found
 
 

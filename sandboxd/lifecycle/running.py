@@ -5,7 +5,7 @@ from sandboxd.lifecycle.ending import end_failed, end_of_services
 from sandboxd.lifecycle.order import blocked_by
 from sandboxd.lifecycle.restart import delay, failures_after, parse_policy, wants_restart
 from sandboxd.lifecycle.states import OVER, ServiceState, State
-from sandboxd.lifecycle.turn import Turn, start_next
+from sandboxd.lifecycle.turn import Turn, start_next, time_left, ttl_over
 
 
 def service_started(turn: Turn, event: ev.Event, *, probe: bool = True) -> None:
@@ -121,13 +121,10 @@ def service_refused(turn: Turn, event: ev.Event) -> None:
 
 def arm_ttl(turn: Turn) -> None:
     """The rest of its time to live, counted from its start."""
-    record = turn.record
-    ttl = record.spec.lifecycle.ttl
-    if ttl is None or record.started is None or (record.template and not record.key):  # nobody lives in it as yet
-        return
-    over = ev.StopAsked(cause="ttl", reason=f"its time to live of {ttl:g} s is over")
-    begun = max(record.started, record.claimed or 0.0)
-    turn.do(ev.Arm(timer="ttl", after=max(0.0, begun + ttl - turn.now), event=over))
+    left = time_left(turn)
+    if left is not None:
+        over = ev.StopAsked(cause="ttl", reason=ttl_over(turn.record))
+        turn.do(ev.Arm(timer="ttl", after=max(0.0, left), event=over))
 
 
 def claimed(turn: Turn, event: ev.Event) -> None:

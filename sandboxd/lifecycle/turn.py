@@ -62,6 +62,20 @@ def fresh_services(record: EnvRecord) -> dict[str, ServiceRecord]:
     return {name: ServiceRecord(name=name, port=spec.port) for name, spec in record.spec.services.items()}
 
 
+def time_left(turn: Turn) -> float | None:
+    """Seconds of its time to live; None: it lives as long as it likes."""
+    record = turn.record
+    ttl = record.spec.lifecycle.ttl
+    if ttl is None or record.started is None or (record.template and not record.key):  # nobody lives in it as yet
+        return None
+    return max(record.started, record.claimed or 0.0) + ttl - turn.now
+
+
+def ttl_over(record: EnvRecord) -> str:
+    """In words."""
+    return f"its time to live of {record.spec.lifecycle.ttl or 0.0:g} s is over"
+
+
 def start_next(turn: Turn) -> None:
     """Start what may start now; in a suspended env nothing may."""
     if turn.record.state is State.SUSPENDED:

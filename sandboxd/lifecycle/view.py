@@ -9,11 +9,11 @@ from sandboxd.protocol.messages import EnvInfo, PortInfo, ServiceInfo, Usage, Wa
 from sandboxd.spec import RouteRule, Service
 
 
-def rfc3339(seconds: float | None) -> str | None:
+def rfc3339(seconds: float | None, ahead: float = 0.0) -> str | None:
     """Seconds since the epoch as RFC 3339 UTC with milliseconds."""
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(seconds + ahead, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def command_of(service: Service) -> str:
@@ -92,8 +92,8 @@ def health_of(record: EnvRecord) -> str | None:
     return "unhealthy" if any(s.state is ServiceState.FAILED for s in record.services.values()) else "healthy"
 
 
-def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage | None = None) -> EnvInfo:
-    """The env; whole: with its spec."""
+def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage | None = None, ahead: float = 0.0) -> EnvInfo:
+    """The env; whole: with its spec. ahead: see `clock`."""
     limits = record.limits
     return EnvInfo(
         id=record.id,
@@ -111,10 +111,10 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         ports=ports_of(record, base),
         workspace=record.spec.workspace.path,
         owner=record.owner,
-        created=rfc3339(record.created) or "",
-        started=rfc3339(record.started),
-        ready=rfc3339(record.ready),
-        finished=rfc3339(record.finished),
+        created=rfc3339(record.created, ahead) or "",
+        started=rfc3339(record.started, ahead),
+        ready=rfc3339(record.ready, ahead),
+        finished=rfc3339(record.finished, ahead),
         restarts=record.restarts + sum(service.restarts for service in record.services.values()),
         pid=record.init.pid if record.init else None,
         labels=record.spec.labels,
