@@ -18,7 +18,7 @@ from sandboxd.daemon import building
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
-from sandboxd.errors import NotFound, SandboxdError
+from sandboxd.errors import NotFound, SandboxdError, StoreFailed
 from sandboxd.kernel import fds, pidfd, titles
 from sandboxd.launch.exits import read_exits
 from sandboxd.launch.guard import TITLE as GUARD
@@ -64,7 +64,12 @@ async def adopt_all(supervisor: Supervisor) -> None:
     for env_id in supervisor.rundir.env_ids():
         if env_id not in records:
             await end_stray(supervisor.rundir.env_dir(env_id))
-            supervisor.tally.count("leaks", "files", await asyncio.to_thread(supervisor.rundir.remove_env_dir, env_id))
+            try:
+                removed = await asyncio.to_thread(supervisor.rundir.remove_env_dir, env_id)
+            except StoreFailed as error:  # a mount, or another owner's file: no reason for the others to go without a daemon
+                log.error("the directory %s belongs to no env, and cannot be removed as yet: %s", env_id, error)
+                continue
+            supervisor.tally.count("leaks", "files", removed)
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(record: EnvRecord) -> None:

@@ -33,6 +33,7 @@ from sandboxd.lifecycle.notebook import Notebook
 from sandboxd.lifecycle.records import exit_code_of
 from sandboxd.lifecycle.recovery import told
 from sandboxd.specfile import words
+from sandboxd.store.rundir import SCARCE, failed
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -104,7 +105,9 @@ class Body:
         building.close_all(self.prepared_attach)
 
     async def _launch_failed(self, error: Exception) -> None:
-        if not isinstance(error, SandboxdError):
+        if isinstance(error, OSError) and error.errno in SCARCE and not isinstance(error, SandboxdError):
+            error = failed(error, self.actor.supervisor.rundir.env_dir(self.actor.record.id))
+        elif not isinstance(error, SandboxdError):
             log.exception("env %s could not be built", self.actor.record.name)
             error = Internal(f"building the env failed: {error}", hint="the daemon's log tells more")
         if self.pidfd >= 0:

@@ -28,11 +28,12 @@ INIT = "sandboxd-init"
 
 
 class Janitor:
-    """What was suspected at the last look."""
+    """What was suspected at the last look, and what would not go."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
         self._suspects: set[Thing] = set()
+        self._stuck: set[Thing] = set()  # could not be removed: said once, tried at every round
         self._remove: dict[str, Callable[[str], Awaitable[int]]] = {
             "tasks": self._end_task,
             "mounts": self._unmount,
@@ -48,7 +49,7 @@ class Janitor:
         while True:
             await asyncio.sleep(min(SOON, every))
             await self.round()
-            if not self._suspects:
+            if not self._suspects - self._stuck:
                 await asyncio.sleep(max(0.0, every - SOON))
 
     async def round(self) -> None:
@@ -58,13 +59,18 @@ class Janitor:
         except (SandboxdError, OSError) as error:
             log.warning("what belongs to no env cannot be looked for: %s", error)
             return
-        due, self._suspects = judge(strays(sight, self.known()), self._suspects)
+        found = strays(sight, self.known())
+        due, self._suspects = judge(found, self._suspects | self._stuck)
+        self._stuck &= found
         for thing in due:
             try:
                 number = await self._remove[thing.kind](thing.name)
             except (SandboxdError, OSError) as error:
-                log.error("%s %s: it belongs to no env, and cannot be removed: %s", thing.kind, thing.name, error)
+                if thing not in self._stuck:
+                    log.error("%s %s: it belongs to no env, and cannot be removed: %s", thing.kind, thing.name, error)
+                self._stuck.add(thing)
                 continue
+            self._stuck.discard(thing)
             if number:
                 log.error("%s %s: it belonged to no env, and was removed", thing.kind, thing.name)
                 self.supervisor.tally.count("leaks", thing.kind, number)

@@ -267,8 +267,8 @@ def resume_ended(turn: Turn, event: ev.Event) -> None:
 
 
 def gone(turn: Turn, event: ev.Event) -> None:
-    """Init ended although nobody asked: a kill from outside, the kernel's OOM killer, a reboot. What that ended does not come back
-    once its time to live is over."""
+    """Init ended although nobody asked: a kill from outside, the kernel's OOM killer, a reboot, after which nothing comes back
+    whose time to live is over."""
     assert isinstance(event, ev.InitGone)
     if event.rebooted and (time_left(turn) or 1.0) <= 0.0:
         turn.set(reason=ttl_over(turn.record), cause="ttl")

@@ -24,6 +24,7 @@ from sandboxd.store import removal
 ENV_ID = re.compile(r"[0-9a-f]{32}")
 READY = ".ready-"
 BACKLOG = 128
+SCARCE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 
 
 class RunDir:
@@ -52,7 +53,8 @@ class RunDir:
             self.remove_prepared()
             for name in os.listdir(self._envs_fd):
                 if name.startswith(removal.DOOMED):  # a removal that a daemon's death cut short
-                    removal.remove_tree(self._envs_fd, name)
+                    with contextlib.suppress(OSError):  # the janitor tries again, and says why it cannot be
+                        removal.remove_tree(self._envs_fd, name)
         except OSError as error:
             self.close()
             raise failed(error, settings.state_dir) from error
@@ -285,8 +287,10 @@ def running(pid: int, where: Path) -> DaemonRunning:
 def failed(error: OSError, path: Path) -> StoreFailed:
     """A system call's failure in words."""
     hints = {
-        errno.ENOSPC: f"free some space on the disk of {path}",
+        errno.ENOSPC: f"free some space, or files where there are too many (`df -i`), on the disk of {path}",
         errno.EDQUOT: f"your disk quota at {path} is used up: free some space",
+        errno.EMFILE: "the daemon has as many descriptors open as it may: raise its limit (`ulimit -n`, LimitNOFILE=)",
+        errno.ENFILE: "this machine has as many files open as it may: raise the sysctl fs.file-max",
         errno.EROFS: elsewhere(path),
         errno.EACCES: elsewhere(path),
         errno.EPERM: elsewhere(path),
