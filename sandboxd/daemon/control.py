@@ -110,6 +110,16 @@ class ControlServer:
         self._departures = Departures(self._loop)
         self._listen()
 
+    def move(self, sock: socket.socket) -> None:
+        """Serve another listener from now on, in place of one that nobody can reach; who is connected stays so."""
+        self._loop.remove_reader(self._sock.fileno())
+        if self._resting:
+            self._resting.cancel()
+        self._sock = sock
+        sock.setblocking(False)
+        refuse_descriptors(sock)
+        self._listen()
+
     async def stop(self, *, is_kept: bool = False, patience: float = 0.0) -> None:
         """Refuse who comes, cancel what is being answered, close every connection. Not to be awaited by a handler.
 

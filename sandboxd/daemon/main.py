@@ -26,6 +26,7 @@ from sandboxd.daemon.adopt import adopt_all, check_records
 from sandboxd.daemon.auditing import Auditing
 from sandboxd.daemon.configuring import Configuring, with_handed
 from sandboxd.daemon.control import Bounds, ControlServer, Handler, for_admins
+from sandboxd.daemon.doorstep import Doorstep
 from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.handed import CONTROL, ROUTER
 from sandboxd.daemon.handed import take as take_handed
@@ -194,6 +195,12 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         table = {**handlers(supervisor, watch), "Config": configuring.show, "Audit": auditing.show}
         server = control_server(settings, rundir.socket, auditing.of(guarded(table)))
         await server.start()
+
+        def move(sock: socket.socket) -> None:
+            server.move(sock)
+            manager.store(CONTROL, sock)
+
+        doorstep = Doorstep(rundir, move)
         supervisor.own(watch.run(), name="watch")
         supervisor.own(supervisor.idling.run(), name="idling")
         supervisor.own(supervisor.demand.run(), name="demand")
@@ -214,6 +221,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
             log.info("making way for the next daemon")
         else:
             manager.send("STOPPING=1")
+        doorstep.close()
         await server.stop(is_kept=bool(manager.path) or supervisor.again, patience=PATIENCE if supervisor.again else 0.0)
     finally:
         await web.stop()

@@ -14,7 +14,7 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sandboxd.errors import DaemonRunning, NotFound, StoreFailed
@@ -34,11 +34,12 @@ class RunDir:
         """Take it all, or nothing; raises StoreFailed or DaemonRunning. handed: see `prepare`."""
         self.state_dir = settings.state_dir
         self.envs_dir = settings.state_dir / "envs"
+        self.runtime_dir = settings.runtime_dir
         self.socket_path = settings.socket
         self._fds: list[int] = []
         self.socket: socket.socket | None = None
         try:
-            state_fd = self._own(settings.state_dir)
+            state_fd = self._state_fd = self._own(settings.state_dir)
             self._lock(state_fd)
             socket_fd = state_fd
             if settings.socket.parent != settings.state_dir:
@@ -139,6 +140,32 @@ class RunDir:
             return removal.remove_tree(self._envs_fd, doomed)
         except OSError as error:
             raise failed(error, path) from error
+
+    def renew(self, moved: Callable[[socket.socket], None]) -> bool:
+        """Have the control socket be where clients look for it, in a directory that is ours; False: it is there. moved: is
+        given the new one before the old one is closed. Raises StoreFailed, DaemonRunning, OSError."""
+        path = self.socket_path
+        directory = self._own(path.parent, shared=path.parent not in (self.runtime_dir, self.state_dir))
+        old, was = self.socket, self._socket_fd
+        try:
+            if old is not None and is_reached(old, f"/proc/self/fd/{directory}/{path.name}"):
+                self._forget(directory)
+                return False
+            self.socket = self._bind(directory, path, [])
+        except BaseException:
+            self._forget(directory)
+            raise
+        self._socket_fd = directory
+        moved(self.socket)
+        if old is not None:
+            old.close()
+        if was != self._state_fd:
+            self._forget(was)
+        return True
+
+    def _forget(self, fd: int) -> None:
+        self._fds.remove(fd)
+        os.close(fd)
 
     def close(self, *, unlink: bool = False) -> None:
         """Let go of lock and socket; unlink: also remove the socket's name (an orderly stop)."""
