@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Message = dict[str, Any]
 
-VERSION = 1
+VERSION = 2  # see versions
 DONTWAIT = _socket.MSG_DONTWAIT
 FRAME_LIMIT = 1 << 20
 FDS_LIMIT = 16

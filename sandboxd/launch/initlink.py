@@ -37,6 +37,7 @@ from sandboxd.launch.initevents import (
     as_opened,
     as_refused,
 )
+from sandboxd.launch.versions import understood
 
 __all__ = [
     "Closed",
@@ -137,6 +138,7 @@ class InitLink:
         self.hello: asyncio.Future[dict[str, Any]] = self.loop.create_future()
         self.count = 0
         self.is_open = True
+        self.version = VERSION  # of init's frames, as its greeting says
         self.peer_pid = 0  # init's pid as this process sees it; known once connected
         self.loop.add_reader(self.fd, self._readable)
 
@@ -356,12 +358,12 @@ class InitLink:
     def _event(self, message: dict[str, Any]) -> None:
         """Hand on what happened; events of a later version are passed over."""
         if message["event"] == "hello":
-            if as_int(message["version"]) not in (VERSION,):
-                raise ProtocolViolation(f"init speaks version {message['version']}, this daemon {VERSION}")
+            self.version = as_int(message["version"])
+            greeting = understood(message, self.version)
             if not self.hello.done():
-                self.hello.set_result(message)
+                self.hello.set_result(greeting)
             return
-        event = as_event(message)
+        event = as_event(understood(message, self.version))
         if event is not None:
             self.on_event(event)
 

@@ -26,7 +26,7 @@ from sandboxd.errors import (
 from sandboxd.kernel.fds import close_all, send
 from sandboxd.launch import clients, initevents, initlink
 from sandboxd.launch.exits import read_exits
-from sandboxd.launch.frames import FDS_LIMIT, FRAME_LIMIT, Inbox, Outbox, decode, encode, error_from, error_to
+from sandboxd.launch.frames import FDS_LIMIT, FRAME_LIMIT, VERSION, Inbox, Outbox, decode, encode, error_from, error_to
 from sandboxd.launch.initlink import Closed, InitLink, ServiceExited, SessionExited, Started, bind_sockets
 from sandboxd.launch.loop import READ, Loop
 from sandboxd.launch.pids import host_pids
@@ -314,7 +314,7 @@ def raw(env: Env) -> socket.socket:
         os.close(folder)
     hello = read_frame(sock)
     assert set(hello.pop("status")) == {"services", "failed", "sessions"}
-    assert hello.items() >= {"event": "hello", "version": 1, "id": "ab" * 16, "name": "test"}.items()
+    assert hello.items() >= {"event": "hello", "version": VERSION, "id": "ab" * 16, "name": "test"}.items()
     return sock
 
 
@@ -559,7 +559,7 @@ HELLO = encode({"event": "hello", "version": 1, "id": "x", "name": "y"})
     "greeting",
     [
         b"\xff\xff\xff\xff",
-        encode({"event": "hello", "version": 2}),
+        encode({"event": "hello", "version": 3}),
         encode({"event": "hello"}),
         encode({"id": 1}),
         b"\x02\0\0\0[]",

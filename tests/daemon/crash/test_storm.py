@@ -1,0 +1,183 @@
+"""Everything that may die is killed at random while requests come: no env is lost, none is doubled, no answer is wrong, and
+each request that was not answered with 200 has its cause in what was killed just then.
+
+So of sandboxd.daemon.adopt and sandboxd.router.master. CRASH_SECONDS and CRASH_SEED make the run longer, and another one.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sandboxd.protocol import messages as m
+from sandboxd.spec import Lifecycle
+from tests.daemon.asking import SERVER, inspect, remove, run
+from tests.daemons import PATIENCE, Daemon
+
+SECONDS = float(os.environ.get("CRASH_SECONDS", "8"))
+SEED = int(os.environ.get("CRASH_SEED", "1"))
+ENVS, THREADS = 4, 2
+HOLD = 40.0  # a request may wait that long: for its env to be back
+
+# What a death may cost a request: a router's what goes through it, an init's what goes to its env. A daemon's and a launcher's
+# nothing: those that come meanwhile wait, or do not notice.
+CUTS = (ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, BrokenPipeError)
+
+
+class Deaths:
+    """What was killed, when: (from, until, what); until whatever took its place was seen to serve."""
+
+    def __init__(self) -> None:
+        self.spans: list[list[float | str]] = []
+
+    @contextlib.contextmanager
+    def of(self, what):
+        span: list[float | str] = [time.monotonic(), float("inf"), what]
+        self.spans.append(span)
+        yield
+        span[1] = time.monotonic()
+
+    def causes(self, name, began, over):
+        """The deaths that a request to that env can have met."""
+        return {
+            what
+            for since, until, what in self.spans
+            if since <= over and until >= began and what in ("router", "worker", f"init of {name}")
+        }
+
+
+class Load:
+    """Requests over and over. bad: those that were not served, and those served with what is another's."""
+
+    def __init__(self, daemon: Daemon, deaths: Deaths) -> None:
+        self.daemon = daemon
+        self.deaths = deaths
+        self.over = threading.Event()
+        self.served = 0
+        self.wrong: list[object] = []
+        self.unserved: list[tuple[str, float, float, object]] = []
+        self.threads = [threading.Thread(target=self._run, args=(number,)) for number in range(THREADS)]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, number):
+        draw = random.Random(number)
+        while not self.over.is_set():
+            name = f"e{draw.randrange(ENVS)}"
+            began = time.monotonic()
+            try:
+                status, body = self.daemon.request(name, timeout=HOLD)
+            except Exception as error:
+                self.unserved.append((name, began, time.monotonic(), error))
+                continue
+            if status != 200:
+                self.unserved.append((name, began, time.monotonic(), status))
+            elif body != name.encode():
+                self.wrong.append((name, body))
+            else:
+                self.served += 1
+
+    def end(self):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(2 * HOLD)
+
+
+def answers(daemon, name):
+    """Whether that env is served."""
+    with contextlib.suppress(OSError, Exception):
+        return daemon.request(name, timeout=HOLD)[0] == 200
+    return False
+
+
+def until(holds, what):
+    deadline = time.monotonic() + 3 * PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.05)
+
+
+def strike(daemon, deaths, draw):
+    """Kill something, and wait until what it did is done again."""
+    what = draw.choice(["daemon", "daemon", "launcher", "router", "worker", "init"])
+    with daemon.client() as client:
+        status = client.call(m.Status())
+        name = f"e{draw.randrange(ENVS)}"
+        init = inspect(client, name).pid
+    if what == "daemon":
+        with deaths.of(what):
+            daemon.kill()
+            time.sleep(draw.random() / 2)  # without one: nobody is there to be waited for
+            daemon.start()
+    elif what == "launcher":
+        with deaths.of(what), contextlib.suppress(ProcessLookupError):
+            os.kill(status.launcher_pid, signal.SIGKILL)
+            until(lambda: status_of(daemon).launcher_pid not in (None, 0, status.launcher_pid), "another launcher")
+    elif what == "router":
+        with deaths.of(what), contextlib.suppress(ProcessLookupError):
+            os.kill(status.router_pid, signal.SIGKILL)
+            until(lambda: status_of(daemon).router_pid != status.router_pid and answers(daemon, name), "another router")
+    elif what == "worker":
+        workers = Path(f"/proc/{status.router_pid}/task/{status.router_pid}/children").read_text().split()
+        victim = int(draw.choice(workers))
+        with deaths.of(what), contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: not Path(f"/proc/{victim}").exists() and answers(daemon, name), "another worker")
+    elif init is not None:
+        with deaths.of(f"init of {name}"), contextlib.suppress(ProcessLookupError):
+            os.kill(init, signal.SIGKILL)
+            until(lambda: now(daemon, name).pid not in (None, init) and answers(daemon, name), f"{name} is back")
+    return what
+
+
+def status_of(daemon):
+    with daemon.client() as client:
+        return client.call(m.Status())
+
+
+def now(daemon, name):
+    with daemon.client() as client:
+        return inspect(client, name)
+
+
+@pytest.mark.timeout(SECONDS + 300)
+def test_nothing_is_lost_whatever_is_killed_under_load(daemon, tmp_path):
+    with daemon.client() as client:
+        for number in range(ENVS):
+            place = tmp_path / f"e{number}"
+            place.mkdir()
+            (place / "index.html").write_text(f"e{number}")
+            lifecycle = Lifecycle(restart="always")
+            run(client, [*SERVER, "3000"], name=place.name, path=place, port=3000, wait="ready", lifecycle=lifecycle)
+        ids = {env.name: env.id for env in client.call(m.List(all=True)).envs}
+    daemon.environ["SANDBOXD_LISTEN"] = f"127.0.0.1:{daemon.port}"
+    deaths, draw = Deaths(), random.Random(SEED)
+    load = Load(daemon, deaths)
+    struck = []
+    try:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            struck.append(strike(daemon, deaths, draw))
+        until(lambda: all(answers(daemon, name) for name in ids), "all are served again")
+    finally:
+        load.end()
+    assert load.wrong == []
+    assert load.served > 0
+    unexplained = [found for found in load.unserved if not deaths.causes(found[0], found[1], found[2])]
+    assert not unexplained, f"{unexplained}\nkilled: {deaths.spans}\n{daemon.log()}"
+    with daemon.client() as client:
+        found = client.call(m.List(all=True)).envs
+        assert {env.name: env.id for env in found} == ids
+        assert {env.state for env in found} == {"ready"}
+        for name in ids:
+            assert remove(client, name).leaked == {}
+    assert [name for name in os.listdir(daemon.dir / "envs") if not name.startswith(".ready-")] == []
+    with socket.create_connection(("127.0.0.1", daemon.port), PATIENCE):
+        pass  # and the router is there
+    print(f"killed {sorted(struck)}; {load.served} served, {len(load.unserved)} not")
