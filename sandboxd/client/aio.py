@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sandboxd.client.dial import READ_SIZE, Daemon, receive
 from sandboxd.client.env import AsyncEnv, Command, Completed, run_params
 from sandboxd.client.holding import Idle, Opened
-from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
+from sandboxd.client.session import Exchange, asked_again, with_descriptors
 from sandboxd.errors import DaemonUnreachable, NotOffered, TimedOut
 from sandboxd.protocol.messages import (
     Attach,
@@ -139,17 +139,24 @@ class AsyncClient:
 
         async def call(self, params: Params) -> Reply:
             """Ask, and wait for the answer."""
-            wire, exchange, reply = await self._ask(params)
+            wire, exchange, reply = await self.ask(params)
             self._idle.give_back(wire, exchange)
             return reply
 
         async def stream(self, params: Params) -> AsyncIterator[Reply]:
             """Ask, and give the answers as they come; closing the iterator (`contextlib.aclosing`) ends the call."""
-            wire, exchange, reply = await self._ask(params, more=True)
+            wire, exchange, reply = await self.ask(params, more=True)
             try:
                 yield reply
                 while not exchange.done:
-                    yield await wire.next_reply(exchange)
+                    try:
+                        reply = await wire.next_reply(exchange)
+                    except DaemonUnreachable as error:
+                        params = asked_again(params, error, begun=True)
+                        following = await self.ask(params, more=True)
+                        wire.close()
+                        wire, exchange, reply = following
+                    yield reply
             finally:
                 self._idle.give_back(wire, exchange)
 
@@ -157,7 +164,8 @@ class AsyncClient:
         """Open a session whose descriptors come to this process. A Run is attached."""
         if self._daemon.remote is not None:
             raise NotOffered("AsyncClient opens no session over ssh", hint="Client does")
-        return AsyncSession(self, *await self._ask(with_descriptors(params), more=True))
+        params = with_descriptors(params)
+        return AsyncSession(self, params, *await self.ask(params, more=True))
 
     async def run(self, command: Command | None = None, **options: "Unpack[RunOptions]") -> AsyncEnv:
         """Create an env with one service (or `spec=`) and start it; see client.env.RunOptions."""
@@ -192,7 +200,7 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _ask(self, params: Params, *, more: bool = False) -> tuple[Wire, Exchange, Reply]:
+    async def ask(self, params: Params, *, more: bool = False) -> tuple[Wire, Exchange, Reply]:
         """A connection with a call under way, and the call's first answer."""
         while True:
             exchange = Exchange(params, more=more)
@@ -202,8 +210,7 @@ class AsyncClient:
                 return wire, exchange, await wire.next_reply(exchange)
             except DaemonUnreachable as error:
                 wire.close()
-                if not may_ask_again(error):
-                    raise
+                params = asked_again(params, error)
             except BaseException:
                 self._idle.give_back(wire, exchange)
                 raise
@@ -232,19 +239,34 @@ def _close_late(connecting: "asyncio.Future[socket.socket]") -> None:
 class AsyncSession(Opened[Wire]):
     """A command's stdio, awaitable; see holding.Opened."""
 
-    def __init__(self, client: AsyncClient, wire: Wire, exchange: Exchange, first: Reply) -> None:
+    def __init__(self, client: AsyncClient, params: Params, wire: Wire, exchange: Exchange, first: Reply) -> None:
         super().__init__(wire, exchange, first)
         self._client = client
+        self._params = params
 
     async def replies(self) -> AsyncIterator[Any]:
         """The answers after the first, as they come."""
         while not self._exchange.done:
-            yield self._seen(await self._wire.next_reply(self._exchange))
+            yield self._seen(await self._next_reply())
+
+    async def _next_reply(self) -> Reply:
+        """The next answer, from the next daemon should this one make way: the descriptors are ours, and lead to the env."""
+        try:
+            return await self._wire.next_reply(self._exchange)
+        except DaemonUnreachable as error:
+            params = asked_again(self._params, error, begun=True)
+            before = self._wire
+            self._wire, self._exchange, reply = await self._client.ask(params, more=True)
+            before.close()
+            if self.is_closed:
+                self._wire.close()
+                raise
+            return reply
 
     async def wait(self) -> Any:
         """The last answer, which has the exit code."""
         while not self._exchange.done:
-            self._seen(await self._wire.next_reply(self._exchange))
+            self._seen(await self._next_reply())
         return self.last
 
     async def resize(self, rows: int, cols: int) -> None:

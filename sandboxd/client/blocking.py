@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandboxd.client.dial import Daemon, receive
 from sandboxd.client.holding import Idle, Opened
-from sandboxd.client.session import Exchange, may_ask_again, with_descriptors
+from sandboxd.client.session import Exchange, asked_again, with_descriptors
 from sandboxd.errors import DaemonUnreachable
 from sandboxd.protocol.messages import (
     Attach,
@@ -103,17 +103,24 @@ class Client:
 
         def call(self, params: Params) -> Reply:
             """Ask, and wait for the answer."""
-            wire, exchange, reply = self._ask(params)
+            wire, exchange, reply = self.ask(params)
             self._idle.give_back(wire, exchange)
             return reply
 
         def stream(self, params: Params) -> Iterator[Reply]:
             """Ask, and give the answers as they come; leaving the loop ends the call."""
-            wire, exchange, reply = self._ask(params, more=True)
+            wire, exchange, reply = self.ask(params, more=True)
             try:
                 yield reply
                 while not exchange.done:
-                    yield wire.next_reply(exchange)
+                    try:
+                        reply = wire.next_reply(exchange)
+                    except DaemonUnreachable as error:
+                        params = asked_again(params, error, begun=True)
+                        following = self.ask(params, more=True)
+                        wire.close()
+                        wire, exchange, reply = following
+                    yield reply
             finally:
                 self._idle.give_back(wire, exchange)
 
@@ -123,8 +130,9 @@ class Client:
             from sandboxd.client.inband import InBandSession, streams  # noqa: PLC0415 - as above
 
             asked = with_descriptors(params, passed=False)
-            return InBandSession(self, *self._ask(asked, more=True)).begin(streams(params))
-        return Session(self, *self._ask(with_descriptors(params), more=True))
+            return InBandSession(self, asked, *self.ask(asked, more=True)).begin(streams(params))
+        params = with_descriptors(params)
+        return Session(self, params, *self.ask(params, more=True))
 
     def run(self, command: "Command | None" = None, **options: "Unpack[RunOptions]") -> "Env":
         """Create an env with one service (or `spec=`) and start it; see client.env.RunOptions."""
@@ -167,7 +175,7 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, params: Params, *, more: bool = False) -> tuple[Wire, Exchange, Reply]:
+    def ask(self, params: Params, *, more: bool = False) -> tuple[Wire, Exchange, Reply]:
         """A connection with a call under way, and the call's first answer."""
         while True:
             exchange = Exchange(params, more=more)
@@ -177,8 +185,7 @@ class Client:
                 return wire, exchange, wire.next_reply(exchange)
             except DaemonUnreachable as error:
                 wire.close()
-                if not may_ask_again(error):
-                    raise
+                params = asked_again(params, error)
             except BaseException:
                 self._idle.give_back(wire, exchange)
                 raise
@@ -193,9 +200,10 @@ class Session(Opened[Wire]):
 
     blocking = True
 
-    def __init__(self, client: Client, wire: Wire, exchange: Exchange, first: Reply) -> None:
+    def __init__(self, client: Client, params: Params, wire: Wire, exchange: Exchange, first: Reply) -> None:
         super().__init__(wire, exchange, first)
         self._client = client
+        self._params = params
 
     def fileno(self) -> int:
         """For poll: readable when a reply, or the end, has come."""
@@ -204,7 +212,21 @@ class Session(Opened[Wire]):
     def replies(self) -> Iterator[Any]:
         """The answers after the first, as they come."""
         while not self._exchange.done:
-            yield self._seen(self._wire.next_reply(self._exchange))
+            yield self._seen(self._next_reply())
+
+    def _next_reply(self) -> Reply:
+        """The next answer, from the next daemon should this one make way: the descriptors are ours, and lead to the env."""
+        try:
+            return self._wire.next_reply(self._exchange)
+        except DaemonUnreachable as error:
+            params = asked_again(self._params, error, begun=True)
+            before = self._wire
+            self._wire, self._exchange, reply = self._client.ask(params, more=True)
+            before.close()
+            if self.is_closed:  # by another thread, which had the wire before
+                self._wire.close()
+                raise
+            return reply
 
     def wait(self) -> Any:
         """The last answer, which has the exit code."""

@@ -69,6 +69,7 @@ class Opened(Generic[W]):
         self.fds: dict[str, int] = {}
         self.last: Any = None
         self.session = ""
+        self.is_closed = False
         self._wire = wire
         self._exchange = exchange
         try:
@@ -90,6 +91,7 @@ class Opened(Generic[W]):
 
     def close(self) -> None:
         """End the session, if it has not ended, and close what is left in `fds`."""
+        self.is_closed = True
         self._wire.close()
         while self.fds:
             os.close(self.fds.popitem()[1])

@@ -14,7 +14,7 @@ from typing import Any
 from sandboxd.client.blocking import Client, Session, Wire
 from sandboxd.client.session import Exchange
 from sandboxd.errors import SandboxdError
-from sandboxd.protocol.messages import Attach, Exec, Reply, Run
+from sandboxd.protocol.messages import Attach, Exec, Params, Reply, Run
 
 CHUNK = 32 << 10
 
@@ -32,8 +32,8 @@ def streams(params: Run | Exec | Attach) -> list[str]:
 class InBandSession(Session):
     """See `Session`."""
 
-    def __init__(self, client: Client, wire: Wire, exchange: Exchange, first: Reply) -> None:
-        super().__init__(client, wire, exchange, first)
+    def __init__(self, client: Client, params: Params, wire: Wire, exchange: Exchange, first: Reply) -> None:
+        super().__init__(client, params, wire, exchange, first)
         self._far: dict[str, int] = {}  # the threads' ends, by stream
         self._failure: BaseException | None = None
         self._ended, self._end = os.pipe2(os.O_CLOEXEC)

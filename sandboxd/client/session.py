@@ -94,9 +94,15 @@ def named(reply: Reply, fds: list[int]) -> dict[str, int]:
     return dict(zip(names, fds, strict=True))
 
 
-def may_ask_again(error: DaemonUnreachable) -> bool:
-    """Whether a leaving daemon said that it did not take up the call, so that the next one may be asked."""
-    return bool(error.details.get("leaving"))
+def asked_again(params: Params, error: DaemonUnreachable, *, begun: bool = False) -> Params:
+    """What to ask the next daemon, where a leaving one said that it may be asked: the same, or to go on with the env that a Run
+    made. begun: some of the answer has come, so it cannot be the same. Raises the error where nobody knows how far it came."""
+    env = error.details.get("env")
+    if error.details.get("leaving") and isinstance(params, Run) and isinstance(env, str) and env:
+        return msgspec.structs.replace(params, again=env)
+    if begun or not error.details.get("leaving"):
+        raise error
+    return params
 
 
 def unreachable(path: str, why: str) -> DaemonUnreachable:

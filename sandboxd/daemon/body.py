@@ -213,6 +213,9 @@ class Body:
             code = None if service.wait_status is None else exit_code_of(service.wait_status)
             news.setdefault(name, told(self.actor.record, name, service.pid, code))
         if found:
+            for session in status.sessions:  # who is attached has the descriptors, and hears all of it before the end
+                if session.get("kind") == "attach":
+                    self.open_session(str(session.get("session")), attached=True)
             self.actor.post(ev.Adopted(begun=[name for name, events in news.items() if events]))
         for event in itertools.chain.from_iterable(news.values()):
             self.actor.post(event)

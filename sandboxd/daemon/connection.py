@@ -16,7 +16,8 @@ from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from sandboxd.errors import DaemonUnreachable, Internal, KernelError, ProtocolViolation, SandboxdError
+from sandboxd.daemon.parting import leaving, say
+from sandboxd.errors import Internal, KernelError, ProtocolViolation, SandboxdError
 from sandboxd.protocol.envelopes import CallFrame, ServiceError, decode_call, decode_parameters, encode_error, encode_reply
 from sandboxd.protocol.framing import REPLY_CAP, FrameReader
 from sandboxd.protocol.messages import Params, Reply
@@ -61,6 +62,7 @@ class Call:
         self.params: Params = NOTHING
         self.begun = False  # some of an answer may be out
         self.answered = False  # the last reply is out
+        self.resumes = ""  # the env for which the next daemon may be asked, should this one make way
         self._connection = connection
 
     async def reply(self, reply: Reply, *, continues: bool = False, fds: Sequence[int] = ()) -> None:
@@ -176,6 +178,14 @@ class Connection:
         if self._call.begun:
             return self._call.answered and not self._sending.locked()
         return self._call.method.rpartition(".")[2] in REPEATABLE
+
+    @property
+    def resumes(self) -> str:
+        """The env for which the next daemon can be asked in place of the call that is being answered; "": it cannot."""
+        call = self._call
+        if self._task is None or not self._begun or call is None or call.answered or call.oneway or self._sending.locked():
+            return ""
+        return call.resumes
 
     async def answered(self) -> None:
         """Wait for the end of the call that is being answered."""
@@ -379,22 +389,11 @@ class Connection:
         """Close, and wait until the call that was being answered has cleaned up. is_kept: another daemon listens already."""
         if not self.gone and (self._task is None or not self._begun or (is_kept and self.may_be_asked_again)):
             say(self._sock, leaving())
+        elif not self.gone and is_kept and self.resumes:
+            say(self._sock, leaving(self.resumes))
         self.close()
         self._incoming = FrameReader()
         if self._task is not None:
             task = self._task
             task.cancel()
             await asyncio.wait([task])
-
-
-def leaving() -> DaemonUnreachable:
-    """The error for a client of whom nothing was taken up; one with `leaving` may ask the next daemon the same."""
-    return DaemonUnreachable("the daemon is leaving", hint="try again in a moment", leaving=True)
-
-
-def say(sock: socket.socket, error: SandboxdError) -> None:
-    """Send an error to a client that is about to be closed, if its socket takes it at once."""
-    try:
-        sock.send(encode_error(error), socket.MSG_DONTWAIT)
-    except OSError:
-        return

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from sandboxd import __version__
-from sandboxd.daemon.connection import Call, ClientGone, Connection, Departures, Handler, Methods, Peer, leaving, say
+from sandboxd.daemon.connection import Call, ClientGone, Connection, Departures, Handler, Methods, Peer
+from sandboxd.daemon.parting import leaving, say
 from sandboxd.errors import PermissionDenied, QueueFull, SandboxdError
 from sandboxd.protocol.envelopes import SERVICE, ServiceError
 from sandboxd.protocol.interface import Description, GetInfo, GetInterfaceDescription, Info, description
@@ -136,7 +137,8 @@ class ControlServer:
         if not is_kept:
             self._sock.shutdown(socket.SHUT_RDWR)
             self._turn_away_waiting()
-        if answering := [one.answered() for one in self._connections if patience and not one.may_be_asked_again]:
+        waited_for = [one for one in self._connections if patience and not one.may_be_asked_again and not one.resumes]
+        if answering := [one.answered() for one in waited_for]:
             await asyncio.wait([asyncio.ensure_future(one) for one in answering], timeout=patience)
         while self._connections:
             ended = list(self._connections)

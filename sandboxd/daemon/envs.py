@@ -58,6 +58,8 @@ class EnvRequests:
         """Create an env (or take the one of that name) and start it."""
         params = call.params
         assert isinstance(params, m.Run)
+        if params.again is not None:
+            return await self.run_on(call, params, params.again)
         record = self.new_record(params, owner_of(call.peer, shared=self.supervisor.settings.shared))
         if params.accept is not None:
             record = replace(record, accepted=check_reach(self.supervisor.journal, record, accept=params.accept))
@@ -67,18 +69,39 @@ class EnvRequests:
         actor = self.supervisor.create(record)
         session = RunSession.prepare(actor, params) if params.attach else None  # the actor has not had its turn yet
         try:
-            record = await self.progress(call, actor, params.wait, params.timeout)
-        except SandboxdError:
+            record = await self.started(call, actor, params)
+        except BaseException:
             if session is not None:
                 session.close()
+            raise
+        if session is not None:
+            await session.serve(call, self.info(record))
+            call.resumes = actor.record.id if params.fds else ""  # in-band, the session's pipes end with this daemon
+            record = await actor.wait_until(has_ended)
+        return m.RunReply(env=self.info(record))
+
+    async def started(self, call: Call, actor: Actor, params: m.Run) -> EnvRecord:
+        """Wait for a new env as far as was asked; raises what ended it before."""
+        call.resumes = "" if params.attach else actor.record.id
+        try:
+            return await self.progress(call, actor, params.wait, params.timeout)
+        except SandboxdError:
+            call.resumes = ""
             if actor.record.error is not None:
                 # it could not even be executed: nothing half-made stays behind
                 await self.supervisor.remove(actor)
             raise
-        if session is not None:
-            await session.serve(call, self.info(record))
-            record = await actor.wait_until(has_ended)
-        return m.RunReply(env=self.info(record))
+
+    async def run_on(self, call: Call, params: m.Run, env_id: str) -> m.RunReply:
+        """The rest of a Run that the daemon before us cut short, when it made way."""
+        gone = self.supervisor.departed.get(env_id)
+        if gone is not None and call.peer.sees in (0, gone.owner):
+            return m.RunReply(env=self.info(gone))
+        actor = self.supervisor.find(call.peer.sees, env_id)
+        if not params.attach:
+            return m.RunReply(env=self.info(await self.started(call, actor, params)))
+        call.resumes = actor.record.id
+        return m.RunReply(env=self.info(await actor.wait_until(has_ended)))
 
     def new_record(self, params: m.Run, owner: Owner) -> EnvRecord:
         """The record of what was asked for, without an id as yet; raises what `check` refuses."""
@@ -112,6 +135,7 @@ class EnvRequests:
         if changed or not running:
             actor.post(ev.StartAsked())
             await actor.wait_until(is_awake)
+        call.resumes = actor.record.id
         record = await self.progress(call, actor, params.wait, params.timeout)
         return m.RunReply(env=self.info(record), changed=changed or not running)
 

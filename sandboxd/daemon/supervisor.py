@@ -49,6 +49,7 @@ from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
+DEPARTED = 64
 EVENTS_DELAY = 0.05
 MOST_ROUTERS = 8
 
@@ -67,6 +68,7 @@ class Supervisor:
         self.launcher: Launcher
         self.router: RouterHandle
         self.actors: dict[str, Actor] = {}
+        self.departed: dict[str, EnvRecord] = {}  # removed of late: who waits for one may ask a moment too late
         self.clock = Clock(journal)
         self.kept = Kept(rundir, journal)
         self.berths = Berths(rundir, settings.pool)
@@ -263,6 +265,9 @@ class Supervisor:
         self.kept.remove(env_id)
         self.actors.pop(env_id, None)
         self.roll.forget(actor.record)
+        self.departed[env_id] = actor.record
+        if len(self.departed) > DEPARTED:
+            del self.departed[next(iter(self.departed))]
         self.demand.forget(actor)
         self.scaling.forget(actor.record)
         self.routes_changed(env_id)

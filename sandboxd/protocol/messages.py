@@ -241,6 +241,8 @@ class Run(Params, frozen=True, kw_only=True):
     refused with NotAccepted unless true; null: do not look.
     attach: also open a session on the first service's stdio before it starts (the reply has `session`, and the
     descriptors go along when the client asked for them with `fds`).
+    again: the same Run was cut short by a daemon that made way for this one (DaemonUnreachable with `leaving` and `env`); go on
+    waiting for that env, which it made; with `attach`, for its end.
     """
 
     spec: EnvSpec
@@ -254,6 +256,7 @@ class Run(Params, frozen=True, kw_only=True):
     fds: bool = False
     rows: int = 24
     cols: int = 80
+    again: str | None = None
 
 
 class RunReply(Reply, frozen=True, kw_only=True):

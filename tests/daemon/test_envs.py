@@ -1,7 +1,8 @@
 """An env's life through a real daemon, launcher, init and router.
 
 So of sandboxd.daemon.envs, sandboxd.daemon.queries, sandboxd.daemon.supervisor, sandboxd.daemon.actor, sandboxd.daemon.body,
-sandboxd.daemon.building, sandboxd.daemon.readiness, sandboxd.daemon.reach, sandboxd.daemon.watch and sandboxd.daemon.receipts.
+sandboxd.daemon.building, sandboxd.daemon.readiness, sandboxd.daemon.reach, sandboxd.daemon.watch, sandboxd.daemon.news and
+sandboxd.daemon.receipts.
 """
 
 import contextlib

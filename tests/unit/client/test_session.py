@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sandboxd.client.holding import Idle
-from sandboxd.client.session import Exchange, check, may_ask_again, method_of, named, session_of, unreachable, with_descriptors
+from sandboxd.client.session import Exchange, asked_again, check, method_of, named, session_of, unreachable, with_descriptors
+from sandboxd.daemon.parting import leaving
 from sandboxd.errors import DaemonUnreachable, NotFound, ProtocolViolation, SpecInvalid, UsageError
 from sandboxd.protocol import messages as m
 from sandboxd.protocol.envelopes import encode_error, encode_reply
@@ -129,8 +130,29 @@ def test_the_session_of_a_reply() -> None:
 
 
 def test_only_a_leaving_daemon_says_that_the_next_may_be_asked() -> None:
-    assert may_ask_again(DaemonUnreachable("the daemon is leaving", leaving=True))
-    assert not may_ask_again(DaemonUnreachable("the daemon closed the connection"))
+    asked = m.List()
+    assert asked_again(asked, leaving()) is asked
+    with pytest.raises(DaemonUnreachable, match="closed"):
+        asked_again(asked, DaemonUnreachable("the daemon closed the connection"))
+
+
+def test_of_a_run_that_was_cut_short_the_next_daemon_is_asked_for_its_env() -> None:
+    run, env_id = m.Run(spec=SPEC, wait="ready"), "a" * 32
+    assert asked_again(run, leaving()) is run
+    for begun in (False, True):
+        again = asked_again(run, leaving(env_id), begun=begun)
+        assert again == m.Run(spec=SPEC, wait="ready", again=env_id)
+    with pytest.raises(DaemonUnreachable, match="leaving"):
+        asked_again(run, leaving(), begun=True)  # some of the answer has come
+    with pytest.raises(DaemonUnreachable, match="leaving"):
+        asked_again(m.Events(), leaving(env_id), begun=True)
+
+
+@pytest.mark.parametrize("env", [7, None, [], {}, ""])
+def test_an_env_that_is_no_id_is_not_asked_for(env: object) -> None:
+    error = DaemonUnreachable("the daemon is leaving", leaving=True, env=env)
+    asked = m.Run(spec=SPEC)
+    assert asked_again(asked, error) is asked
 
 
 def test_no_daemon() -> None:
