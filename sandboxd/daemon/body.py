@@ -203,8 +203,8 @@ class Body:
         if status is None:
             return
         self.actor.supervisor.control.check(self.actor)  # what a limit ended meanwhile did not end by itself
-        for session in self.attached - {session.get("session") for session in status.sessions}:
-            self._end_session(session, 0)  # over before anybody listened: all was read
+        for ended in self.attached - {session.get("session") for session in status.sessions}:
+            self._end_session(ended, 0)  # over before anybody listened: all was read
         news: dict[str, list[ev.Event]] = {
             name: [ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint))]
             for name, error in status.failed.items()

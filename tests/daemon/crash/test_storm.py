@@ -25,10 +25,6 @@ SEED = int(os.environ.get("CRASH_SEED", "1"))
 ENVS, THREADS = 4, 2
 HOLD = 40.0  # a request may wait that long: for its env to be back
 
-# What a death may cost a request: a router's what goes through it, an init's what goes to its env. A daemon's and a launcher's
-# nothing: those that come meanwhile wait, or do not notice.
-CUTS = (ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, BrokenPipeError)
-
 
 class Deaths:
     """What was killed, when: (from, until, what); until whatever took its place was seen to serve."""
@@ -44,7 +40,8 @@ class Deaths:
         span[1] = time.monotonic()
 
     def causes(self, name, began, over):
-        """The deaths that a request to that env can have met."""
+        """The deaths that a request to that env can have met: of a router, through which it goes, or of its env's init. Those of
+        daemon and launcher cost nothing: who comes meanwhile waits, or does not notice."""
         return {
             what
             for since, until, what in self.spans
@@ -75,6 +72,7 @@ class Load:
                 status, body = self.daemon.request(name, timeout=HOLD)
             except Exception as error:
                 self.unserved.append((name, began, time.monotonic(), error))
+                self.over.wait(0.02)  # without a router each is refused at once
                 continue
             if status != 200:
                 self.unserved.append((name, began, time.monotonic(), status))
