@@ -92,6 +92,11 @@ class Actor:
         finally:
             del self._waiting[future]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it goes on; of one that is removed and still known, the removal has failed."""
+        return self._task.done()
+
     async def over(self) -> None:
         """Wait until nothing of a removed env is left to do."""
         await asyncio.wait([self._task])

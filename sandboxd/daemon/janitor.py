@@ -17,7 +17,7 @@ from sandboxd.errors import SandboxdError
 from sandboxd.kernel import cgroups, mounts, pidfd, titles
 from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.lifecycle.leftovers import DOOMED, READY, Known, Sight, Thing, id_of, judge, strays
-from sandboxd.lifecycle.states import ALIVE, ENDED
+from sandboxd.lifecycle.states import ALIVE, ENDED, State
 
 if TYPE_CHECKING:
     from sandboxd.daemon.supervisor import Supervisor
@@ -53,7 +53,13 @@ class Janitor:
                 await asyncio.sleep(max(0.0, every - SOON))
 
     async def round(self) -> None:
-        """Look, and remove what was there the last time, too."""
+        """Look, and remove what was there the last time, too. What an actor could not remove at its end is tried again."""
+        unfinished = [one for one in self.supervisor.actors.values() if one.is_over and one.record.state is State.REMOVED]
+        for actor in unfinished:
+            try:
+                await self.supervisor.discard(actor)
+            except (SandboxdError, OSError) as error:
+                log.error("env %s is to be removed, and cannot be as yet: %s", actor.record.name, error)
         try:
             sight = self.look()
         except (SandboxdError, OSError) as error:

@@ -39,21 +39,33 @@ class Held(msgspec.Struct, frozen=True):
 async def hold(actor: "Actor") -> Held:
     """Count what an env has now."""
     init, group = actor.record.init, actor.record.cgroup
-    family = await asyncio.to_thread(members, init.pid) if init else {}
-    return Held(await asyncio.to_thread(count, actor.supervisor, actor.record.id, family, group), family, group)
+    try:
+        family = await asyncio.to_thread(members, init.pid) if init else {}
+    except OSError:
+        family = {}
+    return Held(await counted(actor, family, group), family, group)
+
+
+async def counted(actor: "Actor", family: dict[int, int], group: str) -> dict[str, int]:
+    """All that there is of an env now; nothing that could be counted where descriptors ran out, since that must keep no removal
+    from being done."""
+    try:
+        return await asyncio.to_thread(count, actor.supervisor, actor.record.id, family, group)
+    except OSError as error:
+        log.warning("what there is of env %s cannot be counted: %s", actor.record.name, error)
+        return {}
 
 
 async def around(supervisor: "Supervisor", actor: "Actor", removal: "Awaitable[None]") -> None:
     """Remove, count until nothing is left or the bound is reached, and tell."""
     held = actor.held or await hold(actor)  # None: it ended by itself, and nobody asked
-    env_id = actor.record.id
     await removal
-    after = await asyncio.to_thread(count, supervisor, env_id, held.family, held.group)
+    after = await counted(actor, held.family, held.group)
     for _ in range(RECOUNTS):
         if not any(after.values()):
             break
         await asyncio.sleep(RECOUNT_PAUSE)
-        after = await asyncio.to_thread(count, supervisor, env_id, held.family, held.group)
+        after = await counted(actor, held.family, held.group)
     leaked = {what: number for what, number in after.items() if number}
     actor.receipt = Receipt(before=held.counts, after=after, leaked=leaked)
     for kind, number in leaked.items():

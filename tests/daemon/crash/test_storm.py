@@ -40,8 +40,8 @@ class Deaths:
         span[1] = time.monotonic()
 
     def causes(self, name, began, over):
-        """The deaths that a request to that env can have met: of a router, through which it goes, or of its env's init. Those of
-        daemon and launcher cost nothing: who comes meanwhile waits, or does not notice."""
+        """The deaths that a request to that env can have met: of a router, through which it goes, or of its env's init. Those
+        of daemon and launcher cost nothing: who comes meanwhile waits, or does not notice."""
         return {
             what
             for since, until, what in self.spans
