@@ -148,17 +148,18 @@ class EnvRequests:
         """Wait for "created", "started" or "ready", telling a streaming client of each change; raises what ended it before."""
         holds = GOALS[wait]
         loop_end = None if timeout is None else time.monotonic() + timeout
-        told = shown_of(actor.settled)
+        seen = actor.settled  # what comes while some of it is told is seen next
+        told = shown_of(seen)
         # descriptors ride on the first reply, so an attached run tells of nothing before it
         tells = call.more and not getattr(call.params, "attach", False)
         while not holds(actor.settled) and not has_ended(actor.settled):
             left = None if loop_end is None else max(0.0, loop_end - time.monotonic())
+            await actor.wait_until(lambda record, seen=seen: record is not seen, left)  # type: ignore[misc]
             seen = actor.settled
-            record = await actor.wait_until(lambda record, seen=seen: record is not seen, left)  # type: ignore[misc]
-            if tells and shown_of(record) != told:
-                told = shown_of(record)
+            if tells and shown_of(seen) != told:
+                told = shown_of(seen)
                 with suppress(ConnectionError):
-                    await call.reply(m.RunReply(env=self.info(record), done=False), continues=True)
+                    await call.reply(m.RunReply(env=self.info(seen), done=False), continues=True)
         record = actor.settled
         if record.error is not None and wait != "created":
             record = await actor.wait_until(has_ended)

@@ -13,6 +13,7 @@ import pytest
 
 from sandboxd.errors import StoreFailed
 from sandboxd.protocol import messages as m
+from sandboxd.spec import Ready, Service
 from sandboxd.store.journal import Journal
 from tests.daemon.asking import ENVIRON, inspect, remove, run, spec
 from tests.daemon.crash.story import Witness
@@ -90,6 +91,7 @@ def test_requests_and_calls_during_restarts_are_all_answered(served):
 
 
 SLOW = "until test -e go; do sleep 0.05; done; exec python3 -m http.server --bind 127.0.0.1 3000"
+LONG = Ready(timeout=4 * PATIENCE)
 
 
 def until(holds, what):
@@ -105,7 +107,7 @@ def test_a_run_that_waits_for_longer_than_a_restart_is_answered(daemon, tmp_path
 
     def ask() -> None:
         with daemon.client() as client:
-            answered.append(run(client, SLOW, name="slow", path=tmp_path, port=3000, wait="ready"))
+            answered.append(run(client, SLOW, name="slow", path=tmp_path, port=3000, ready=LONG, wait="ready"))
 
     def is_starting() -> bool:
         with daemon.client() as client:
@@ -131,7 +133,8 @@ def test_a_run_that_waits_for_longer_than_a_restart_is_answered(daemon, tmp_path
 
 def test_progress_of_a_run_goes_on_with_the_next_daemon(daemon, tmp_path):
     """A streamed Run, of whose answer some has come."""
-    asked = m.Run(spec=spec(SLOW, name="slow", path=tmp_path, port=3000), environ=ENVIRON, wait="ready")
+    services = {"soon": Service(command="sleep 1000"), "late": Service(command=SLOW, port=3000, ready=LONG)}
+    asked = m.Run(spec=spec(services=services, name="slow", path=tmp_path), environ=ENVIRON, wait="ready")
     with daemon.client() as client:
         replies = client.stream(asked)
         first = next(replies)
