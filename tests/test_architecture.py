@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
         "settings", "config", "specfile", *NOUNS,
     },
     "client": {"settings", *NOUNS},
-    "doctor": {"isolation", "launch", "kernel", "network", "limits", "client", "settings", *NOUNS},
+    "doctor": {"isolation", "launch", "kernel", "network", "limits", "client", "settings", "store", *NOUNS},
     "cli": {"client", "doctor", "settings", "specfile", *NOUNS},
     "__main__": {"daemon"},
     "__init__": set(),

@@ -27,6 +27,7 @@ from sandboxd.launch import interpreter, probes
 from sandboxd.limits import hierarchy
 from sandboxd.limits.delegation import root_of
 from sandboxd.settings import Settings, manager_socket
+from sandboxd.store import config
 
 T = TypeVar("T")
 INOTIFY = ("fs.inotify.max_user_watches", "fs.inotify.max_user_instances")
@@ -68,7 +69,9 @@ class Seen:
 def look(environ: Mapping[str, str], command: str = "sandbox") -> Facts:
     """Everything. command: how this program is called, for fixes that call it again."""
     seen = Seen(environ, command)
-    settings = seen.part("settings", lambda: Settings.from_environ(seen.environ, seen.uid), None)
+    settings = seen.part("settings", lambda: config.load(seen.environ, seen.uid).settings, None)
+    if settings is None:  # a file that cannot be meant does not hide what the environment says
+        settings = seen.part("settings", lambda: Settings.from_environ(seen.environ, seen.uid), None)
     host = seen.part("host", lambda: probes.probe_host(seen.user), None)
     found = Facts(
         version=__version__,

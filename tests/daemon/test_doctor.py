@@ -126,10 +126,14 @@ def test_a_state_directory_that_cannot_be_made_is_named(environ: dict[str, str])
     assert done.returncode == 125, "nor does a daemon start there"
 
 
-def test_a_port_that_somebody_has_is_named_with_who(environ: dict[str, str]) -> None:
+def test_a_port_that_somebody_has_is_named_with_who(environ: dict[str, str], tmp_path: Path) -> None:
+    """The config file says which port, and the environment nothing."""
+    del environ["SANDBOXD_LISTEN"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        found = check(doctor(environ | {"SANDBOXD_LISTEN": address}, code=1), f"daemon.port.{address}")
+        (tmp_path / "state").mkdir(0o700)
+        (tmp_path / "state" / "config.toml").write_text(f'listen = ["{address}"]')
+        found = check(doctor(environ, code=1), f"daemon.port.{address}")
         assert f"(pid {os.getpid()}) has it" in found["reason"]
         assert "SANDBOXD_LISTEN" in found["fix"]
 
