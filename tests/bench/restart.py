@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.peers import ENVIRON
-from tests.bench.ready import server
 from tests.bench.results import Row, row
 from tests.daemons import Daemon
 
@@ -27,6 +26,26 @@ ENVS = 500
 PUTS = 1000
 BODY = b"ready\n"
 AROUND = 1.0  # seconds of load before and after
+# Answers at once, keeps connections, and has room in its queue: busybox httpd does neither (listen(fd, 9), a process for each
+# request), and a SYN that finds a queue full is sent again after a second (tcp_retries, RFC 6298), which is no wait of ours.
+SERVER = f"""
+import selectors, socket
+listener = socket.create_server(("127.0.0.1", 8080), backlog=1024)
+listener.setblocking(False)
+selector = selectors.DefaultSelector()
+selector.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in selector.select():
+        sock = key.fileobj
+        if sock is listener:
+            sock = listener.accept()[0]
+            selector.register(sock, selectors.EVENT_READ)
+        elif sock.recv(65536):
+            sock.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: {len(BODY)}\\r\\n\\r\\n" + {BODY!r})
+        else:
+            selector.unregister(sock)
+            sock.close()
+"""
 
 
 def run(args: argparse.Namespace) -> Iterable[Row]:
@@ -34,11 +53,10 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
     rounds, around = (args.count or 5), args.seconds or AROUND
     with ExitStack() as stack:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        (workspace / "index.html").write_bytes(BODY)
         daemon = Daemon()
         stack.callback(daemon.close)
         daemon.start()
-        make(daemon, "web", server(workspace, 8080), workspace, port=8080, wait="ready")
+        make(daemon, "web", ["python3", "-c", SERVER], workspace, port=8080, wait="ready")
         found: dict[tuple[str, str, str], list[float]] = {}
         for _ in range(rounds):
             for how, restart in (("restart", in_place), ("kill and start", killed)):
@@ -83,7 +101,7 @@ class Load:
     """Connections that each ask again as soon as they are answered."""
 
     def __init__(self, port: int) -> None:
-        self.ask = f"GET /index.html HTTP/1.1\r\nHost: web.localhost:{port}\r\n\r\n".encode()
+        self.ask = f"GET / HTTP/1.1\r\nHost: web.localhost:{port}\r\n\r\n".encode()
         self.socks = [socket.create_connection(("127.0.0.1", port), 30) for _ in range(CONNECTIONS)]
         self.failed = self.answered = 0
         self.gap = self.wait = 0.0
