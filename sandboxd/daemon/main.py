@@ -113,6 +113,8 @@ def main() -> None:
 
 def check_state() -> int:
     """Whether this program could take over the state that there is: 0, or the error as JSON and its code."""
+    import sandboxd.router.master  # noqa: F401, PLC0415 - a router becomes that in its own process: it must be whole, too
+
     try:
         check_records(load(os.environ, os.geteuid()).settings.state_dir / "state.db")
     except SandboxdError as error:

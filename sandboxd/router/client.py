@@ -119,6 +119,8 @@ class Client(Finding):
         self.router.join(secure.Secure(self.router, self.sock, self.source, self.here, data))
 
     def _take_request(self, request: Request) -> None:
+        if self.router.draining and not request.upgrade:
+            request.close = True
         self.request = request
         backend = self.admitted
         if backend is not None and request.host == self.host:
@@ -203,7 +205,7 @@ class Client(Finding):
         self.request = None
         self.state = READING
         self.deadline = self.loop.now + self.bounds.idle
-        if self.router.draining:
+        if self.router.draining and not self.router.retired:
             self.unread = bool(self.carry)
             self._leave()
             return
@@ -221,6 +223,12 @@ class Client(Finding):
         """The router is about to end: only a request that is under way is waited for."""
         if self.state == READING and not self.carry:
             self.close()
+
+    def take_last(self) -> None:
+        """The answer that is to come, or the next one, is the last."""
+        self.size, self.head, self.known = 0, b"\0", None
+        if self.request is not None and not self.begun and not self.request.upgrade:
+            self.request.close = True
 
     def drained(self) -> None:
         """The client took what waited."""

@@ -27,7 +27,13 @@ class Wire:
     """One connection. take: gets each frame. ended: called once. received: descriptors that came and were not yet taken."""
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, take: Callable[[bytes], None], ended: Callable[[], None], *, most_fds: int = 0
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        take: Callable[[bytes], None],
+        ended: Callable[[], None],
+        *,
+        most_fds: int = 0,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -84,6 +90,25 @@ class Wire:
         else:
             self._flush()
 
+    @property
+    def fd(self) -> int:
+        """Of the connection, for another program to go on with."""
+        return self._sock.fileno()
+
+    @property
+    def begun(self) -> bytes:
+        """The part of a frame that has come."""
+        return self._frames.begun
+
+    @begun.setter
+    def begun(self, data: bytes) -> None:
+        self._frames = orders.Frames(data)
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether all that was to be sent is out."""
+        return not self._unsent
+
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop, after a failure of ours."""
         self.close()
@@ -137,7 +162,7 @@ class Control:
 
     def __init__(self, owner: Owner, sock: socket.socket) -> None:
         self._owner = owner
-        self._sock = sock
+        self._sock = self.listening = sock
         self.session: Wire | None = None
         sock.setblocking(False)
         # Again, by us: SO_PEERCRED tells a client who called listen(2) last (unix(7)), and that is to be our pid.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandboxd import __version__
 from sandboxd.errors import Internal, LaunchFailed, TimedOut
 from sandboxd.router import accesslog
 from sandboxd.router.line import Line
@@ -31,6 +32,8 @@ from sandboxd.router.starting import (
     check_address,
     connect,
     matches,
+    module_path,
+    program,
     reap,
     spawn,
     tail,
@@ -67,6 +70,7 @@ class RouterHandle:
         self._loop = asyncio.get_running_loop()
         self._path = path
         self._line = Line(sock, self._take, self._died)
+        self.build = ""  # what its daemon called its program
         self._speaks = 0  # the version of its orders
         self._pushed = -1  # the version of its table
         self._numbers = itertools.count(1)
@@ -102,6 +106,8 @@ class RouterHandle:
             check_address(address)
         accesslog.check(bounds.access_log if bounds is not None else "")
         handle = await cls._adopt(dir)
+        if handle is not None and handle.is_outdated:
+            handle = await handle._renewed(program(bounds or Bounds(), workers))
         if handle is not None:
             try:
                 await handle.relisten(listen)
@@ -111,8 +117,26 @@ class RouterHandle:
             return handle
         return await cls._start(dir, listen, handed, partial(spawn, bounds=bounds or Bounds(), workers=workers, prefix=prefix))
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it is of another version than we are, and can be replaced while it serves."""
+        return self.build != __version__ and self._speaks >= orders.REPLACES
+
+    async def _renewed(self, command: list[str]) -> "RouterHandle | None":
+        """The same process, in which the program of our version has taken over; as it was where that could not be executed."""
+        log.info("the router (pid %d) is of version %s and becomes %s", self.pid, self.build, __version__)
+        try:
+            done = await self._order(orders.Replace(order=next(self._numbers), command=command, path=module_path()))
+            log.error("the router cannot become another: %s: %s", done.address, os.strerror(done.errno))
+        except TimedOut as error:
+            log.error("the router does not become another: %s", error)
+        except Internal:  # its connection ended: with execve(2)
+            self.close()
+            return await self._adopt(self._path.parent, START)
+        return self
+
     @classmethod
-    async def _adopt(cls, directory: Path) -> "RouterHandle | None":
+    async def _adopt(cls, directory: Path, bound: float = ANSWER) -> "RouterHandle | None":
         sock = connect(directory)
         if sock is None:
             return None
@@ -123,7 +147,7 @@ class RouterHandle:
             sock.close()
             return None
         try:
-            await handle._greet(ANSWER)
+            await handle._greet(bound)
         except (TimedOut, Internal):
             log.warning("the router (pid %d) does not answer and is replaced", pid)
             handle._kill()
@@ -179,6 +203,7 @@ class RouterHandle:
         self.listen = list(hello.listen)
         self.published = list(hello.published)
         self.workers = list(hello.workers)
+        self.build = hello.build
         self._loop.add_reader(self._pidfd, self._process_ended)
         self._beat = self._loop.call_later(BEAT, self._on_beat)
 

@@ -19,10 +19,12 @@ import msgspec
 from sandboxd.kernel import fds
 from sandboxd.kernel.libc import prctl
 from sandboxd.kernel.titles import set_title
-from sandboxd.router.control import Control, Wire
+from sandboxd.router.control import Control
 from sandboxd.router.egress import Egress
+from sandboxd.router.handover import Estate, Heir, become, inherited
 from sandboxd.router.listener import address_of, bind, joined, split_address
-from sandboxd.router.loop import READ, Loop, Signals
+from sandboxd.router.loop import Loop, Signals
+from sandboxd.router.process import Pending, Worker
 from sandboxd.router.unixes import Files
 from sandboxd.router.worker import Router
 from sandboxd.routing import orders
@@ -36,49 +38,9 @@ PATIENCE = 3.0  # seconds for workers to end when told to
 SOON, LATE, YOUNG = 0.05, 5.0, 10.0  # before a replacement; before one of a worker that ended when it was that young
 PR_SET_PDEATHSIG = 1
 EGRESS = -2  # the number of the worker that has what goes out; -1 is nobody (`_pass_on`)
+RETIRED = 1 << 16  # from here on: workers of the program before us, which serve those whom they have
 
 log = logging.getLogger("sandboxd.router")
-
-
-class Worker:
-    """One worker, seen from here."""
-
-    def __init__(self, master: "Master", number: int, pid: int, sock: socket.socket) -> None:
-        self.number = number
-        self.pid = pid
-        self.born = master.loop.now
-        self.missed = 0
-        self._master = master
-        self._pidfd = os.pidfd_open(pid)
-        self.wire = Wire(master.loop, sock, partial(master.told, self), self.kill)
-        master.loop.watch(self._pidfd, self, READ)
-
-    def on_event(self, mask: int) -> None:
-        """It ended."""
-        self._master.loop.forget(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        self.wire.close()
-        _, status = os.waitpid(self.pid, 0)
-        self._master.worker_ended(self, os.waitstatus_to_exitcode(status))
-
-    def kill(self) -> None:
-        """End it now; a worker without orders is none."""
-        if self._pidfd >= 0:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    def abort(self, *, stalled: bool = False) -> None:
-        """From the loop, after a failure of ours."""
-        self.kill()
-
-
-class Pending:
-    """An order of the daemon's, and who has not done it yet."""
-
-    def __init__(self, order: int, done: orders.Done, workers: set[int]) -> None:
-        self.order = order
-        self.done = done
-        self.workers = workers
 
 
 class Master:
@@ -86,8 +48,10 @@ class Master:
 
     def __init__(self, bounds: Bounds, listeners: list[socket.socket], control: socket.socket, workers: int) -> None:
         self.bounds = bounds
+        self.build = ""
         self.loop = Loop()
         self.workers: dict[int, Worker] = {}
+        self._awaits_table = False  # until then those of the program before us know more than ours would
         self._count = workers
         self._loads = memoryview(mmap.mmap(-1, 4 * workers)).cast("I")  # shared with what is forked (mmap(2))
         self._listeners = listeners
@@ -108,13 +72,60 @@ class Master:
 
     def run(self) -> None:
         """Serve until told to stop."""
-        for number in range(self._count):
-            self._begin(number)
+        if not self._awaits_table:
+            self._begin_all()
         self.loop.at(self.loop.now + BEAT, self._beat)
         self.loop.run()
         self._control.close()
         self._signals.close()
         self.loop.close()
+
+    # -- another program in this process ---------------------------------------------------------------------------------
+
+    def inherit(self, estate: Estate) -> None:
+        """Go on from the program before us: its workers serve until there is a table for ours."""
+        self._awaits_table = True
+        self._numbers = estate.numbers
+        for published, fd in estate.ports:
+            sock = inherited(fd)
+            self._files.note(sock, published.owner)
+            self._ports[split_address(joined(published.address, published.host_port))] = (published, sock)
+        renumbered: dict[int, int] = {}
+        for heir in estate.workers:
+            number = EGRESS if heir.number == EGRESS else RETIRED + len(self.workers)
+            link = inherited(heir.fd)
+            link.setblocking(False)
+            worker = self.workers[number] = Worker(self, number, heir.pid, link)
+            worker.wire.begun = heir.begun
+            renumbered[heir.number] = number
+        self._turns.take_up(estate.turns, renumbered)
+
+    def _replace(self, order: orders.Replace) -> None:
+        """Become another program, as soon as nothing is on its way to a worker."""
+        if self._ending:
+            return
+        wires = [worker.wire for worker in self.workers.values()]
+        if not all(wire.open and wire.is_flushed for wire in wires):  # or one has ended, and is to be waited for
+            self.loop.at(self.loop.now + SOON, partial(self._replace, order))
+            return
+        workers = self.workers.values()
+        heirs = [Heir(number=one.number, pid=one.pid, fd=one.wire.fd, begun=one.wire.begun) for one in workers]
+        ports = [(published, sock.fileno()) for published, sock in self._ports.values()]
+        estate = Estate(ports=ports, workers=heirs, numbers=self._numbers, turns=self._turns.standing())
+        log.info("another program takes over: %s", " ".join(order.command))
+        try:
+            become(order, self._listeners, self._control.listening, estate)
+        except OSError as error:
+            self._refuse(order.order, error, order.command[0])
+
+    def _begin_all(self) -> None:
+        """Our own workers; those of the program before us take nobody more."""
+        self._awaits_table = False
+        retired = self._routers()
+        for number in range(self._count):
+            self._begin(number)
+        for worker in retired:
+            worker.wire.send(orders.encode(orders.Retire()))
 
     # -- workers ---------------------------------------------------------------------------------------------------------
 
@@ -159,7 +170,7 @@ class Master:
     def worker_ended(self, worker: Worker, code: int) -> None:
         """Replace it; what was asked of it is done."""
         del self.workers[worker.number]
-        if worker.number != EGRESS:
+        if 0 <= worker.number < self._count:
             self._loads[worker.number] = 0
         self._control.send(self._sums.end(worker.number))
         self._admit(self._turns.end(worker.number))
@@ -168,6 +179,11 @@ class Master:
         if self._ending:
             if not self.workers:
                 self.loop.stop()
+            return
+        if worker.number >= RETIRED:
+            log.info("worker with pid %d, of the program before, ended (%d)", worker.pid, code)
+            if self._awaits_table and not self._routers():
+                self._begin_all()  # nobody serves any more: better without a table than not at all
             return
         log.error("worker %d (pid %d) ended (%d): another takes its place", worker.number, worker.pid, code)
         delay = LATE if self.loop.now - worker.born < YOUNG and code >= 0 else SOON
@@ -221,6 +237,7 @@ class Master:
             published=[published for published, _ in self._ports.values()],
             table=self._version,
             workers=[worker.pid for worker in self._routers()],
+            build=self.build,
         )
 
     def take(self, frame: bytes) -> None:
@@ -241,13 +258,13 @@ class Master:
             case orders.Publish():
                 self._publish(order)
             case orders.Unpublish():
-                for key in [key for key, (held, _) in self._ports.items() if held.env_id == order.env_id]:
-                    self._close_listener(self._ports.pop(key)[1])
-                self._pass_on(order)
+                self._unpublish(order)
             case orders.Release() | orders.Count() | orders.Look():
                 self._pass_on(order)
             case orders.Ping():
                 self._control.send(orders.Done(order=order.order, listen=self._addresses()))
+            case orders.Replace():
+                self._replace(order)
             case orders.Stop():
                 self.end()
 
@@ -272,6 +289,8 @@ class Master:
         """Whom an order is for."""
         if isinstance(order, orders.Look):
             return [worker for number, worker in self.workers.items() if number == EGRESS]
+        if isinstance(order, orders.Listen | orders.Publish):
+            return [worker for number, worker in self.workers.items() if 0 <= number < RETIRED]
         return list(self.workers.values()) if isinstance(order, orders.Release | orders.Count) else self._routers()
 
     def _pass_on(self, order: orders.Numbered, passed: tuple[int, ...] = ()) -> None:
@@ -330,6 +349,13 @@ class Master:
         for worker in self._routers():
             worker.wire.send(self._table[-1])
         self._admit(answers)
+        if self._awaits_table:
+            self._begin_all()
+
+    def _unpublish(self, order: orders.Unpublish) -> None:
+        for key in [key for key, (held, _) in self._ports.items() if held.env_id == order.env_id]:
+            self._close_listener(self._ports.pop(key)[1])
+        self._pass_on(order)
 
     def _set_outlets(self, frame: bytes, order: orders.SetOutlets | orders.ChangeOutlets) -> None:
         """To the worker of what goes out, which there is from the first env on that has a way out."""

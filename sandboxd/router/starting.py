@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandboxd import __version__
 from sandboxd.errors import KernelError, PortTaken, UsageError
 from sandboxd.router.listener import address_of, bind, split_address
 from sandboxd.router.unixes import PREFIX
@@ -38,10 +39,7 @@ def spawn(
 ) -> "subprocess.Popen[bytes]":
     """A router in a session of its own, its output in router.log, holding these sockets. prefix: a command that becomes it."""
     fds = [sock.fileno() for sock in listeners]
-    command = [*prefix, sys.executable, "-m", "sandboxd.router", "--control", str(control.fileno())]
-    command += ["--bounds", msgspec.json.encode(bounds).decode(), "--workers", str(workers), "--listen", *map(str, fds)]
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    command = [*prefix, *program(bounds, workers), "--control", str(control.fileno()), "--listen", *map(str, fds)]
     path = directory / LOG
     if path.exists() and path.stat().st_size > MOST_LOG:
         path.replace(directory / f"{LOG}.1")
@@ -55,10 +53,22 @@ def spawn(
                 pass_fds=[*fds, control.fileno()],
                 start_new_session=True,
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": ":".join(paths)},
+                env={**os.environ, "PYTHONPATH": module_path()},
             )
         except OSError as error:
             raise KernelError(error.errno or 0, "execve", sys.executable) from error
+
+
+def program(bounds: Bounds, workers: int) -> list[str]:
+    """The command that becomes a router of this version, but for the descriptors that it is to have."""
+    command = [sys.executable, "-m", "sandboxd.router", "--build", __version__]
+    return [*command, "--bounds", msgspec.json.encode(bounds).decode(), "--workers", str(workers)]
+
+
+def module_path() -> str:
+    """Where it finds its modules: where we have ours."""
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    return ":".join([root, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))])
 
 
 def connect(directory: Path) -> socket.socket | None:

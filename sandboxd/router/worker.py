@@ -81,6 +81,7 @@ class Router:
         self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self.draining = False
+        self.retired = False
         self._signals = Signals(self.loop, self.drain)
 
     def run(self) -> None:
@@ -134,6 +135,20 @@ class Router:
         for client in list(self.clients):
             client.leave_if_idle()
         self.loop.at(self.loop.now + self.bounds.drain, self.loop.stop)
+        self._drained()
+
+    def retire(self) -> None:
+        """Others listen from now on. Each who is connected is told with his next answer that it was the last, so that nobody
+        asks while we close; tunnels last as long as they do."""
+        if self.draining:
+            return
+        self.draining = self.retired = True
+        self._relisten([])
+        for port in self._ports.values():
+            port.close()
+        self.size, self.head, self.known = 0, b"\0", None
+        for client in self.clients:
+            client.take_last()
         self._drained()
 
     def _drained(self) -> None:
@@ -295,12 +310,12 @@ class Router:
                     self.backends.envs[order.env_id].release()
             case orders.Count():
                 self._report()
-            case orders.Newest() | orders.Deny() | orders.Admit() | orders.Stop():
+            case orders.Newest() | orders.Deny() | orders.Admit() | orders.Retire() | orders.Stop():
                 self._hear(order)
                 return
         self.tell(orders.Done(order=order.order))
 
-    def _hear(self, told: orders.Newest | orders.Deny | orders.Admit | orders.Stop) -> None:
+    def _hear(self, told: orders.Newest | orders.Deny | orders.Admit | orders.Retire | orders.Stop) -> None:
         """What asks for no answer."""
         match told:
             case orders.Newest():
@@ -310,6 +325,8 @@ class Router:
                 self.doors.deny(told)
             case orders.Admit():
                 self.gate.told(told)
+            case orders.Retire():
+                self.retire()
             case orders.Stop():
                 self.drain()
 

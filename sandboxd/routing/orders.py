@@ -14,9 +14,10 @@ import msgspec
 
 from sandboxd.routing.table import Change, RouteTable
 
-VERSION = 3
+VERSION = 4
 CHANGES = 2  # the first that takes ChangeTable
 BOUNDS = WAYS = 3  # the first that bounds the connections to an env, and that takes ChangeOutlets
+REPLACES = 4  # the first that takes Replace
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 
@@ -89,6 +90,19 @@ class Ping(Message, frozen=True, kw_only=True, tag="ping"):
 
 class Stop(Message, frozen=True, kw_only=True, tag="stop"):
     """End."""
+
+
+class Replace(Message, frozen=True, kw_only=True, tag="replace"):
+    """Have another program take over in this process, with all that is listened on and all who serve (router.handover);
+    answered by Done only where that failed. command: becomes `python -m sandboxd.router`; path: where it finds its modules."""
+
+    order: int
+    command: list[str]
+    path: str
+
+
+class Retire(Message, frozen=True, kw_only=True, tag="retire"):
+    """From master to worker: others listen from now on; serve those who are connected, and end with the last."""
 
 
 class Deny(Message, frozen=True, kw_only=True, tag="deny"):
@@ -178,13 +192,15 @@ class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
     change: BriefChange
 
 
-Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit
+Order = (
+    SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit | Retire
+)
 EgressOrder = SetOutlets | ChangeOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
 BriefOrder = (
     BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny
-    | SetOutlets | ChangeOutlets | Look
+    | SetOutlets | ChangeOutlets | Look | Replace
 )  # fmt: skip
-Numbered = Listen | Publish | Unpublish | Release | Count | Look
+Numbered = Listen | Publish | Unpublish | Release | Count | Look | Replace
 
 
 # -- router to daemon ----------------------------------------------------------------------------------------------------
@@ -244,6 +260,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     published: list[Published]
     table: int  # version of the table in force, -1: none yet
     workers: list[int] = []  # their pids
+    build: str = ""  # as its daemon called the program
 
 
 class Done(Message, frozen=True, kw_only=True, tag="done"):
@@ -355,8 +372,13 @@ def encode(message: Message) -> bytes:
 class Frames:
     """Bytes in, whole frames out."""
 
-    def __init__(self) -> None:
-        self._data = bytearray()
+    def __init__(self, begun: bytes = b"") -> None:
+        self._data = bytearray(begun)
+
+    @property
+    def begun(self) -> bytes:
+        """The part of a frame that has come."""
+        return bytes(self._data)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that are now whole; raises FrameError before anything over the cap is kept."""

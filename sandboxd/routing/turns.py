@@ -23,6 +23,13 @@ class Answer(NamedTuple):
     granted: bool
 
 
+class Standing(NamedTuple):
+    """All that is known, for another program: bounds, and by env the claims that have a connection, and those that wait."""
+
+    bounds: dict[str, int] = {}
+    lines: dict[str, tuple[list[Claim], list[Claim]]] = {}
+
+
 class Line:
     """Of one env: who has a connection, and who waits, the first first."""
 
@@ -81,6 +88,18 @@ class Turns:
             line.held = {claim for claim in line.held if claim.worker != worker}
             line.waiting = {claim: None for claim in line.waiting if claim.worker != worker}
         return self._advance(list(self._lines))
+
+    def standing(self) -> Standing:
+        """As it is now."""
+        return Standing(self._bounds, {env_id: (list(line.held), list(line.waiting)) for env_id, line in self._lines.items()})
+
+    def take_up(self, standing: Standing, workers: Mapping[int, int]) -> None:
+        """Go on from there. workers: the numbers that they have now, by those that they had."""
+        self._bounds = dict(standing.bounds)
+        for env_id, (held, waiting) in standing.lines.items():
+            line = self._lines[env_id] = Line()
+            line.held = {Claim(workers[claim.worker], claim.number) for claim in held}
+            line.waiting = {Claim(workers[claim.worker], claim.number): None for claim in waiting}
 
     def _advance(self, env_ids: Iterable[str]) -> list[Answer]:
         answers = []

@@ -1,0 +1,170 @@
+"""A daemon of another version has the router become one of its version: no request, connection or published port is lost.
+
+So of sandboxd.router.handover, sandboxd.router.process and sandboxd.router.master.
+"""
+
+import http.client
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sandboxd.protocol import messages as m
+from sandboxd.spec import Network, Publish
+from tests.daemon.asking import inspect, remove, run
+from tests.daemons import PATIENCE
+
+# Answers at once, or in two parts with a pause that the test ends.
+SERVER = """
+import http.server, os, socketserver, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *args): pass
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+        self.wfile.write(b"first")
+        while self.path == "/slow" and not os.path.exists("go"):
+            time.sleep(0.02)
+        self.wfile.write(b"later")
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+Server(("127.0.0.1", 3000), Handler).serve_forever()
+"""
+WHOLE = b"firstlater"
+
+
+def until(holds, what):
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
+        time.sleep(0.05)
+
+
+def children(pid):
+    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+@pytest.fixture
+def served(daemon, tmp_path):
+    (tmp_path / "server.py").write_text(SERVER)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with daemon.client() as client:
+        network = Network(publish=[Publish(host_port=port, port=3000)])
+        run(client, ["python3", "server.py"], name="web", path=tmp_path, port=3000, network=network, wait="ready")
+    yield daemon, port
+    with daemon.client() as client:
+        remove(client, "web")
+
+
+def upgrade(daemon, version):
+    """Another daemon, of that version, finds what this one leaves."""
+    daemon.environ["SANDBOXD_LISTEN"] = f"127.0.0.1:{daemon.port}"
+    daemon.environ["NEWER"] = version
+    daemon.module = "tests.daemon.crash.newer"
+    daemon.kill()
+    daemon.start()
+
+
+def raw(port):
+    """The published port, asked as HTTP/1.0 is."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: sock.recv(4096), b""))
+
+
+def test_who_is_served_goes_on_and_nobody_is_refused(served, tmp_path):
+    daemon, port = served
+    over = threading.Event()
+    failed: list[object] = []
+    count = [0]
+
+    def request() -> None:
+        while not over.is_set():
+            try:
+                assert daemon.request("web") == (200, WHOLE)
+                count[0] += 1
+            except Exception as error:
+                failed.append(error)
+
+    def keep_alive() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE)
+        try:
+            while not over.is_set():
+                connection.request("GET", "/", headers={"Host": f"web.localhost:{daemon.port}"})
+                answer = connection.getresponse()
+                assert (answer.status, answer.read()) == (200, WHOLE)
+                count[0] += 1
+        except Exception as error:
+            failed.append(error)
+        finally:
+            connection.close()
+
+    with daemon.client() as client:
+        before = client.call(m.Status())
+        pid = inspect(client, "web").pid
+    workers = children(before.router_pid)
+    slow = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=2 * PATIENCE)
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as tunnel:
+        tunnel.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
+        slow.request("GET", "/slow", headers={"Host": f"web.localhost:{daemon.port}"})
+        answer = slow.getresponse()
+        threads = [threading.Thread(target=work) for work in (request, request, keep_alive, keep_alive)]
+        for thread in threads:
+            thread.start()
+        try:
+            for version in ("98.0", "99.0"):
+                upgrade(daemon, version)
+                assert raw(port).endswith(WHOLE)
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(2 * PATIENCE)
+            (tmp_path / "go").touch()
+        assert failed == []
+        assert count[0] > 0
+        assert answer.read() == WHOLE  # begun under the first, ended under the third
+        tunnel.settimeout(PATIENCE)
+        assert b"".join(iter(lambda: tunnel.recv(4096), b"")).endswith(WHOLE)
+    slow.close()
+    with daemon.client() as client:
+        after = client.call(m.Status())
+        assert (after.router_pid, after.listen) == (before.router_pid, before.listen)
+        assert inspect(client, "web").pid == pid
+    until(lambda: not workers & children(before.router_pid), "the workers of the first have ended with their last connection")
+    assert len(children(before.router_pid)) == len(workers)
+    assert "becomes 99.0" in daemon.log()
+
+
+def test_a_router_of_the_same_version_is_left_alone(served):
+    daemon, _ = served
+    with daemon.client() as client:
+        before = client.call(m.Status()).router_pid
+    workers = children(before)
+    daemon.environ["SANDBOXD_LISTEN"] = f"127.0.0.1:{daemon.port}"
+    daemon.kill()
+    daemon.start()
+    with daemon.client() as client:
+        assert client.call(m.Status()).router_pid == before
+    assert children(before) == workers
+
+
+def test_a_new_routers_worker_that_dies_is_replaced(served):
+    """The new program forks its own, from its own image."""
+    daemon, port = served
+    upgrade(daemon, "99.0")
+    with daemon.client() as client:
+        router = client.call(m.Status()).router_pid
+    until(lambda: daemon.request("web") == (200, WHOLE), "served")
+    first = children(router)
+    for pid in first:
+        os.kill(int(pid), signal.SIGKILL)
+    until(lambda: len(children(router) - first) >= 1, "others")
+    assert daemon.request("web") == (200, WHOLE)
+    assert raw(port).endswith(WHOLE)
