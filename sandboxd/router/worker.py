@@ -126,9 +126,9 @@ class Router:
 
     def drain(self) -> None:
         """Take no more connections, let the requests that are under way come to their end, within a bound; then end."""
-        if self.draining:
+        if self.draining and not self.retired:
             return
-        self.draining = True
+        self.draining, self.retired = True, False
         self._relisten([])
         for port in self._ports.values():
             port.close()
