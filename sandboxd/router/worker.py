@@ -129,9 +129,7 @@ class Router:
         if self.draining and not self.retired:
             return
         self.draining, self.retired = True, False
-        self._relisten([])
-        for port in self._ports.values():
-            port.close()
+        self._shut()
         for client in list(self.clients):
             client.leave_if_idle()
         self.loop.at(self.loop.now + self.bounds.drain, self.loop.stop)
@@ -143,13 +141,16 @@ class Router:
         if self.draining:
             return
         self.draining = self.retired = True
-        self._relisten([])
-        for port in self._ports.values():
-            port.close()
+        self._shut()
         self.size, self.head, self.known = 0, b"\0", None
         for client in self.clients:
             client.take_last()
         self._drained()
+
+    def _shut(self) -> None:
+        self._relisten([])
+        while self._ports:
+            self._ports.popitem()[1].close()
 
     def _drained(self) -> None:
         if not self.clients and not self.raws:
@@ -387,10 +388,7 @@ class Router:
         self._listeners = [self._listen(sock) for sock in socks]
 
     def _close(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        for port in self._ports.values():
-            port.close()
+        self._shut()
         for client in list(self.clients):
             client.close()
         for raw in list(self.raws):

@@ -3,6 +3,7 @@
 So of sandboxd.router.handover and sandboxd.router.process.
 """
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from sandboxd.router.handover import Estate, Heir, become, inherited, taken_up
 from sandboxd.router.starting import module_path, program
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
+from sandboxd.routing.turns import Claim, Standing
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
+from tests.router.test_turns import NEVER, until
 
 
 def renew(bench: Bench, command: list[str] | None = None) -> None:
@@ -29,7 +32,8 @@ def renew(bench: Bench, command: list[str] | None = None) -> None:
 def test_an_estate_is_taken_up_as_it_was_left() -> None:
     port = orders.Published(address="127.0.0.1", host_port=5432, env_id="a" * 32, service="db", port=5432)
     heirs = [Heir(number=0, pid=7, fd=9, begun=b"\x00\xff{"), Heir(number=-2, pid=8, fd=10)]
-    estate = Estate(ports=[(port, 11)], workers=heirs, numbers=42)
+    turns = Standing({"a" * 32: 1}, {"a" * 32: ([Claim(0, 3)], [Claim(0, 4), Claim(0, 5)])})
+    estate = Estate(ports=[(port, 11)], workers=heirs, numbers=42, turns=turns)
     memory = os.memfd_create("estate")
     os.write(memory, msgspec.json.encode(estate))
     os.lseek(memory, 0, os.SEEK_SET)
@@ -114,3 +118,22 @@ def test_it_can_become_another_again_and_again(bench: Bench, shop: Standin, tmp_
     finally:
         for talk in talks:
             talk.close()
+
+
+def test_who_has_a_connection_and_who_waits_for_one_keep_their_turn(bench: Bench, standin: Callable[..., Standin]) -> None:
+    """The only one that there may be is held by a request of before; the next of before, and one of after, come after it."""
+    env = standin("shop", serve=(("counting", "127.0.0.1", 3000),))
+    table = [env.endpoint(max_connections=1)]
+    bench.push(table)
+    with Talk(bench.connect()) as first, Talk(bench.connect()) as second, Talk(bench.connect()) as third:
+        until(bench, env, open=0)
+        first.send(NEVER)
+        until(bench, env, open=1)
+        second.send(b"GET /0 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")
+        until(bench, env, queued=1)
+        renew(bench)
+        bench.push(table)
+        third.send(b"GET /0 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")
+        until(bench, env, open=1, queued=2)
+        first.close()
+        assert [json.loads(talk.answer().body)[1] for talk in (second, third)] == [2, 3]

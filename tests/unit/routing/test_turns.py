@@ -120,3 +120,14 @@ def test_never_more_than_the_bound_and_never_one_before_who_came_first(
         queues = Counter(env for env, _ in waiting)
         assert all(counts[env] <= most and queues[env] <= longest for env in ENVS)
         assert all(counts[env] == most for env in queues)  # nobody waits for nothing
+
+
+def test_another_program_goes_on_with_who_has_one_and_who_waits() -> None:
+    before = bounded(1)
+    for claim in (A, B, C):
+        before.seek("env", claim)
+    after = Turns(10)
+    after.take_up(before.standing(), {0: 70, 1: 71})
+    a, b, c = (Claim(70 + claim.worker, claim.number) for claim in (A, B, C))
+    assert after.seek("env", D) == []
+    assert [granted(after.leave("env", claim)) for claim in (a, b, c)] == [[b], [c], [D]]
