@@ -35,7 +35,7 @@ class Estate(msgspec.Struct, frozen=True, kw_only=True):
     ports: list[tuple[orders.Published, int]] = []
     workers: list[Heir] = []
     numbers: int = 0
-    turns: Standing = Standing()
+    turns: Standing = Standing({}, {})
 
 
 def become(order: orders.Replace, listeners: Sequence[socket.socket], control: socket.socket, estate: Estate) -> NoReturn:

@@ -1,4 +1,7 @@
-"""A worker as the router's master sees it: a process that ends, and a connection for orders; and an order that some have to do."""
+"""A worker as the router's master sees it: a process that ends, and a connection for orders; and orders that some have to do.
+
+Imports control, loop and routing.
+"""
 
 import os
 import signal

@@ -192,9 +192,7 @@ class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
     change: BriefChange
 
 
-Order = (
-    SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit | Retire
-)
+Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit | Retire
 EgressOrder = SetOutlets | ChangeOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
 BriefOrder = (
     BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny

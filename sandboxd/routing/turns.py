@@ -26,8 +26,8 @@ class Answer(NamedTuple):
 class Standing(NamedTuple):
     """All that is known, for another program: bounds, and by env the claims that have a connection, and those that wait."""
 
-    bounds: dict[str, int] = {}
-    lines: dict[str, tuple[list[Claim], list[Claim]]] = {}
+    bounds: dict[str, int]
+    lines: dict[str, tuple[list[Claim], list[Claim]]]
 
 
 class Line:

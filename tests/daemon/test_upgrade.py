@@ -79,33 +79,51 @@ def raw(port):
         return b"".join(iter(lambda: sock.recv(4096), b""))
 
 
-def test_who_is_served_goes_on_and_nobody_is_refused(served, tmp_path):
-    daemon, port = served
-    over = threading.Event()
-    failed: list[object] = []
-    count = [0]
+class Load:
+    """Requests without end, each on a connection of its own and each on one that is kept; `failed` has what was not right."""
 
-    def request() -> None:
-        while not over.is_set():
+    def __init__(self, daemon):
+        self.daemon = daemon
+        self.failed: list[object] = []
+        self.count = 0
+        self._over = threading.Event()
+        works = (self._request, self._request, self._keep_alive, self._keep_alive)
+        self._threads = [threading.Thread(target=work) for work in works]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(2 * PATIENCE)
+
+    def _request(self):
+        while not self._over.is_set():
             try:
-                assert daemon.request("web") == (200, WHOLE)
-                count[0] += 1
+                assert self.daemon.request("web") == (200, WHOLE)
+                self.count += 1
             except Exception as error:
-                failed.append(error)
+                self.failed.append(error)
 
-    def keep_alive() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE)
+    def _keep_alive(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.daemon.port, timeout=PATIENCE)
         try:
-            while not over.is_set():
-                connection.request("GET", "/", headers={"Host": f"web.localhost:{daemon.port}"})
+            while not self._over.is_set():
+                connection.request("GET", "/", headers={"Host": f"web.localhost:{self.daemon.port}"})
                 answer = connection.getresponse()
                 assert (answer.status, answer.read()) == (200, WHOLE)
-                count[0] += 1
+                self.count += 1
         except Exception as error:
-            failed.append(error)
+            self.failed.append(error)
         finally:
             connection.close()
 
+
+def test_who_is_served_goes_on_and_nobody_is_refused(served, tmp_path):
+    daemon, port = served
     with daemon.client() as client:
         before = client.call(m.Status())
         pid = inspect(client, "web").pid
@@ -115,20 +133,15 @@ def test_who_is_served_goes_on_and_nobody_is_refused(served, tmp_path):
         tunnel.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
         slow.request("GET", "/slow", headers={"Host": f"web.localhost:{daemon.port}"})
         answer = slow.getresponse()
-        threads = [threading.Thread(target=work) for work in (request, request, keep_alive, keep_alive)]
-        for thread in threads:
-            thread.start()
         try:
-            for version in ("98.0", "99.0"):
-                upgrade(daemon, version)
-                assert raw(port).endswith(WHOLE)
+            with Load(daemon) as load:
+                for version in ("98.0", "99.0"):
+                    upgrade(daemon, version)
+                    assert raw(port).endswith(WHOLE)
         finally:
-            over.set()
-            for thread in threads:
-                thread.join(2 * PATIENCE)
             (tmp_path / "go").touch()
-        assert failed == []
-        assert count[0] > 0
+        assert load.failed == []
+        assert load.count > 0
         assert answer.read() == WHOLE  # begun under the first, ended under the third
         tunnel.settimeout(PATIENCE)
         assert b"".join(iter(lambda: tunnel.recv(4096), b"")).endswith(WHOLE)

@@ -126,7 +126,6 @@ def test_who_has_a_connection_and_who_waits_for_one_keep_their_turn(bench: Bench
     table = [env.endpoint(max_connections=1)]
     bench.push(table)
     with Talk(bench.connect()) as first, Talk(bench.connect()) as second, Talk(bench.connect()) as third:
-        until(bench, env, open=0)
         first.send(NEVER)
         until(bench, env, open=1)
         second.send(b"GET /0 HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")

@@ -6,6 +6,6 @@ import sandboxd
 
 if __name__ == "__main__":
     sandboxd.__version__ = os.environ["NEWER"]  # before anything has taken a copy
-    from sandboxd.daemon.main import main  # noqa: PLC0415 - after the number
+    from sandboxd.daemon.main import main
 
     main()
