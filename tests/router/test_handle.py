@@ -138,7 +138,7 @@ def test_a_taken_port_is_named_when_publishing_and_relistening(bench: Bench) -> 
             )
         assert caught.value.details["pid"] == os.getpid()
         with pytest.raises(PortTaken):
-            bench.run(bench.handle._relisten([f"127.0.0.1:{port}"]))
+            bench.run(bench.handle.relisten([f"127.0.0.1:{port}"]))
         with pytest.raises(PortTaken):  # the router's own port is no exception
             bench.run(
                 bench.handle.publish(
