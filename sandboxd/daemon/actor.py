@@ -52,10 +52,12 @@ class Actor:
             event = await self._queue.get()
             if isinstance(event, ev.RemoveAsked):
                 self.held = await receipts.hold(self)
-            self.record, effects = step(self.record, event, self.supervisor.clock.now())
+            before = self.record
+            self.record, effects = step(before, event, self.supervisor.clock.now())
             if isinstance(event, ev.Launched | ev.LimitsChanged):
                 self.supervisor.news.add(self.record.id)
-            self.supervisor.save(self.record)
+            if self.record != before:  # a daemon that finds hundreds of envs as they were has nothing to write down
+                self.supervisor.save(self.record)
             self.supervisor.note(self.record)
             await self._perform(effects)
 

@@ -129,7 +129,7 @@ class Body:
         # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
         asyncio.get_running_loop().add_reader(fd, self._init_gone)
         await self.connect()
-        self.readiness.prepare(cookie)
+        self.readiness.resume(cookie)
 
     async def connect(self) -> None:
         """Speak with its init; what that greets with is for `report_status` to tell."""

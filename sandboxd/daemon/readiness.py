@@ -7,6 +7,7 @@ http check was asked for.
 
 import asyncio
 import logging
+import math
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from sandboxd.egress import PROXY, PROXY_PORT, forward
 from sandboxd.errors import KernelError, NotFound, SandboxdError
 from sandboxd.kernel import sockdiag
 from sandboxd.lifecycle import events as ev
+from sandboxd.lifecycle.states import ServiceState
 from sandboxd.network.listening import Listener, Listening
 from sandboxd.spec import Ready, Service
 
@@ -130,6 +132,12 @@ class Readiness:
         if self._opening is None and self._listening is None and self.actor.record.spec.network.mode != "none":
             self._opening = self.actor.supervisor.own(self._open(), name=f"diag-{self.actor.record.name}")
 
+    def resume(self, cookie: int) -> None:
+        """Of an env that another daemon left: what it waited for it wants at once, the rest when it is due."""
+        self._cookie = cookie
+        if any(service.state is not ServiceState.READY for service in self.actor.record.services.values()):
+            self.prepare(cookie)
+
     async def _open(self) -> None:
         link = self.actor.body.link
         try:
@@ -156,7 +164,11 @@ class Readiness:
     async def _find_port(self, name: str, longest: float) -> int:
         """The first port that listens and that no service has declared; on the host's network only the one it was given."""
         record = self.actor.record
-        pause = FIRST_PAUSE
+        # What has run for long is looked at as seldom as by the daemon before: hundreds of envs are found at once.
+        ago = self.actor.supervisor.clock.now() - (record.services[name].started or math.inf)
+        pause = min(max(FIRST_PAUSE, ago * (1 - 1 / GROWTH)), longest)
+        if pause > LONGEST_PAUSE:
+            await asyncio.sleep(pause)
         while True:
             taken = {service.port for other, service in self.actor.record.services.items() if other != name}
             free = [row.port for row in await self._ports() if row.port not in taken]

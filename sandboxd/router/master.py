@@ -21,7 +21,7 @@ from sandboxd.kernel.libc import prctl
 from sandboxd.kernel.titles import set_title
 from sandboxd.router.control import Control
 from sandboxd.router.egress import Egress
-from sandboxd.router.handover import Estate, Heir, become, inherited
+from sandboxd.router.handover import Estate, become, inherited
 from sandboxd.router.listener import address_of, bind, joined, split_address
 from sandboxd.router.loop import Loop, Signals
 from sandboxd.router.process import Pending, Worker
@@ -93,9 +93,7 @@ class Master:
         renumbered: dict[int, int] = {}
         for heir in estate.workers:
             number = EGRESS if heir.number == EGRESS else RETIRED + len(self.workers)
-            link = inherited(heir.fd)
-            link.setblocking(False)
-            worker = self.workers[number] = Worker(self, number, heir.pid, link)
+            worker = self.workers[number] = Worker(self, number, heir.pid, inherited(heir.fd))
             worker.wire.begun = heir.begun
             renumbered[heir.number] = number
         self._turns.take_up(estate.turns, renumbered)
@@ -108,8 +106,7 @@ class Master:
         if not all(wire.open and wire.is_flushed for wire in wires):  # or one has ended, and is to be waited for
             self.loop.at(self.loop.now + SOON, partial(self._replace, order))
             return
-        workers = self.workers.values()
-        heirs = [Heir(number=one.number, pid=one.pid, fd=one.wire.fd, begun=one.wire.begun) for one in workers]
+        heirs = [worker.heir() for worker in self.workers.values()]
         ports = [(published, sock.fileno()) for published, sock in self._ports.values()]
         estate = Estate(ports=ports, workers=heirs, numbers=self._numbers, turns=self._turns.standing())
         log.info("another program takes over: %s", " ".join(order.command))
@@ -137,7 +134,6 @@ class Master:
         if not pid:
             self._become(number, theirs)
         theirs.close()
-        ours.setblocking(False)
         worker = self.workers[number] = Worker(self, number, pid, ours)
         if number == EGRESS:
             for frame in self._outlets:

@@ -1,6 +1,6 @@
 """A worker as the router's master sees it: a process that ends, and a connection for orders; and orders that some have to do.
 
-Imports control, loop and routing.
+Imports control, handover, loop and routing.
 """
 
 import os
@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sandboxd.router.control import Wire
+from sandboxd.router.handover import Heir
 from sandboxd.router.loop import READ
 from sandboxd.routing import orders
 
@@ -26,9 +27,14 @@ class Worker:
         self.born = master.loop.now
         self.missed = 0
         self._master = master
+        sock.setblocking(False)
         self._pidfd = os.pidfd_open(pid)
         self.wire = Wire(master.loop, sock, partial(master.told, self), self.kill)
         master.loop.watch(self._pidfd, self, READ)
+
+    def heir(self) -> Heir:
+        """What another program has to know of it."""
+        return Heir(number=self.number, pid=self.pid, fd=self.wire.fd, begun=self.wire.begun)
 
     def on_event(self, mask: int) -> None:
         """It ended."""

@@ -136,8 +136,7 @@ class Router:
         self._drained()
 
     def retire(self) -> None:
-        """Others listen from now on. Each who is connected is told with his next answer that it was the last, so that nobody
-        asks while we close; tunnels last as long as they do."""
+        """Others listen from now on. Who is connected hears with his next answer that it was the last, and asks no more."""
         if self.draining:
             return
         self.draining = self.retired = True

@@ -6,6 +6,7 @@ is what counts: a copy is read only when that had to be set aside. Imports rundi
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -18,6 +19,7 @@ from sandboxd.store.rundir import RunDir
 log = logging.getLogger(__name__)
 NAME = "record"
 DELAY = 1.0  # seconds: an env that starts changes five times in one, and a copy costs three entries of a directory
+AT_ONCE, PAUSE = 32, 0.02  # files, and seconds between so many: a daemon that writes hundreds on end answers nobody meanwhile
 RETRY = 1.0  # seconds; a full disk tells nobody when it is not
 MOST = 4 << 20  # bytes of a record that is read
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -79,7 +81,7 @@ class Kept:
 
     def close(self) -> None:
         """Write what waits, as far as it can be."""
-        self.write()
+        self._write(list(self._waiting))
         if self._unsaved:
             self._catch_up(True)
         if self._retry is not None:
@@ -92,9 +94,15 @@ class Kept:
         self._waiting[env_id] = record
 
     def write(self) -> None:
-        """Write what waits. An env without a directory has nothing to lose; what the disk refuses is copied another time."""
-        waiting, self._waiting = self._waiting, {}
-        for env_id, record in waiting.items():
+        """Write what waits, some of it now."""
+        self._write(list(itertools.islice(self._waiting, AT_ONCE)))
+        if self._waiting:
+            asyncio.get_running_loop().call_later(PAUSE, self.write)
+
+    def _write(self, env_ids: list[str]) -> None:
+        """An env without a directory has nothing to lose; what the disk refuses is copied another time."""
+        for env_id in env_ids:
+            record = self._waiting.pop(env_id)
             path = self._rundir.env_dir(env_id) / NAME
             fresh = path.with_suffix(".new")
             try:
