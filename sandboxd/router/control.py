@@ -98,7 +98,7 @@ class Wire:
     @property
     def begun(self) -> bytes:
         """The part of a frame that has come."""
-        return self._frames.begun
+        return bytes(self._frames.begun)
 
     @begun.setter
     def begun(self, data: bytes) -> None:

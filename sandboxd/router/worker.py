@@ -80,8 +80,7 @@ class Router:
         self._client = Client if self._log is None else partial(Logged, log=self._log)
         self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
-        self.draining = False
-        self.retired = False
+        self.draining = self.retired = False
         self._signals = Signals(self.loop, self.drain)
 
     def run(self) -> None:
@@ -128,28 +127,24 @@ class Router:
         """Take no more connections, let the requests that are under way come to their end, within a bound; then end."""
         if self.draining and not self.retired:
             return
-        self.draining, self.retired = True, False
-        self._shut()
+        self._shut(retired=False)
         for client in list(self.clients):
             client.leave_if_idle()
         self.loop.at(self.loop.now + self.bounds.drain, self.loop.stop)
-        self._drained()
 
     def retire(self) -> None:
         """Others listen from now on. Who is connected hears with his next answer that it was the last, and asks no more."""
-        if self.draining:
-            return
-        self.draining = self.retired = True
-        self._shut()
+        self._shut(retired=True)
         self.size, self.head, self.known = 0, b"\0", None
         for client in self.clients:
             client.take_last()
-        self._drained()
 
-    def _shut(self) -> None:
+    def _shut(self, *, retired: bool) -> None:
+        self.draining, self.retired = True, retired
         self._relisten([])
         while self._ports:
             self._ports.popitem()[1].close()
+        self._drained()
 
     def _drained(self) -> None:
         if not self.clients and not self.raws:
@@ -325,7 +320,7 @@ class Router:
                 self.doors.deny(told)
             case orders.Admit():
                 self.gate.told(told)
-            case orders.Retire():
+            case orders.Retire() if not self.draining:
                 self.retire()
             case orders.Stop():
                 self.drain()
@@ -387,7 +382,7 @@ class Router:
         self._listeners = [self._listen(sock) for sock in socks]
 
     def _close(self) -> None:
-        self._shut()
+        self._shut(retired=False)
         for client in list(self.clients):
             client.close()
         for raw in list(self.raws):

@@ -368,28 +368,23 @@ def encode(message: Message) -> bytes:
 
 
 class Frames:
-    """Bytes in, whole frames out."""
+    """Bytes in, whole frames out. begun: the part of a frame that has come."""
 
     def __init__(self, begun: bytes = b"") -> None:
-        self._data = bytearray(begun)
-
-    @property
-    def begun(self) -> bytes:
-        """The part of a frame that has come."""
-        return bytes(self._data)
+        self.begun = bytearray(begun)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that are now whole; raises FrameError before anything over the cap is kept."""
-        self._data += data
+        self.begun += data
         frames = []
-        while len(self._data) >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(self._data)
+        while len(self.begun) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self.begun)
             if length > MOST_FRAME:
                 raise FrameError(f"a frame of {length} bytes is over the cap of {MOST_FRAME}")
-            if len(self._data) < LENGTH.size + length:
+            if len(self.begun) < LENGTH.size + length:
                 break
-            frames.append(bytes(self._data[LENGTH.size : LENGTH.size + length]))
-            del self._data[: LENGTH.size + length]
+            frames.append(bytes(self.begun[LENGTH.size : LENGTH.size + length]))
+            del self.begun[: LENGTH.size + length]
         return frames
 
 
