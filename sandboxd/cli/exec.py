@@ -5,6 +5,7 @@ The bytes are `relay`'s; here is what is asked for, and what its end means for t
 
 import os
 import signal
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ import click
 from sandboxd.cli import keys, options, targets
 from sandboxd.cli.command_line import WithCommand, env_and_command
 from sandboxd.cli.context import Cli, Flags, is_terminal
+from sandboxd.cli.door import EXIT_INTERRUPTED
 from sandboxd.cli.relay import Ended, Plug, Relay
 from sandboxd.cli.render import note
 from sandboxd.cli.terminal import check_input, raw, size_of
 from sandboxd.cli.translate import Caller, environment
 from sandboxd.errors import NotFound, SandboxdError, UsageError
-from sandboxd.protocol.messages import Attach, Exec, Inspect, SessionReply
+from sandboxd.protocol.messages import Attach, Exec, Inspect, RunReply, SessionReply
 
 if TYPE_CHECKING:
     from sandboxd.client import Session
@@ -36,13 +38,13 @@ class Forwarder:
 
     def __init__(self, session: "Session") -> None:
         self._session = session
-        self._interrupts = 0
+        self.interrupts = 0
 
     def __call__(self, number: int) -> None:
         """One signal; raises KeyboardInterrupt once the user has asked three times."""
         if number in {signal.SIGINT, signal.SIGTERM}:
-            self._interrupts += 1
-            if self._interrupts >= PATIENCE:
+            self.interrupts += 1
+            if self.interrupts >= PATIENCE:
                 raise KeyboardInterrupt
         with suppress(SandboxdError):  # it has just ended: its last reply says so
             self._session.signal(str(number))
@@ -52,9 +54,14 @@ def connect(session: "Session", plug: Plug, *, terminal: bool) -> Ended:
     """Relay a session, with the user's terminal raw where the other side is one."""
     is_raw = terminal and plug.stdin is not None and is_terminal(plug.stdin)
     window = (lambda: size_of(0, 1, 2)) if terminal and (is_terminal(0) or is_terminal(1)) else None
-    plug = plug._replace(size=window, keys=plug.keys if is_raw else None, forward=plug.forward or Forwarder(session))
+    forwarder = Forwarder(session)
+    plug = plug._replace(size=window, keys=plug.keys if is_raw else None, forward=plug.forward or forwarder)
     with raw(plug.stdin if is_raw else None):
-        return Relay(session, plug).run()
+        ended = Relay(session, plug).run()
+    last = ended.reply.env if isinstance(ended.reply, RunReply) else ended.reply
+    if forwarder.interrupts and getattr(last, "exit_code", None) == EXIT_INTERRUPTED and is_terminal(2):
+        sys.stderr.write("\n")  # the terminal's ^C stands there; a shell adds the end of its line only where a signal ended us
+    return ended
 
 
 def exit_code_of(ended: Ended, name: str) -> int:

@@ -243,6 +243,11 @@ def test_ctrl_c_without_a_pty_inside(screen) -> None:
     one.type("\x03")
     one.until("got")
     assert one.wait() == 5
+    one = screen("run", "--rm", "--", "sh", "-c", "echo up; exec sleep 1000")
+    one.until("up\n")
+    one.type("\x03")
+    one.until(r"\^C\n")  # the next prompt begins a line
+    assert one.wait() == 130
 
 
 def test_a_third_ctrl_c_leaves(screen, shared_daemon) -> None:
