@@ -48,6 +48,7 @@ from sandboxd.kernel.identity import forget_groups
 from sandboxd.kernel.titles import set_title
 from sandboxd.launch.probes import probe_host
 from sandboxd.lifecycle.states import ENDED
+from sandboxd.observe import journal
 from sandboxd.settings import LOG_HINT, START_FIFO, Settings
 from sandboxd.store.config import load
 from sandboxd.store.copies import open_or_rebuild
@@ -75,7 +76,7 @@ def main() -> None:
     if sys.argv[1:]:
         print(USAGE, file=sys.stderr)
         raise SystemExit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    journal.set_up(os.environ)
     raise_limit()  # the launcher's and each init's, too
     ready = take_ready_fd()
     try:

@@ -37,6 +37,7 @@ from sandboxd.lifecycle.roll import Roll
 from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
 from sandboxd.limits.cpus import Load, rank
+from sandboxd.observe import journal
 from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
@@ -321,6 +322,7 @@ class Supervisor:
         if not self._untold:
             asyncio.get_running_loop().call_later(EVENTS_DELAY, self.keep_events)
         self._untold.append((time.time(), msgspec.json.encode(told)))
+        journal.told(event, record.id, record.name, record.owner, detail)
         self.tally.note(event, record.id, time.monotonic())
         for subscription in self.subscriptions:
             subscription.put(told)

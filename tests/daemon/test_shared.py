@@ -24,10 +24,11 @@ import sandboxd.client.pump
 import sandboxd.protocol.messages as m
 from sandboxd.client import Client
 from sandboxd.client.env import Env
+from sandboxd.daemon.main import SHARE
 from sandboxd.errors import Ambiguous, NotFound, PermissionDenied, SandboxdError
 from sandboxd.kernel import cgroups
 from sandboxd.limits.hierarchy import mounted
-from sandboxd.spec import EnvSpec, Network, Service, Workspace
+from sandboxd.spec import EnvSpec, Isolation, Network, Service, Workspace
 from tests.daemon.asking import SERVER
 from tests.daemon.test_suspend import until
 from tests.daemons import PATIENCE, Daemon
@@ -211,6 +212,13 @@ def test_what_concerns_all_is_roots(shared: Shared) -> None:
     for ask in (m.Shutdown(all=True), m.Metrics(), m.Config(reload=True)):
         assert shared.by(BOB, lambda client, ask=ask: client.call(ask))[0] == PermissionDenied.__name__
     assert shared.by(BOB, run("x", forward=[22]))[0] == "NotOffered"
+    as_root = EnvSpec(name="r", services={"main": Service(command=["sleep", "1000"])}, isolation=Isolation(user="root"))
+    looks = m.Run(spec=as_root, environ={"PATH": os.environ["PATH"]})
+    assert len(shared.by(BOB, lambda client: client.call(looks).env.id)) == 32
+    assert shared.by(BOB, lambda client: client.get("r").exec(["id", "-u"]).text).strip() == "0"
+    with shared.client() as root:  # it looks like root inside, and is its user
+        pid = root.call(m.Inspect(target="r")).env.services[0].pid
+        assert Path(f"/proc/{pid}/uid_map").read_text().split() == ["0", str(BOB), "1"]
     with shared.client() as root:
         assert root.call(m.Status()).pid
 
@@ -303,3 +311,30 @@ def test_who_has_a_name_is_called_by_it_and_an_admin_sees_all(shared: Shared, ma
         assert len(shared.by(BOB, run("other"))) == 32  # groups are what the host says, not what a process has
     finally:
         reload(shared, "")
+
+
+def test_whose_calls_are_many_keeps_nobody_else_out(shared: Shared) -> None:
+    here, there = socket.socketpair()
+
+    def hold(_: Any) -> str:
+        held = []
+        for _turn in range(SHARE):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(str(shared.open / "control.sock"))
+            sock.sendall(b'{"method":"io.sandboxd.Control.Events","parameters":{"follow":true},"more":true}\0')
+            held.append(sock)
+        for sock in held:
+            assert sock.recv(1)  # it is being answered
+        socket.send_fds(there, [b"x"], [sock.fileno() for sock in held])
+        return "held"
+
+    with here, there:
+        assert shared.by(ALICE, hold) == "held"
+        fds = socket.recv_fds(here, 1, SHARE)[1]
+        try:
+            assert shared.by(ALICE, names) == ["QueueFull", f"uid {ALICE} has {SHARE} calls under way"]
+            assert len(shared.by(BOB, run("web"))) == 32
+        finally:
+            for fd in fds:
+                os.close(fd)
+    until(lambda: shared.by(ALICE, names) == [], "the daemon has seen them go")
