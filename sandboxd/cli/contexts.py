@@ -46,7 +46,7 @@ def keep(contexts: Contexts) -> None:
         raise StoreFailed(f"cannot write {path}: {error.strerror}") from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=options.Parts, context_settings={"help_option_names": ["-h", "--help"]})
 def context() -> None:
     """Name the boxes that you reach by ssh, and choose one."""
 
@@ -65,7 +65,7 @@ class CreateFlags(Flags, frozen=True, kw_only=True):
 @click.option("--description", default="", metavar="TEXT", help="For `context ls`.")
 @options.takes(CreateFlags)
 def create(cli: Cli, flags: CreateFlags) -> None:
-    """Give a box a name: context create team --host ssh://me@team.example."""
+    """Give a box a name."""
     contexts = read_contexts(os.environ)
     if flags.name == LOCAL or flags.name in contexts.contexts:
         raise NameTaken(f"there is a context {flags.name!r} already", hint=f"sandbox context rm {flags.name}")

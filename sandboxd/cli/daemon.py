@@ -64,7 +64,7 @@ class StopFlags(Flags, frozen=True, kw_only=True):
     everything: bool
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=options.Parts, context_settings={"help_option_names": ["-h", "--help"]})
 def daemon() -> None:
     """Start, stop or look at the daemon."""
 

@@ -62,7 +62,7 @@ class EnsureFlags(Flags, frozen=True, kw_only=True):
     how: str | None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=options.Parts, context_settings={"help_option_names": ["-h", "--help"]})
 def template() -> None:
     """List, look at or remove templates, of which envs are made on demand. `sandbox up` registers one: [on_demand]."""
 

@@ -46,7 +46,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("sandbox doctor", "sandbox doctor --fix --dry-run"),
     "metrics": ("sandbox metrics",),
     "daemon": ("sandbox daemon status", "sandbox daemon restart", "sandbox daemon stop --all"),
-    "context": ("sandbox context ls",),
+    "context": ("sandbox context create team --host ssh://me@team.example", "sandbox context use team"),
     "completion": ("source <(sandbox completion bash)",),
 }
 

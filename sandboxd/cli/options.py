@@ -37,6 +37,21 @@ def takes(kind: type[F]) -> Callable[[Callable[[Cli, F], int | None]], Callable[
     return decorate
 
 
+class Parts(click.Group):
+    """A verb of several parts: its help has a whole sentence of each, where click's own would be cut to a line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The parts, with what each does first."""
+        parts = [(name, part) for name, part in sorted(self.commands.items()) if not part.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, first_sentence(part.help or "")) for name, part in parts])
+
+
+def first_sentence(text: str) -> str:
+    """A docstring's first sentence, without its end."""
+    return " ".join(text.split()).partition(". ")[0].rstrip(".")
+
+
 def env_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
     """Names of envs, for the shell; nothing when no daemon answers."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only the shell's completion needs it

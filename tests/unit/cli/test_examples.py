@@ -34,3 +34,11 @@ def test_they_are_shown_as_they_stand(sandbox: Sandbox) -> None:
     shown = sandbox("ps", "--help").out
     assert "Examples:\n" + "".join(f"    {line}\n" for line in EXAMPLES["ps"]) in shown
     assert "Examples:" in sandbox("pause", "-h").out
+
+
+@pytest.mark.parametrize("verb", ["context", "daemon", "template"])
+def test_the_parts_of_a_verb_are_told_whole(sandbox: Sandbox, verb: str) -> None:
+    _, _, shown = sandbox(verb, "--help").out.partition("Commands:\n")
+    assert shown
+    assert "..." not in shown
+    assert "dial-stdio" not in shown
