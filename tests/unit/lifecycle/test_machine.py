@@ -459,7 +459,9 @@ def test_no_order_of_events_breaks_an_invariant(events, restart, remove):
             assert not [e for e in effects if isinstance(e, ev.StartService | ev.Probe | ev.Launch)]
         elif before.state is State.SUSPENDED:
             assert (record.suspended, record.suspended_by) == (None, "")
-            assert [e for e in effects if isinstance(e, ev.Resume | ev.KillInit)] or isinstance(event, ev.InitGone)
+            # whoever posts LaunchFailed has killed what was there
+            gone = isinstance(event, ev.InitGone | ev.LaunchFailed)
+            assert gone or [e for e in effects if isinstance(e, ev.Resume | ev.KillInit)]
         for effect in of_kind(effects, ev.SignalService):
             assert record.services[effect.service].pid is not None
 
