@@ -3,6 +3,9 @@
 So of sandboxd.router.dialer and sandboxd.router.backends.
 """
 
+import contextlib
+import select
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -39,6 +42,30 @@ def test_an_init_that_says_nothing(start: Callable[..., Bench], standin: Callabl
         answer = waiting.answer()
     assert answer.status == 502
     assert b"in time" in answer.body
+
+
+FULL = """
+import socket, time
+listener = socket.socket()
+listener.bind(("127.0.0.1", 3000))
+listener.listen(0)
+time.sleep(1000)
+"""
+
+
+def test_a_service_that_takes_no_more_connections(start: Callable[..., Bench], standin: Callable[..., Standin]) -> None:
+    """Its queue holds one: the next is not answered by its kernel at all (listen(2)), and told so within the bound."""
+    bench = start(dial=0.3)
+    bench.push([standin("shop", serve=(), run=[sys.executable, "-S", "-c", FULL]).endpoint()])
+    with contextlib.ExitStack() as held:
+        body = b""
+        while b"in time" not in body:  # until then nothing listens yet, or there was room
+            talk = held.enter_context(Talk(bench.connect()))
+            talk.send(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")
+            if select.select([talk.sock], [], [], 0.6)[0]:
+                answer = talk.answer()
+                assert answer.status == 502
+                body = answer.body
 
 
 def test_an_init_that_is_gone(bench: Bench, standin: Callable[..., Standin]) -> None:

@@ -23,6 +23,14 @@ def test_each_request_of_a_kept_connection_goes_where_its_host_says(bench: Bench
     assert served == [b"shop 1\n", b"blog 1\n", b"shop 2\n", b"shop 3\n", b"blog 2\n"]
 
 
+def test_no_connection_to_a_service_is_shared_between_clients_or_handed_on(bench: Bench, shop: Standin) -> None:
+    with Talk(bench.connect()) as one, Talk(bench.connect()) as two:
+        for number in range(1, 4):  # of requests on its own connection, which the service counts
+            assert one.get().body == two.get().body == b"shop %d\n" % number
+    with Talk(bench.connect()) as three:
+        assert three.get().body == b"shop 1\n"
+
+
 def test_host_is_matched_in_any_spelling(bench: Bench, shop: Standin) -> None:
     with Talk(bench.connect()) as talk:
         for host in ("shop.localhost", "SHOP.Localhost", "shop.localhost:7070", "shop.localhost."):
