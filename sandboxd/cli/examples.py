@@ -29,7 +29,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "shell": ("sandbox shell shop", "sandbox shell shop/db"),
     "attach": ("sandbox attach shop/web", "sandbox attach --no-stdin shop"),
-    "forward": ("sandbox -H ssh://me@box forward shop 8080",),
+    "forward": ("sandbox forward shop 5432", "sandbox -H ssh://me@box forward shop 8080"),
     "wait": ("sandbox wait shop", "sandbox wait --for ready --timeout 30s shop"),
     "stop": ("sandbox stop shop", "sandbox stop -t 2s shop db", "sandbox stop -l project=shop"),
     "start": ("sandbox start --wait shop",),

@@ -1,5 +1,6 @@
-"""`sandbox forward ENV [PORT]`: an env of a box at this machine's own address, for as long as it runs.
+"""`sandbox forward ENV PORT [HOSTPORT]`: a port of an env at this machine's own loopback, for as long as it runs.
 
+Here the router listens, as for `-p`, while our call stands. An env of a box (`forward ENV [HOSTPORT]`) is reached by its name:
 `ssh -L` carries it (OpenSSH's own forwarding), from a port of this machine's loopback to the box's router, which knows envs by
 their names as at home, and sees the user that sshd let in.
 """
@@ -9,6 +10,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 
 import click
@@ -18,7 +20,7 @@ from sandboxd.cli.context import Cli, Flags
 from sandboxd.cli.relay import signals
 from sandboxd.cli.render import note, out
 from sandboxd.errors import DaemonUnreachable, InvalidState, PortTaken, UsageError
-from sandboxd.protocol.messages import Inspect, Status
+from sandboxd.protocol.messages import Forward, Inspect, Status
 
 WORD = "sandbox: forwarding"
 
@@ -28,17 +30,20 @@ class ForwardFlags(Flags, frozen=True, kw_only=True):
 
     name: str | None
     port: int | None
+    host_port: int | None
 
 
 @click.command
 @click.argument("name", required=False, metavar="[ENV]", shell_complete=options.env_names)
 @click.argument("port", required=False, type=click.IntRange(1, 65535), metavar="[PORT]")
+@click.argument("host_port", required=False, type=click.IntRange(1, 65535), metavar="[HOSTPORT]")
 @options.takes(ForwardFlags)
 def forward(cli: Cli, flags: ForwardFlags) -> int:
-    """Reach an env of a box from here, at http://NAME.localhost:PORT, until ctrl-C."""
-    remote = cli.remote
-    if remote is None:
-        raise UsageError("forward is for envs of a box", hint="here `sandbox url ENV` says where it is; else: --host ssh://…")
+    """Reach PORT of an env at 127.0.0.1:HOSTPORT, until ctrl-C; an env of a box (--host) at http://NAME.localhost:PORT."""
+    if cli.remote is None:
+        return locally(cli, flags)
+    if flags.host_port is not None:
+        raise UsageError("an env of a box is forwarded by its name", hint="sandbox --host ssh://… forward ENV [HOSTPORT]")
     info = cli.client.call(Inspect(target=targets.one(cli, flags.name))).env
     if info.url is None:
         raise InvalidState(f"env {info.name} has no URL", hint=f"`sandbox ports {info.name}` shows what it listens on")
@@ -49,6 +54,28 @@ def forward(cli: Cli, flags: ForwardFlags) -> int:
     port = free_port(flags.port or int(far), asked=flags.port is not None)
     name = info.url.removeprefix("http://").partition(":")[0]
     return carry(cli, f"127.0.0.1:{port}:{reachable(host)}:{far}", f"http://{name}:{port}")
+
+
+def locally(cli: Cli, flags: ForwardFlags) -> int:
+    """An env of this machine: the daemon has the router listen while we stay."""
+    if flags.port is None:
+        raise UsageError(
+            "name the port inside", hint="sandbox forward ENV PORT [HOSTPORT]; `sandbox url ENV` is its HTTP address"
+        )
+    asked = Forward(target=targets.one(cli, flags.name), port=flags.port, host_port=flags.host_port or 0)
+    listens = False
+    try:
+        for reply in cli.client.stream(asked):
+            if listens:
+                note(f"sandbox: {reply.env.name} is {reply.env.state}")
+                return 1
+            out(reply.env.ports[0].address or "")
+            note(f"{WORD} port {flags.port} of {reply.env.name}; ctrl-C ends it")
+            sys.stdout.flush()
+            listens = True
+    except KeyboardInterrupt:
+        return 0
+    return 1
 
 
 def reachable(host: str) -> str:

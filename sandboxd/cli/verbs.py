@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
     "exec": Verb("exec", "exec_", "Run a command in a running env", USE),
     "shell": Verb("exec", "shell", "Open a shell in an env", USE),
     "attach": Verb("exec", "attach", "Join a running service's terminal or output", USE),
-    "forward": Verb("forward", "forward", "Reach an env of a box from here", USE),
+    "forward": Verb("forward", "forward", "Reach a port of an env from here, for a while", USE),
     "wait": Verb("life", "wait", "Wait until envs have ended, or are ready", USE),
     "stop": Verb("life", "stop", "Stop envs, gracefully", CHANGE),
     "start": Verb("life", "start", "Start stopped envs again", CHANGE),

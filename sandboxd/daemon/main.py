@@ -28,6 +28,7 @@ from sandboxd.daemon.configuring import Configuring, with_handed
 from sandboxd.daemon.control import Bounds, ControlServer, Handler, for_admins
 from sandboxd.daemon.doorstep import Doorstep
 from sandboxd.daemon.envs import EnvRequests
+from sandboxd.daemon.forwarding import ForwardRequests
 from sandboxd.daemon.handed import CONTROL, ROUTER
 from sandboxd.daemon.handed import take as take_handed
 from sandboxd.daemon.janitor import Janitor
@@ -305,6 +306,7 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
         "Events": queries.events,
         "Why": queries.why,
         "Net": NetRequests(supervisor).net,
+        "Forward": ForwardRequests(supervisor).forward,
         "Stats": queries.stats,
         "Prune": envs.prune,
         "Register": templates.register,

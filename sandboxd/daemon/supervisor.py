@@ -168,6 +168,10 @@ class Supervisor:
     async def publish_again(self) -> None:
         """What live envs have published, at a router that does not hold it: a new one."""
         held = {published.env_id for published in self.router.published}
+        for one in self.router.published if self.router.forgets_one else ():
+            actor = self.actors.get(one.env_id)
+            if actor is not None and not any(one.port == port.port for port in actor.record.spec.network.publish):
+                await self.router.unpublish(one.env_id, one)  # forwarded for somebody who is gone
         for actor in self.actors.values():
             if actor.record.init is None or actor.record.id in held:
                 continue

@@ -92,9 +92,7 @@ class ScaleInfo(Reply, frozen=True, kw_only=True):
 
 
 class EnvInfo(Reply, frozen=True, kw_only=True):
-    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out. accepted: what of it was let in by `up --accept`.
-    egress: what it reaches outside, in words; `none, because …` where the host cannot give what is asked for by default.
-    """
+    """One env as `ps` and `inspect` show it. `ps` leaves `spec` out. accepted: by `up --accept`. egress: in words."""
 
     id: str
     name: str
@@ -559,8 +557,7 @@ class Net(Params, frozen=True, kw_only=True):
 
 
 class NetReply(Reply, frozen=True, kw_only=True):
-    """rules: of egress in force. passages: those open, and the latest that were closed or denied, oldest first. The sums are of
-    all since it started. incoming: connections of the router to its services that are open now."""
+    """rules: in force. passages: open ones, and the latest that ended. Sums: since it started. incoming: the router's, now."""
 
     env: EnvInfo
     rules: list[str]
@@ -570,6 +567,15 @@ class NetReply(Reply, frozen=True, kw_only=True):
     sent: int = 0
     received: int = 0
     incoming: int = 0
+
+
+class Forward(Params, frozen=True, kw_only=True):
+    """A port of an env at one of this host's loopback (0: any) while the call stands (`more`); `ports` say where."""
+
+    target: str = ""
+    directory: str | None = None
+    port: int
+    host_port: int = 0
 
 
 class Prune(Params, frozen=True, kw_only=True):
@@ -783,6 +789,7 @@ METHODS: dict[str, Method] = {
     "Why": Method(Why, WhyReply),
     "Stats": Method(Stats, StatsReply, streams=True),
     "Net": Method(Net, NetReply, streams=True),
+    "Forward": Method(Forward, InspectReply, streams=True),
     "Prune": Method(Prune, PruneReply),
     "Register": Method(Register, RegisterReply),
     "Templates": Method(Templates, TemplatesReply),

@@ -256,10 +256,17 @@ class RouterHandle:
         same = (held.address, held.host_port)
         self.published = [*(other for other in self.published if (other.address, other.host_port) != same), held]
 
-    async def unpublish(self, env_id: str) -> None:
-        """Close the env's published listeners; its open connections run on until `release`."""
-        await self._order(orders.Unpublish(order=next(self._numbers), env_id=env_id))
-        self.published = [published for published in self.published if published.env_id != env_id]
+    async def unpublish(self, env_id: str, one: orders.Published | None = None) -> None:
+        """Close the env's published listeners, or one of them; its open connections run on until `release`."""
+        address, port = (one.address, one.host_port) if one is not None else ("", 0)
+        order = orders.Unpublish(order=next(self._numbers), env_id=env_id, address=address, host_port=port)
+        await self._order(order)
+        self.published = [published for published in self.published if not order.means(published)]
+
+    @property
+    def forgets_one(self) -> bool:
+        """Whether this router unpublishes one port of several."""
+        return self._speaks >= orders.ONE
 
     async def count(self) -> None:
         """Have `counts` be those of now, with every table pushed before in force; raises TimedOut, Internal."""

@@ -349,7 +349,7 @@ class Master:
             self._begin_all()
 
     def _unpublish(self, order: orders.Unpublish) -> None:
-        for key in [key for key, (held, _) in self._ports.items() if held.env_id == order.env_id]:
+        for key in [key for key, (held, _) in self._ports.items() if order.means(held)]:
             self._close_listener(self._ports.pop(key)[1])
         self._pass_on(order)
 

@@ -298,7 +298,7 @@ class Router:
             case orders.Publish():
                 self._publish(order, self._passed())
             case orders.Unpublish():
-                for key in [key for key, port in self._ports.items() if port.published.env_id == order.env_id]:
+                for key in [key for key, port in self._ports.items() if order.means(port.published)]:
                     self._ports.pop(key).close()
             case orders.Release():
                 if order.env_id in self.backends.envs:

@@ -17,7 +17,7 @@ from sandboxd.routing.table import Change, RouteTable
 VERSION = 4
 CHANGES = 2  # the first that takes ChangeTable
 BOUNDS = WAYS = 3  # the first that bounds the connections to an env, and that takes ChangeOutlets
-REPLACES = 4  # the first that takes Replace
+REPLACES = ONE = 4  # the first that takes Replace, and that unpublishes one port of several
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 
@@ -63,10 +63,17 @@ class Publish(Message, frozen=True, kw_only=True, tag="publish"):
 
 
 class Unpublish(Message, frozen=True, kw_only=True, tag="unpublish"):
-    """Close the env's published listeners; answered by Done."""
+    """Close the env's published listeners; answered by Done. host_port, address: only this one."""
 
     order: int
     env_id: str
+    address: str = ""
+    host_port: int = 0
+
+    def means(self, held: "Published") -> bool:
+        """Whether that is one of them."""
+        one = not self.address or (self.address, self.host_port) == (held.address, held.host_port)
+        return one and held.env_id == self.env_id
 
 
 class Release(Message, frozen=True, kw_only=True, tag="release"):

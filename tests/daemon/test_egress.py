@@ -5,12 +5,17 @@ Of `sandboxd.router.egress`, `sandboxd.router.outlet`, `sandboxd.router.ways` an
 
 import errno
 import json
+import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+
+from tests.daemon.test_suspend import until
+from tests.daemons import cli
 
 ASK = """
 import errno, json, socket, sys
@@ -216,3 +221,40 @@ def test_by_proxy_the_same_rules_decide(shared_daemon, require, echo, tmp_path) 
     assert (nowhere, socks, direct) == (denied, "echo hello", unreachable)
     assert found["proxy"][:3] == [denied] * 3
     assert found["proxy"][-2:] == [2, unreachable]
+
+
+def test_a_port_of_an_env_is_at_this_machines_loopback_for_a_while(shared_daemon, require, tmp_path) -> None:
+    """By `sandboxd.daemon.forwarding` and `sandboxd.cli.forward`; what the spec publishes stays when it ends."""
+    require("userns")
+    serve = "import socket; s = socket.create_server(('127.0.0.1', 5432))\nwhile True: s.accept()[0].sendall(b'inside')"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        published = free.getsockname()[1]
+    argv = ["run", "-d", "--wait", "--name", "db", "-p", f"{published}:5432", "--", "/usr/bin/python3", "-c", serve]
+    shared_daemon.sandbox(*argv, cwd=tmp_path)
+    argv = [cli(), "forward", "db", "5432"]
+    with subprocess.Popen(argv, env=shared_daemon.environ, stdout=subprocess.PIPE, text=True) as forward:
+        try:
+            assert forward.stdout is not None
+            host, _, port = forward.stdout.readline().strip().rpartition(":")
+            assert said(host, int(port)) == b"inside"
+            taken = shared_daemon.sandbox("forward", "db", "5432", str(published), check=False)
+            assert taken.returncode != 0
+            assert str(published) in taken.stderr
+            forward.send_signal(signal.SIGINT)
+            assert forward.wait(30) == 0
+        finally:
+            forward.kill()
+    until(lambda: not said(host, int(port)), "the listener is gone")
+    assert said("127.0.0.1", published) == b"inside"
+    shared_daemon.sandbox("rm", "-f", "db")
+    assert shared_daemon.sandbox("forward", "db", "5432", check=False).returncode != 0
+
+
+def said(host: str, port: int) -> bytes:
+    """What it says; nothing where nobody listens."""
+    try:
+        with socket.create_connection((host, port), 20) as sock:
+            sock.settimeout(20)
+            return sock.recv(100)
+    except ConnectionRefusedError:
+        return b""

@@ -52,7 +52,7 @@ def test_what_cannot_be_meant(sandbox: Sandbox, home: Path, words: tuple[str, ..
 
 def test_what_a_box_does_not_have_is_said_before_it_is_asked(sandbox: Sandbox) -> None:
     assert "--host and --context each name a daemon" in sandbox("-H", "ssh://b", "-c", "default", "ps").err
-    assert "forward is for envs of a box" in sandbox("forward", "shop").err
+    assert "name the port inside" in sandbox("forward", "shop").err
     up = sandbox("--host", "ssh://b", "up")
     assert "the project's directory is here, and not on ssh://b" in up.err
     assert up.asked == []
