@@ -15,7 +15,7 @@ from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.view import env_info
 from sandboxd.network.ports import pick_free_port
 from sandboxd.protocol import messages as m
-from sandboxd.routing.orders import Published
+from sandboxd.routing.orders import ONE, Published
 
 LOOPBACK = "127.0.0.1"
 
@@ -51,7 +51,7 @@ class ForwardRequests:
         if record.init is None:
             raise InvalidState(f"{record.name} is {record.state.value}", hint=f"sandbox start {record.name}")
         router = self.supervisor.router
-        if not router.forgets_one:
+        if router.ways.speaks < ONE:
             raise NotOffered("the router that runs is of an older version", hint="sandbox daemon stop --all, and start it anew")
         held = Published(
             address=LOOPBACK,

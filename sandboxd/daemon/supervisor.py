@@ -43,6 +43,7 @@ from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
 from sandboxd.router.listener import split_address
 from sandboxd.routing.framing import Bounds
+from sandboxd.routing.orders import ONE
 from sandboxd.routing.table import Endpoint
 from sandboxd.settings import Settings
 from sandboxd.store.copies import Kept
@@ -168,7 +169,7 @@ class Supervisor:
     async def publish_again(self) -> None:
         """What live envs have published, at a router that does not hold it: a new one."""
         held = {published.env_id for published in self.router.published}
-        for one in self.router.published if self.router.forgets_one else ():
+        for one in self.router.published if self.router.ways.speaks >= ONE else ():
             actor = self.actors.get(one.env_id)
             if actor is not None and not any(one.port == port.port for port in actor.record.spec.network.publish):
                 await self.router.unpublish(one.env_id, one)  # forwarded for somebody who is gone

@@ -184,9 +184,7 @@ class StatsRow(Reply, frozen=True, kw_only=True):
 
 class Answer(Reply, frozen=True, kw_only=True):
     """One answer to a why. topic: what it is about (ended, start, queued, restart, ready, url, connections, wall, guard).
-
-    hint: next.
-    """
+    hint: next."""
 
     topic: str
     text: str
@@ -545,9 +543,7 @@ class Passage(Reply, frozen=True, kw_only=True):
 
 class Net(Params, frozen=True, kw_only=True):
     """What goes out of an env and comes in. allow: rules of `egress` to give it first, now and for every later start.
-
-    With `more` and follow: again whenever `interval` seconds have passed. target, directory: as in Inspect.
-    """
+    With `more` and follow: again whenever `interval` seconds have passed. target, directory: as in Inspect."""
 
     target: str = ""
     directory: str | None = None

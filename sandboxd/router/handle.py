@@ -263,11 +263,6 @@ class RouterHandle:
         await self._order(order)
         self.published = [published for published in self.published if not order.means(published)]
 
-    @property
-    def forgets_one(self) -> bool:
-        """Whether this router unpublishes one port of several."""
-        return self._speaks >= orders.ONE
-
     async def count(self) -> None:
         """Have `counts` be those of now, with every table pushed before in force; raises TimedOut, Internal."""
         await self._order(orders.Count(order=next(self._numbers)))

@@ -72,8 +72,7 @@ class Unpublish(Message, frozen=True, kw_only=True, tag="unpublish"):
 
     def means(self, held: "Published") -> bool:
         """Whether that is one of them."""
-        one = not self.address or (self.address, self.host_port) == (held.address, held.host_port)
-        return one and held.env_id == self.env_id
+        return held.env_id == self.env_id and self.address in ("", held.address) and self.host_port in (0, held.host_port)
 
 
 class Release(Message, frozen=True, kw_only=True, tag="release"):
@@ -236,9 +235,7 @@ def publish_order(number: int, held: Published) -> Publish:
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """One env's counts: connections to its services, exchanges under way, tunnels and who waits for a connection now; since the
     router began requests, bytes, those of the bytes that went through its open tunnels, and who waited for one in vain.
-
-    out: what goes out of it: connections now, and since it began those made, denied ones and names, bytes.
-    """
+    out: the same of what goes out of it, and what was denied."""
 
     open: int
     busy: int = 0
