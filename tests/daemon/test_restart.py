@@ -101,45 +101,45 @@ def until(holds, what):
         time.sleep(0.05)
 
 
-def test_a_run_that_waits_for_longer_than_a_restart_is_answered(daemon, tmp_path):
+def test_a_run_that_waits_for_longer_than_a_restart_is_answered(shared_daemon, tmp_path):
     """Its env was made by one daemon and turns ready under the next but one."""
     answered: list[object] = []
 
     def ask() -> None:
-        with daemon.client() as client:
+        with shared_daemon.client() as client:
             answered.append(run(client, SLOW, name="slow", path=tmp_path, port=3000, ready=LONG, wait="ready"))
 
     def is_starting() -> bool:
-        with daemon.client() as client:
+        with shared_daemon.client() as client:
             return any(inspect(client, env.id).pid for env in client.call(m.List()).envs)
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
         until(is_starting, "it starts")
-        with daemon.client() as client:
+        with shared_daemon.client() as client:
             before = inspect(client, "slow")
         for _ in range(2):
-            daemon.sandbox("daemon", "restart")
+            shared_daemon.sandbox("daemon", "restart")
             assert answered == []
     finally:
         (tmp_path / "go").touch()
         asking.join(60)
     assert [(env.id, env.state) for env in answered] == [(before.id, "ready")]  # type: ignore[attr-defined]
-    with daemon.client() as client:
+    with shared_daemon.client() as client:
         assert inspect(client, "slow").pid == before.pid
         remove(client, "slow")
 
 
-def test_progress_of_a_run_goes_on_with_the_next_daemon(daemon, tmp_path):
+def test_progress_of_a_run_goes_on_with_the_next_daemon(shared_daemon, tmp_path):
     """A streamed Run, of whose answer some has come."""
     services = {"soon": Service(command="sleep 1000"), "late": Service(command=SLOW, port=3000, ready=LONG)}
     asked = m.Run(spec=spec(services=services, name="slow", path=tmp_path), environ=ENVIRON, wait="ready")
-    with daemon.client() as client:
+    with shared_daemon.client() as client:
         replies = client.stream(asked)
         first = next(replies)
         assert not first.done
-        daemon.sandbox("daemon", "restart")
+        shared_daemon.sandbox("daemon", "restart")
         (tmp_path / "go").touch()
         *_, last = replies
         assert (last.done, last.env.id, last.env.state) == (True, first.env.id, "ready")
@@ -147,7 +147,7 @@ def test_progress_of_a_run_goes_on_with_the_next_daemon(daemon, tmp_path):
 
 
 @pytest.mark.parametrize("removes", [False, True])
-def test_an_attached_run_goes_on_and_tells_its_code(daemon, tmp_path, removes):
+def test_an_attached_run_goes_on_and_tells_its_code(shared_daemon, tmp_path, removes):
     """Its pipes lead to the env, not to the daemon; the next one is asked how it ended."""
     script = "echo one; read word; echo got $word; exit 5"
     argv = [cli(), "run", *(["--rm"] if removes else []), "--name", "talks", "-i", "-w", tmp_path, "--", "sh", "-c", script]
@@ -155,13 +155,13 @@ def test_an_attached_run_goes_on_and_tells_its_code(daemon, tmp_path, removes):
     out, written = os.pipe()
     try:
         with open(tmp_path / "errors", "wb") as errors:
-            process = daemon.keeper.spawn(argv, daemon.environ, [given, written, errors.fileno()])
+            process = shared_daemon.keeper.spawn(argv, shared_daemon.environ, [given, written, errors.fileno()])
         os.close(given)
         os.close(written)
         given = written = -1
         assert read_line(out, PATIENCE) == "one"
         for _ in range(2):
-            daemon.sandbox("daemon", "restart")
+            shared_daemon.sandbox("daemon", "restart")
         os.write(feed, b"two\n")
         assert read_line(out, PATIENCE) == "got two"
         assert process.wait() == 5, (tmp_path / "errors").read_text()
@@ -170,7 +170,7 @@ def test_an_attached_run_goes_on_and_tells_its_code(daemon, tmp_path, removes):
         for fd in (given, feed, out, written):
             if fd >= 0:
                 os.close(fd)
-    with daemon.client() as client:
+    with shared_daemon.client() as client:
         left = [env.name for env in client.call(m.List(all=True)).envs]
         assert left == ([] if removes else ["talks"])
         if left:
@@ -178,17 +178,17 @@ def test_an_attached_run_goes_on_and_tells_its_code(daemon, tmp_path, removes):
             remove(client, "talks")
 
 
-def test_an_attached_run_that_is_detached_after_a_restart_leaves_it_running(daemon, tmp_path):
+def test_an_attached_run_that_is_detached_after_a_restart_leaves_it_running(shared_daemon, tmp_path):
     """Its client is killed: the env is nobody's session, and runs on."""
     out, written = os.pipe()
     try:
         argv = [cli(), "run", "--name", "stays", "-w", tmp_path, "--", "sh", "-c", "echo one; sleep 1000"]
         with open(os.devnull, "r+b") as nothing:
-            process = daemon.keeper.spawn(argv, daemon.environ, [nothing.fileno(), written, nothing.fileno()])
+            process = shared_daemon.keeper.spawn(argv, shared_daemon.environ, [nothing.fileno(), written, nothing.fileno()])
         os.close(written)
         written = -1
         assert read_line(out, PATIENCE) == "one"
-        daemon.sandbox("daemon", "restart")
+        shared_daemon.sandbox("daemon", "restart")
         process.send_signal(9)
         process.wait()
         process.close()
@@ -196,7 +196,7 @@ def test_an_attached_run_that_is_detached_after_a_restart_leaves_it_running(daem
         for fd in (out, written):
             if fd >= 0:
                 os.close(fd)
-    with daemon.client() as client:
+    with shared_daemon.client() as client:
         assert inspect(client, "stays").state == "ready"
         remove(client, "stays")
 

@@ -11,7 +11,7 @@ import pytest
 from tests.daemon.asking import SERVER
 from tests.daemon.crash.story import Story, Witness, fates, lives
 
-DEATHS = int(os.environ.get("CRASH_DEATHS", "12"))
+DEATHS = int(os.environ.get("CRASH_DEATHS", "6"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 
 

@@ -22,8 +22,9 @@ from tests.daemons import PATIENCE
 STRAY = "f" * 32
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tidy():
+    """One for all: what a test leaves to be found is found before its end."""
     yield from run_daemon(SANDBOXD_JANITOR="1")
 
 
@@ -152,4 +153,7 @@ def test_who_left_while_an_env_was_removed_changes_nothing(tidy, tmp_path):
     asked.send_signal(signal.SIGKILL)
     asked.wait()
     asked.close()
-    until(lambda: [e for e in tidy.json("events", "--since", "1h") if e["event"] == "removed"], "the removal is told")
+    until(
+        lambda: [e for e in tidy.json("events", "--since", "1h") if (e["event"], e["id"]) == ("removed", env.id)],
+        "the removal is told",
+    )

@@ -20,7 +20,7 @@ from sandboxd.spec import Lifecycle
 from tests.daemon.asking import SERVER, inspect, remove, run
 from tests.daemons import PATIENCE, Daemon
 
-SECONDS = float(os.environ.get("CRASH_SECONDS", "8"))
+SECONDS = float(os.environ.get("CRASH_SECONDS", "4"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 ENVS, THREADS = 4, 2
 HOLD = 40.0  # a request may wait that long: for its env to be back
