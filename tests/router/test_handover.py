@@ -3,6 +3,8 @@
 So of sandboxd.router.handover and sandboxd.router.process.
 """
 
+import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -12,11 +14,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sandboxd.daemon.pumping import readable
 from sandboxd.router.handover import Estate, Heir, become, inherited, taken_up
 from sandboxd.router.starting import module_path, program
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.turns import Claim, Standing
+from tests.daemons import PATIENCE
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
 from tests.router.test_turns import NEVER, until
@@ -27,6 +31,16 @@ def renew(bench: Bench, command: list[str] | None = None) -> None:
     renewed = bench.run(bench.handle._renewed(command or program(Bounds(), 1)))
     assert renewed is not None
     bench.handle = renewed
+
+
+async def gone(pid: int) -> None:
+    """Wait for a process to have ended; a pidfd is readable then (pidfd_open(2))."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        try:
+            await asyncio.wait_for(readable(fd), PATIENCE)
+        finally:
+            os.close(fd)
 
 
 def test_an_estate_is_taken_up_as_it_was_left() -> None:
@@ -82,7 +96,8 @@ def test_who_is_connected_hears_that_the_next_answer_is_the_last(bench: Bench, s
         fresh = talk.get()
         assert (fresh.status, fresh.fields.get("connection")) == (200, None)
         assert talk.get().status == 200
-    assert not set(workers) & set(bench.workers())
+    for pid in workers:  # those have nobody left
+        bench.run(gone(pid))
 
 
 def test_what_is_under_way_ends_under_the_new_program(bench: Bench, shop: Standin) -> None:
