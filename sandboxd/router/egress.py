@@ -13,13 +13,14 @@ from sandboxd.kernel.fds import raise_limit
 from sandboxd.router.control import Wire
 from sandboxd.router.listener import split_address
 from sandboxd.router.loop import Loop, Signals
-from sandboxd.router.outlet import Outlet
+from sandboxd.router.outlet import MOST_PASSAGES, Outlet
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.resolver import Resolver
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 
 TRIM = 10.0
+SHARE = 8  # of the descriptors of all envs, two a connection, that one env may have
 REPORT = 1.0  # seconds between counts, while there is something to count
 
 log = logging.getLogger("sandboxd.egress")
@@ -39,7 +40,7 @@ class Egress:
         self._active: set[Outlet] = set()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop)
         self._signals = Signals(self.loop, self.loop.stop)
-        raise_limit()
+        self.most = min(MOST_PASSAGES, raise_limit() // SHARE)
 
     def run(self) -> None:
         """Serve until told to stop."""

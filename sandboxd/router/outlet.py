@@ -162,7 +162,7 @@ class Outlet:
         """Whether there is room for one connection more; else it is reset."""
         self.total += 1
         self.worker.note(self)
-        if len(self.passages) + len(self.inquiries) >= MOST_PASSAGES:
+        if len(self.passages) + len(self.inquiries) >= self.worker.most:
             reset(sock)
             return False
         return True

@@ -5,6 +5,7 @@ Of `sandboxd.router.egress`, `sandboxd.router.outlet`, `sandboxd.router.ways` an
 
 import errno
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
+from sandboxd.router.outlet import MOST_PASSAGES
 from tests.daemon.test_suspend import until
 from tests.daemons import cli
 
@@ -258,3 +260,34 @@ def said(host: str, port: int) -> bytes:
             return sock.recv(100)
     except ConnectionRefusedError:
         return b""
+
+
+GREEDY = """
+import resource, select, socket, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+poll, held = select.poll(), []
+for _ in range(int(sys.argv[2])):
+    held.append(socket.create_connection(("198.51.100.1", int(sys.argv[1])), 60))
+    poll.register(held[-1], 0)
+over = poll.poll(60000)
+with open("full", "w") as file:
+    file.write(str(len(over)))
+select.select([], [], [])
+"""
+
+
+def test_who_takes_all_connections_takes_none_of_a_neighbours(asked, shared_daemon, echo, tmp_path) -> None:
+    """What is over is reset at once, and not kept waiting; it takes 2,100 connections, so a second or two."""
+    os.mkfifo(tmp_path / "full")
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as quiet:
+        port = quiet.getsockname()[1]
+        argv = ["run", "-d", "--name", "greedy", "--egress", f"host:{port}", "--"]
+        argv += ["/usr/bin/python3", "-c", GREEDY, str(port), str(MOST_PASSAGES + 60)]
+        shared_daemon.sandbox(*argv, cwd=tmp_path)
+        try:
+            assert int((tmp_path / "full").read_text()) > 0
+            place = f"198.51.100.1:{echo.port}"
+            assert asked(f"host:{echo.port}", place) == {place: "echo hello"}
+        finally:
+            shared_daemon.sandbox("rm", "-f", "greedy")
