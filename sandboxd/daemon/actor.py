@@ -34,6 +34,7 @@ class Actor:
     def __init__(self, record: EnvRecord, supervisor: "Supervisor", effects: Sequence[ev.Effect]) -> None:
         self.record = record
         self.settled = record
+        self._saved = record
         self.supervisor = supervisor
         self.body = Body(self)
         self.held: receipts.Held | None = None
@@ -50,16 +51,29 @@ class Actor:
         await self._perform(effects)
         while self.record.state is not State.REMOVED:
             event = await self._queue.get()
-            if isinstance(event, ev.RemoveAsked):
-                self.held = await receipts.hold(self)
-            before = self.record
-            self.record, effects = step(before, event, self.supervisor.clock.now())
-            if isinstance(event, ev.Launched | ev.LimitsChanged):
-                self.supervisor.news.add(self.record.id)
-            if self.record != before:  # a daemon that finds hundreds of envs as they were has nothing to write down
-                self.supervisor.save(self.record)
-            self.supervisor.note(self.record)
+            while True:
+                if isinstance(event, ev.RemoveAsked):
+                    self._save()
+                    self.held = await receipts.hold(self)
+                effects = self._take(event)
+                if effects or self._queue.empty():
+                    break
+                self._done()  # what has no effects is journalled with what follows at once
+                event = self._queue.get_nowait()
+            self._save()
             await self._perform(effects)
+
+    def _save(self) -> None:
+        if self.record != self._saved:  # a daemon that finds hundreds of envs as they were has nothing to write down
+            self.supervisor.save(self.record)
+            self._saved = self.record
+
+    def _take(self, event: ev.Event) -> Sequence[ev.Effect]:
+        self.record, effects = step(self.record, event, self.supervisor.clock.now())
+        if isinstance(event, ev.Launched | ev.LimitsChanged):
+            self.supervisor.news.add(self.record.id)
+        self.supervisor.note(self.record)
+        return effects
 
     async def _perform(self, effects: Sequence[ev.Effect]) -> None:
         for effect in effects:
@@ -67,10 +81,11 @@ class Actor:
                 await self.body.perform(effect)
             except Exception:  # one effect that fails must not end the life that the others belong to
                 log.exception("env %s: %s failed", self.record.name, type(effect).__name__)
-        self.settled = self.record
-        self._wake()
+        self._done()
 
-    def _wake(self) -> None:
+    def _done(self) -> None:
+        """Nothing is left to do of what was decided: those who wait may see it."""
+        self.settled = self.record
         for future, holds in list(self._waiting.items()):
             if not future.done() and (holds(self.settled) or self.settled.state is State.REMOVED):
                 future.set_result(self.settled)

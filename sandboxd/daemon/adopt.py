@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from sandboxd.daemon import building
+from sandboxd.daemon import building, linking
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
@@ -97,7 +97,7 @@ async def adopt_one(supervisor: Supervisor, record: EnvRecord) -> None:
             actor.post(event)
         return
     try:
-        await actor.body.adopt(fd, record.init.netns_cookie if record.init is not None else 0)
+        await linking.adopt(actor.body, fd, record.init.netns_cookie if record.init is not None else 0)
         if record.init is None:
             actor.post(launch_of(actor))
     except (SandboxdError, OSError) as error:

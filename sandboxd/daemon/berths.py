@@ -12,11 +12,13 @@ import secrets
 import msgspec
 
 from sandboxd.errors import StoreFailed
+from sandboxd.kernel import fds
 from sandboxd.launch.initlink import InitSockets, bind_sockets
 from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
 PAUSE = 0.02
+LOGS = (0, 1)  # the two files of a service's log
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -25,11 +27,12 @@ class Berth(msgspec.Struct, frozen=True):
 
     sockets: InitSockets
     exits: int
+    logs: tuple[int, ...] = ()  # of a service without a name as yet
 
     def close(self) -> None:
         """Close what is held; the directory stays."""
         self.sockets.close()
-        os.close(self.exits)
+        fds.close_all([self.exits, *self.logs])
 
 
 class Berths:
@@ -82,15 +85,18 @@ class Berths:
         try:
             path = self._rundir.prepare_env_dir(env_id)
             sockets = bind_sockets(path)
+            opened: list[int] = []
             try:
-                exits = os.open(path / "exits", APPEND, 0o600)
+                for name in ("exits", *map(unnamed, LOGS)):
+                    opened.append(os.open(path / name, APPEND, 0o600))
             except OSError:
                 sockets.close()
+                fds.close_all(opened)
                 raise
         except (StoreFailed, OSError) as error:
             log.warning("no place could be made ahead: %s", error)  # whoever needs one makes it, and is told
             return
-        self._ready[env_id] = Berth(sockets, exits)
+        self._ready[env_id] = Berth(sockets, opened[0], tuple(opened[1:]))
         self.fill_soon()
 
     def close(self) -> None:
@@ -102,3 +108,13 @@ class Berths:
         self._ready.clear()
         self._taken.clear()
         self._rundir.remove_prepared()
+
+
+def log_name(service: str, which: int) -> str:
+    """Where one of a service's two log files is, in an env's directory."""
+    return f"logs/{service}.{which}.log"
+
+
+def unnamed(which: int) -> str:
+    """The same, before there is a service. No service's name begins with a dot."""
+    return f"logs/.{which}"

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sandboxd.daemon import building, denials, freezing, limiting, relinking
+from sandboxd.daemon import building, denials, freezing, limiting, linking, relinking
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.daemon.timers import Timers
 from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
 
 log = logging.getLogger(__name__)
-RELINK_TIMEOUT = 5.0
 SESSIONS_KEPT = 256
 
 
@@ -60,7 +59,7 @@ class Body:
         self.relinked = float("-inf")
         self._sessions: dict[str, asyncio.Future[int]] = {}
         self.attached: set[str] = set()
-        self._greeting: InitStatus | None = None
+        self.greeting: InitStatus | None = None
         self.not_suspended: SandboxdError | None = None
         self.timers = Timers(actor.post)
 
@@ -92,7 +91,7 @@ class Body:
                 self.open_session(f"attach:{name}", attached=True)
             self.group = launched.group
             self.readiness.take(launched.diag, launched.netns_cookie)
-            await self.adopt(launched.pidfd, launched.netns_cookie)
+            await linking.meet(self, launched)
             self.actor.post(building.told(launched))
             self.report_status()
         except (SandboxdError, OSError) as error:
@@ -121,24 +120,8 @@ class Body:
         self.leave_group()
         await self.actor.supervisor.router.unpublish(self.actor.record.id)
 
-    async def adopt(self, fd: int, cookie: int) -> None:
-        """Watch an init by its pidfd (owned from here on) and speak with it; raises what is wrong with its greeting."""
-        self.pidfd = fd
-        self.group = self.group or self.actor.record.cgroup
-        self.actor.supervisor.control.watch(self.actor, self.group)
-        # a pidfd turns readable when the process has ended (pidfd_open(2)); libuv polls it like any descriptor
-        asyncio.get_running_loop().add_reader(fd, self._init_gone)
-        await self.connect()
-        self.readiness.resume(cookie)
-
-    async def connect(self) -> None:
-        """Speak with its init; what that greets with is for `report_status` to tell."""
-        env_dir = self.actor.supervisor.rundir.env_dir(self.actor.record.id)
-        self.link = await InitLink.connect(env_dir, self._on_init_event, timeout=RELINK_TIMEOUT)
-        self._greeting = self.link.greeted_with()
-        denials.note(self.actor, self.link.refused_before())
-
-    def _init_gone(self) -> None:
+    def init_gone(self) -> None:
+        """Its pidfd says that init has ended, and with it all of the env."""
         self._drop_pidfd()
         self.actor.supervisor.control.check(self.actor)
         self.actor.post(ev.InitGone())
@@ -149,7 +132,8 @@ class Body:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    def _on_init_event(self, event: InitEvent) -> None:
+    def on_init_event(self, event: InitEvent) -> None:
+        """What init tells."""
         match event:
             case Started(service=service, pid=pid):
                 self.actor.post(ev.ServiceStarted(service=service, pid=pid))
@@ -199,7 +183,7 @@ class Body:
     def report_status(self, *, found: bool = False) -> None:
         """Post what init's greeting told: events may have passed before anybody listened. Twice told counts once. found: by a
         new daemon; then that first, and of which services there is news: what is told makes others start."""
-        status, self._greeting = self._greeting, None
+        status, self.greeting = self.greeting, None
         if status is None:
             return
         self.actor.supervisor.control.check(self.actor)  # what a limit ended meanwhile did not end by itself

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from sandboxd.daemon.berths import APPEND, Berth
+from sandboxd.daemon.berths import APPEND, LOGS, Berth, log_name, unnamed
 from sandboxd.errors import SandboxdError
 from sandboxd.isolation.facts import LimitFacts
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Affinity
 from sandboxd.kernel.identity import acting_as
 from sandboxd.launch.guards import unguarded
-from sandboxd.launch.initlink import InitLink, bind_sockets
+from sandboxd.launch.initlink import InitLink, InitStatus, bind_sockets
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at
 from sandboxd.launch.repository import repository_of
@@ -45,6 +45,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     netns_cookie: int
     walls: frozenset[str]
+    status: InitStatus | None = None
     group: str
     plan: LaunchPlan
 
@@ -55,14 +56,14 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     env_dir = supervisor.rundir.env_dir(record.id)
     opened: list[int] = []
     try:
-        first = first_fds(supervisor, record.id, env_dir, opened)
+        first, ahead = first_fds(supervisor, record.id, env_dir, opened)
         if record.spec.isolation.level != "full":
             make_scratch(env_dir)
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
         await publish(supervisor.router, record)
         launched = await supervisor.launcher.launch(
             made,
-            lambda: replace(first, logs=open_logs(env_dir, list(record.services), opened), attach=attach),
+            lambda: replace(first, logs=open_logs(env_dir, list(record.services), opened, ahead), attach=attach),
             lambda group: supervisor.control.limit(record.limits, group, made.limits),
         )
     finally:
@@ -76,6 +77,7 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         boot_id=launched.boot_id,
         netns_cookie=launched.netns_cookie,
         walls=launched.walls,
+        status=launched.status,
         group=launched.group,
         plan=made,
     )
@@ -198,24 +200,30 @@ def service_of_port(record: EnvRecord, port: int) -> str:
     return next((name for name, service in record.services.items() if service.port == port), main_service(record))
 
 
-def first_fds(supervisor: "Supervisor", env_id: str, env_dir: Path, opened: list[int]) -> InitFds:
-    """The sockets and the exits file, from a place made ahead or made now; each is also put into `opened`, to be closed."""
+def first_fds(supervisor: "Supervisor", env_id: str, env_dir: Path, opened: list[int]) -> tuple[InitFds, tuple[int, ...]]:
+    """The sockets and the exits file, from a place made ahead or made now, and log files without a name, if there are any; each
+    is also put into `opened`, to be closed."""
     berth = supervisor.berths.claim(env_id)
     if berth is None:
         if not env_dir.is_dir():
             supervisor.rundir.create_env_dir(env_id)
         berth = Berth(bind_sockets(env_dir), os.open(env_dir / "exits", APPEND, 0o600))
     control, dial = berth.sockets.control.detach(), berth.sockets.dial.detach()
-    opened += [control, dial, berth.exits]
-    return InitFds(control=control, dial=dial, exits=berth.exits)
+    opened += [control, dial, berth.exits, *berth.logs]
+    return InitFds(control=control, dial=dial, exits=berth.exits), berth.logs
 
 
-def open_logs(env_dir: Path, services: list[str], opened: list[int]) -> dict[str, tuple[int, int]]:
-    """Every service's two log files; each descriptor is also put into `opened`."""
+def open_logs(env_dir: Path, services: list[str], opened: list[int], ahead: tuple[int, ...] = ()) -> dict[str, tuple[int, int]]:
+    """Every service's two log files; each descriptor is also put into `opened`. ahead: two without a name, for the first."""
     directory = os.open(env_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     opened.append(directory)
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for name in services:
+        if ahead and not found:
+            for which in LOGS:
+                os.rename(unnamed(which), log_name(name, which), src_dir_fd=directory, dst_dir_fd=directory)
+            found[name] = ahead[0], ahead[1]
+            continue
         pair = open_log(directory, name, 0), open_log(directory, name, 1)
         opened += pair
         found[name] = pair
@@ -224,7 +232,7 @@ def open_logs(env_dir: Path, services: list[str], opened: list[int]) -> dict[str
 
 def open_log(directory: int, service: str, which: int) -> int:
     """One of a service's two log files."""
-    return os.open(f"logs/{service}.{which}.log", APPEND, 0o600, dir_fd=directory)
+    return os.open(log_name(service, which), APPEND, 0o600, dir_fd=directory)
 
 
 def service_plans(made: LaunchPlan) -> dict[str, dict[str, object]]:

@@ -11,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from sandboxd.daemon import linking
 from sandboxd.daemon.pumping import readable
 from sandboxd.errors import SandboxdError
 from sandboxd.lifecycle import events as ev
@@ -41,7 +42,7 @@ async def _mend(body: "Body", closed: "Closed", pid_1: int) -> None:
             if now - body.relinked >= APART:
                 body.relinked = now
                 try:
-                    await body.connect()
+                    await linking.connect(body)
                     body.report_status(found=True)
                     return
                 except (SandboxdError, OSError) as error:

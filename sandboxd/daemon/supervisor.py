@@ -21,18 +21,17 @@ from sandboxd.daemon.clock import Clock
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
 from sandboxd.daemon.news import News, Subscription
-from sandboxd.daemon.outlets import outlet
 from sandboxd.daemon.pooling import Pooling
-from sandboxd.daemon.routes import Ground, is_asleep
+from sandboxd.daemon.pushing import Pushing
+from sandboxd.daemon.routes import is_asleep
 from sandboxd.daemon.scaling import Scaling
-from sandboxd.daemon.told import Told
 from sandboxd.errors import NameTaken, PortTaken, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.names import find, host_clash
-from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.records import EnvRecord, is_coming
 from sandboxd.lifecycle.roll import Roll
 from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
@@ -41,7 +40,6 @@ from sandboxd.observe import journal
 from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
 from sandboxd.router.handle import RouterHandle
-from sandboxd.router.listener import split_address
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.orders import ONE
 from sandboxd.routing.table import Endpoint
@@ -91,10 +89,8 @@ class Supervisor:
         self.end_all = False
         self.again = False  # another daemon takes over in this process
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._routes_due = False
+        self.pushing = Pushing(self)
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do
-        self._told = Told(int(self.started * 1000))
-        self._unrouted: set[str] | None = None  # envs that changed since; None: anything may have
         self._untold: list[tuple[float, bytes]] = []
 
     @property
@@ -248,7 +244,7 @@ class Supervisor:
         """An env is new, or has changed: for all that look at several."""
         self.roll.note(record)
         self.admission.note(record)
-        self.routes_changed(record.id)
+        self.routes_changed(record.id, is_coming=is_coming(record))
         self.scaling.note(record)
 
     def save(self, record: EnvRecord) -> None:
@@ -285,39 +281,14 @@ class Supervisor:
 
     # -- routes and news -----------------------------------------------------------------------------------------------
 
-    def routes_changed(self, env_id: str | None = None) -> None:
-        """Tell the router soon: changes of one turn of the loop go out as one. env_id: all that changed is of that env."""
-        if env_id is None:
-            self._unrouted = None
-        elif self._unrouted is not None:
-            self._unrouted.add(env_id)
-        if not self._routes_due:
-            self._routes_due = True
-            self.admission.changed()
-            asyncio.get_running_loop().call_soon(self.push_routes)
+    def routes_changed(self, env_id: str | None = None, *, is_coming: bool = False) -> None:
+        """Tell the router soon. env_id: all that changed is of that env; is_coming: which is being launched."""
+        self.admission.changed()
+        self.pushing.note(env_id, is_coming=is_coming)
 
     def push_routes(self) -> None:
         """Push the table now if it changed: whoever is told of an env next finds it through the router, too."""
-        if not self._routes_due or not self.adopted:
-            return
-        self._routes_due = False
-        changed, self._unrouted = self._unrouted, set()
-        records = {env_id: actor.record for env_id, actor in self.actors.items()}
-        ground = Ground(
-            base_domain=self.settings.base_domain,
-            envs_dir=str(self.rundir.envs_dir),
-            hold=self.settings.hold,
-            own=[self.web] if self.web else [],
-            doors=self.demand.doors(),
-        )
-        self._told.tell(self.router, records, changed, ground)
-        whole = changed is None or not self.router.ways.is_told
-        self.router.ways.push(
-            {one: outlet(records.get(one), envs_dir=ground.envs_dir) for one in (records if whole else changed or ())},
-            resolvers=list(self.settings.resolvers),
-            own=[split_address(address)[1] for address in self.router.listen],
-            whole=whole,
-        )
+        self.pushing.push()
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""

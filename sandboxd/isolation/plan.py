@@ -14,7 +14,7 @@ from sandboxd.egress import PROXY, PROXY_PORT, forward, given
 from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation import landlock, levels
 from sandboxd.isolation.enforcement import enforcement, rlimits
-from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Offer, PlaceFacts
+from sandboxd.isolation.facts import LATER, WALLS, HostFacts, Layout, Offer, PlaceFacts
 from sandboxd.isolation.seccomp.policy import Demand, filter_text, refusals_text
 from sandboxd.isolation.services import InitConfig, environment, roots, service_plans
 from sandboxd.isolation.steps import (
@@ -88,6 +88,11 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         return [step.describe() for step in [*self.base, *self.steps]]
 
 
+# Those made, with the layout that each is of: one that is held here keeps its id.
+_bases: dict[tuple[object, ...], tuple[Layout, list[AnyStep]]] = {}
+MOST_BASES = 32
+
+
 def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is no hidden input
     spec: EnvSpec,
     *,
@@ -151,10 +156,17 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
 
 
 def base_of(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
-    """What a parked child has done before."""
-    network, nested = spec.network.mode != "host", spec.isolation.nested
-    led = reaches_out(spec, host) and not by_proxy(spec)
-    return base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=led)
+    """What a parked child has done before. Made once for a host and a kind of env: it is what a plan takes longest for."""
+    kind = spec.network.mode != "host", spec.isolation.nested, reaches_out(spec, host) and not by_proxy(spec)
+    key = id(host.layout), host.proc, host.landlock, *kind
+    found = _bases.get(key)
+    if found is None or found[0] is not host.layout:
+        network, nested, egress = kind
+        steps = base_steps(host.layout, host.proc, network=network, abi=host.landlock, nested=nested, egress=egress)
+        if len(_bases) >= MOST_BASES:
+            _bases.clear()
+        found = _bases[key] = host.layout, steps
+    return found[1]
 
 
 def steps_of(

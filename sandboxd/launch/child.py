@@ -97,9 +97,10 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
             talk.send(line, failure(error))
             os._exit(1)
 
-    def launched() -> None:
-        """Say so, once the first program runs: whoever hears it gets a core at once, which may be the one that it waits for."""
-        talk.send(line, {"launched": True, "walls": stage.proven})
+    def launched(status: dict | None = None) -> None:  # type: ignore[type-arg]
+        """Say so, once the first program runs: whoever hears it gets a core at once, which may be the one that it waits for.
+        With what init would greet the daemon with, so that it need not wait for that."""
+        talk.send(line, {"launched": True, "walls": stage.proven, "status": status})
         line.close()
 
     def broken(error: Exception) -> bool:

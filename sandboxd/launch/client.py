@@ -26,6 +26,7 @@ from sandboxd.isolation.steps import Step
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, pidfd
 from sandboxd.launch.groups import Groups
+from sandboxd.launch.initevents import InitStatus, as_init_status
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
 from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
@@ -52,7 +53,8 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     """An env's pid 1. pidfd: the receiver's to close, as is diag, which sees what listens inside (-1: there is none).
 
     start_time: clock ticks. netns_cookie: read before its plan came. walls: those that were proven from inside, after they
-    were raised. group: the path of its control group, "" where there are none; the receiver's to remove.
+    were raised. status: of its services; None: init's greeting tells. group: the path of its control group, "" where there are
+    none; the receiver's to remove.
     """
 
     pid: int
@@ -61,6 +63,7 @@ class Launched(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     netns_cookie: int
     walls: frozenset[str]
+    status: InitStatus | None = None
     group: str = ""
     diag: int = -1
 
@@ -171,6 +174,7 @@ class Launcher:
                 boot_id=self.boot_id,
                 netns_cookie=child.netns_cookie,
                 walls=proven,
+                status=as_init_status(answer["status"]) if answer.get("status") is not None else None,
                 group=child.group,
             )
         except TimeoutError as error:

@@ -121,7 +121,8 @@ class Init:
         self.dialer = Dialer(self.loop, fds["dial"], ways) if fds.get("dial", -1) >= 0 else None
         self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
         if "launched" in fds:
-            fds["launched"]()
+            self.services.hear_all()  # of the first one's exec: to vfork is to wait for it
+            fds["launched"](self.all_there_is())
 
     def serve(self) -> NoReturn:
         """Serve for ever."""

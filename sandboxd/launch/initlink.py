@@ -147,21 +147,28 @@ class InitLink:
         """Connect to env_dir/init.sock and wait for init's greeting, at most `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                sock = None
-                while sock is None:
-                    try:
-                        sock = connect_to(env_dir, "init.sock")
-                    except BlockingIOError:  # the queue is full, and unix(7) tells nobody when it is not
-                        await asyncio.sleep(0.02)
-                link = cls(sock, on_event)
-                try:
-                    await link.hello
-                except BaseException:
-                    link.close()
-                    raise
+                link = await cls.open(env_dir, on_event)
+                await link.greeted()
                 return link
         except TimeoutError:
             raise TimedOut(f"init does not answer on {env_dir / 'init.sock'} within {timeout:g} s") from None
+
+    @classmethod
+    async def open(cls, env_dir: Path, on_event: Callable[[InitEvent], None]) -> InitLink:
+        """Connect only: calls may be made, what init says to them comes after its greeting."""
+        while True:
+            try:
+                return cls(connect_to(env_dir, "init.sock"), on_event)
+            except BlockingIOError:  # the queue is full, and unix(7) tells nobody when it is not
+                await asyncio.sleep(0.02)
+
+    async def greeted(self) -> None:
+        """Wait for init's greeting; raises NotFound, and whoever stops waiting ends the link."""
+        try:
+            await self.hello
+        except BaseException:
+            self.close()
+            raise
 
     # -- calls -----------------------------------------------------------------------------------------------------------
 

@@ -168,6 +168,12 @@ class Services:
         latest = service.outputs[-1:] if service.program and service.program.tty else service.outputs[-2:]
         return {output.stream: output for output in latest if output.fd >= 0}
 
+    def hear_all(self) -> None:
+        """What is known of each exec by now."""
+        for service in self.by_name.values():
+            if service.report >= 0:
+                self.hear(service)
+
     def hear(self, service: Service) -> None:
         """Exec is done (end of file), or the child says why not."""
         try:

@@ -148,3 +148,8 @@ def exit_code_of(wait_status: int) -> int:
     """A wait status as shells tell it: the exit code, or 128 + the signal (wait(2))."""
     signal = wait_status & 0x7F
     return 128 + signal if signal else wait_status >> 8 & 0xFF
+
+
+def is_coming(record: EnvRecord) -> bool:
+    """Whether it waits for its launch, or is being launched."""
+    return record.init is None and record.state in (State.QUEUED, State.STARTING)

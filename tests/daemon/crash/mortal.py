@@ -11,7 +11,7 @@ import os
 import signal
 from typing import Any
 
-from sandboxd.daemon import body, building, main, supervisor
+from sandboxd.daemon import body, building, linking, main, supervisor
 from sandboxd.launch import parked
 from sandboxd.launch.client import Launcher
 from sandboxd.router.handle import RouterHandle
@@ -87,7 +87,8 @@ doom(RunDir, "create_env_dir", "prepare_env_dir", "remove_env_dir", "remove_prep
 doom(removal, "remove_tree")
 doom(building, "publish", "first_fds", "open_logs")
 doom(supervisor.Supervisor, "start_launcher", "start_router")
-doom(body.Body, "adopt", "let_go")
+doom(body.Body, "let_go")
+doom(linking, "meet", "greet", "adopt")
 for effect, perform in list(body.PERFORM.items()):
     body.PERFORM[effect] = mortal(perform)
 
