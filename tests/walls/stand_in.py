@@ -18,7 +18,7 @@ def run(config, fds):
             continue
     own = [fds["control"], fds["dial"], fds["exits"], *(fd for pair in fds["logs"].values() for fd in pair)]
     own += [fd for ends in fds["attach"].values() for fd in ends.values()]
-    own.append(fds["refused"])
+    own += [fds["refused"], *(way.fileno() for way in fds["ways"])]
     with open("/proc/self/cmdline", "rb") as file:
         title = file.read().rstrip(b"\0").decode()
     with open("/proc/self/status") as file:
