@@ -70,7 +70,7 @@ def test_each_step_is_done_by_the_one_it_acts_on(walls: Walls) -> None:
     made = walls.planned(["/bin/true"])
     view, ahead, own, confined = parts(made.steps, parked=True)
     steps = [*view, *own, *ahead[:-1], *confined[:-1]]
-    assert steps == made.steps[:-1]
+    assert sorted(steps, key=repr) == sorted(made.steps[:-1], key=repr)
     proofs = [made.steps[-1], ahead[-1], confined[-1]]
     walls_of = [set(step.walls) for step in proofs if isinstance(step, Prove)]
     assert walls_of[0] == walls_of[1] | walls_of[2] == {name for name, wall in made.walls.items() if wall.demanded}
@@ -102,6 +102,20 @@ def test_where_nothing_is_to_be_started_the_stager_goes(walls: Walls) -> None:
             assert select.select([stager], [], [], TIMEOUT)[0]
             os.close(stager)
         assert env.is_alive()
+    finally:
+        env.close()
+
+
+def test_the_word_of_the_launch_brings_what_init_would_greet_with(walls: Walls) -> None:
+    env = walls.launch(walls.planned(["/bin/sleep", "600"]))
+    try:
+        status = env.launched.status
+        assert status is not None
+        service = status.services["web"]
+        assert service.pid is not None
+        assert service.pid > 1
+        assert (service.wait_status, status.failed) == (None, {})
+        assert [(session["session"], session["pid"]) for session in status.sessions] == [("attach:web", service.pid)]
     finally:
         env.close()
 

@@ -26,6 +26,7 @@ def run(config, fds):
     found = {
         "descriptors": descriptors,
         "own": own,
+        "ways": len(fds["ways"]),
         "inherited": [fd for fd in own if os.get_inheritable(fd)],
         "title": title,
         "path": [sys.path, sys.meta_path],
