@@ -16,6 +16,7 @@ from sandboxd.errors import InvalidState, NameTaken, NotFound, NotReady, TimedOu
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Lifecycle, Limits, Network, Ready, Service
 from tests.daemon.asking import ENVIRON, SERVER, ended, inspect, logged, remove, run, spec
+from tests.daemons import PATIENCE
 
 
 @pytest.fixture
@@ -284,8 +285,12 @@ def test_prune_takes_only_what_ended(client, tmp_path):
 
 def test_stats_and_usage(client, tmp_path):
     run(client, ["python3", "-c", "x=bytearray(30<<20)\nwhile 1: pass"], name="busy", path=tmp_path)
-    time.sleep(0.3)
-    (row,) = client.call(m.Stats(targets=["busy"])).stats
+    deadline = time.monotonic() + PATIENCE
+    while True:  # until it has taken its memory and works
+        (row,) = client.call(m.Stats(targets=["busy"])).stats
+        if (row.memory_bytes > 30 << 20 and row.cpu_percent > 10) or time.monotonic() > deadline:
+            break
+        time.sleep(0.3)
     assert row.memory_bytes > 30 << 20
     assert row.cpu_percent > 10
     assert row.pids >= 1

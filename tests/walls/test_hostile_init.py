@@ -1,7 +1,8 @@
 """Pid 1 in other hands: whoever has its socket says to the daemon what they like. Nobody but that env comes to harm.
 
-So of sandboxd.daemon.relinking and sandboxd.daemon.linking. The hostile ones listen where each env's pid 1 did, greet a new daemon with that one's own
-words, and go on with theirs. One daemon meets all of them at once, and a neighbour is asked all the while.
+So of sandboxd.daemon.relinking and sandboxd.daemon.linking. The hostile ones listen where each env's pid 1 did, greet a new
+daemon with that one's own words, and go on with theirs. One daemon meets all of them at once, and a neighbour is asked all the
+while.
 """
 
 import os
