@@ -55,9 +55,8 @@ __all__ = [
     "bind_sockets",
 ]
 
-CALL_TIMEOUT = 30.0
+CALL_TIMEOUT, OUTBOX_LIMIT = 30.0, 4 << 20
 UCRED = struct.Struct("=iII")  # pid uid gid
-OUTBOX_LIMIT = 4 << 20
 DRAIN_TURNS = 64  # frames' worth received in one go before others have a turn
 
 
@@ -132,12 +131,10 @@ class InitLink:
         self.sock = sock
         self.fd = sock.fileno()
         self.on_event = on_event
-        self.inbox = Inbox(sock)
-        self.outbox = Outbox(sock)
+        self.inbox, self.outbox = Inbox(sock), Outbox(sock)
         self.waiting: dict[int, Answer] = {}
         self.hello: asyncio.Future[dict[str, Any]] = self.loop.create_future()
-        self.count = 0
-        self.is_open = True
+        self.count, self.is_open = 0, True
         self.version = VERSION  # of init's frames, as its greeting says
         self.peer_pid = 0  # init's pid as this process sees it; known once connected
         self.loop.add_reader(self.fd, self._readable)
