@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import logging
 import time
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -22,6 +23,7 @@ from sandboxd.isolation.enforcement import lowest
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ALIVE
 from sandboxd.limits.pace import LEAST, SELDOM, pause
+from sandboxd.limits.sacrifice import sacrifice
 from sandboxd.limits.sampler import Sample, Sampler
 from sandboxd.limits.verdict import SAMPLED, Verdict, judge, over
 from sandboxd.protocol.messages import StatsRow, Usage
@@ -43,6 +45,7 @@ class Watch:
         self.disk = DiskWatch(supervisor)
         self._sampler = Sampler()
         self._segments = Segments(supervisor)
+        self._expendable: dict[str, AbstractSet[int]] = {}
         self._last: dict[str, Sample] = {}
         self._before: dict[str, Sample] = {}
         self._peak: dict[str, int] = {}
@@ -97,6 +100,8 @@ class Watch:
     def _check(self, actor: "Actor") -> None:
         record = actor.record
         self.supervisor.control.check(actor)
+        if record.init is not None and not record.cgroup:
+            self._expendable[record.id] = sacrifice(record.init.pid, self._expendable.get(record.id, frozenset()))
         try:
             sample = self.look(record, gate=record.limits.memory, traffic=False)
         except (SandboxdError, OSError) as error:
@@ -146,6 +151,7 @@ class Watch:
             store.pop(env_id, None)
         self._sampler.forget(self._pids.pop(env_id, 0))
         self._segments.forget(env_id)
+        self._expendable.pop(env_id, None)
 
     def begin(self, records: list[EnvRecord]) -> None:
         """A first look, from which rates are counted; one that is fresh enough serves."""

@@ -12,10 +12,13 @@ import time
 import pytest
 
 from sandboxd.errors import InvalidState, LimitUnenforceable, SpecInvalid, UsageError
+from sandboxd.limits.sacrifice import SCORE
+from sandboxd.limits.sampler import walk
 from sandboxd.protocol import messages as m
-from sandboxd.spec import Limits
+from sandboxd.spec import Isolation, Limits
 from tests.daemon.asking import ended, inspect, remove, run
 from tests.daemons import PATIENCE
+from tests.require import require
 
 M = 1 << 20
 SLEEP = ["sleep", "1000"]
@@ -216,3 +219,21 @@ def test_limits_of_every_process_change_also_of_those_that_stay_behind_init(clie
     assert len(family) > 41
     assert {resource.prlimit(pid, resource.RLIMIT_FSIZE)[0] for pid in family} == {32 * M}
     remove(client, info.id)
+
+
+def score(pid):
+    with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
+@pytest.mark.parametrize("level", ["full", "landlock"])
+def test_the_kernel_is_to_end_what_runs_before_what_keeps_its_logs(client, tmp_path, level):
+    if level == "landlock":
+        require("landlock")
+    env = run(client, "sleep 1000 & exec sleep 1000", name="spare", path=tmp_path, isolation=Isolation(level=level))
+    own = score(env.pid)
+    until(lambda: [score(pid) for pid in walk(env.pid)] == [SCORE, SCORE], "a higher score")
+    with client.open(m.Exec(target="spare", argv=["sleep", "1000"], fds=True)):
+        until(lambda: [score(pid) for pid in walk(env.pid)] == [SCORE] * 3, "that of a command")
+    assert score(env.pid) == own < SCORE
+    remove(client, "spare")

@@ -1,0 +1,32 @@
+"""Whom the kernel's OOM killer is to take first: what an env runs, not the pid 1 that keeps its logs and writes down its end.
+
+Touches /proc. Where the env has a control group, that is what the kernel ends (memory.oom.group). Without one it picks a
+process of the whole machine by its size and oom_score_adj, which anybody may raise for what is theirs, and which children
+inherit (proc_pid_oom_score_adj(5)). Pid 1 is left where it is: to lower a score takes CAP_SYS_RESOURCE.
+"""
+
+from collections.abc import Set as AbstractSet
+
+from sandboxd.limits.sampler import children, walk
+
+SCORE = 200  # of -1000 to 1000: as systemd gives what an ordinary user starts
+
+
+def sacrifice(init_pid: int, known: AbstractSet[int]) -> AbstractSet[int]:
+    """Raise the score of all below an init where it has children besides the known ones; its children now."""
+    found = frozenset(children(init_pid))
+    if found - known:
+        for pid in walk(init_pid):
+            raise_score(pid)
+    return found
+
+
+def raise_score(pid: int) -> None:
+    """Of one process, unless it has a higher one; of what ended, or is not ours to touch, nothing."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "r+", encoding="ascii") as file:
+            if int(file.read()) < SCORE:
+                file.seek(0)
+                file.write(str(SCORE))
+    except (OSError, ValueError):
+        return
