@@ -236,7 +236,7 @@ def test_several_clients_on_either_loop(init_env, runner) -> None:
             assert all(answer.services["web"].wait_status == exited.wait_status for answer in answers)
             two.close()
             two.close()
-            assert heard_two.events[-1] == Closed("closed by us")
+            assert heard_two.events[-1] == Closed("closed by us", ours=True)
             with pytest.raises(NotFound):
                 await two.status()
             assert (await one.status()).sessions == []
@@ -672,7 +672,7 @@ def test_a_storm_of_events_leaves_room_for_others(tmp_path: Path) -> None:
             while len(heard.events) < 2000:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             link.close()
-            assert heard.events[-1] == Closed("closed by us")
+            assert heard.events[-1] == Closed("closed by us", ours=True)
             assert len(heard.events) == 2001
 
     run(main())
