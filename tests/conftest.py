@@ -80,10 +80,10 @@ def no_leaks() -> Iterator[None]:
     assert not left, f"children left behind: {left}"
 
 
-@pytest.fixture(autouse=True)
-def _as_marked(request: pytest.FixtureRequest) -> None:
-    """Tests marked `root` run as root only."""
-    if request.node.get_closest_marker("root") and os.geteuid() != 0:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `root` run as root only; before any fixture, since a module's would come first."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
 
 
