@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from sandboxd.errors import TimedOut, UsageError
+from sandboxd.errors import NotFound, TimedOut, UsageError
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Network, Replicas
 from tests.daemon.asking import inspect, remove, run
@@ -213,9 +213,10 @@ def test_a_replica_that_is_killed_is_replaced_and_so_is_the_first(shared_daemon,
 
 
 def is_another(client, name, before):
-    if name not in names(client):
+    try:
+        now = inspect(client, name)
+    except NotFound:  # it may go at any time, to be made anew
         return False
-    now = inspect(client, name)
     return now.state == "ready" and now.pid != before.pid
 
 
