@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from sandboxd.errors import NotFound, ProtocolViolation, SandboxdError, TimedOut
 from sandboxd.kernel.fds import close_all
-from sandboxd.launch.frames import CHUNK, VERSION, Inbox, Outbox, encode, error_from
+from sandboxd.launch.frames import CHUNK, FDS_LIMIT, VERSION, Inbox, Outbox, encode, error_from
 from sandboxd.launch.initevents import (
     Closed,
     Denied,
@@ -55,9 +55,9 @@ __all__ = [
     "bind_sockets",
 ]
 
-CALL_TIMEOUT, OUTBOX_LIMIT = 30.0, 4 << 20
+CALL_TIMEOUT, OUTBOX_LIMIT, DRAIN_TURNS = 30.0, 4 << 20, 64  # turns: frames' worth received in one go before others are served
 UCRED = struct.Struct("=iII")  # pid uid gid
-DRAIN_TURNS = 64  # frames' worth received in one go before others have a turn
+INTRODUCED = socket.CMSG_SPACE(UCRED.size) + socket.CMSG_SPACE(FDS_LIMIT * 4)
 
 
 class InitSockets(NamedTuple):
@@ -328,15 +328,15 @@ class InitLink:
 
     def _be_introduced(self) -> None:
         """Read the first bytes with their sender's pid. SO_PEERCRED would name the daemon that called listen (unix(7))."""
-        data, ancillary, flags, _ = self.sock.recvmsg(CHUNK, socket.CMSG_SPACE(UCRED.size), socket.MSG_DONTWAIT)
+        data, ancillary, flags, _ = self.sock.recvmsg(CHUNK, INTRODUCED, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-        if flags & socket.MSG_CTRUNC or not ancillary:
+        said = {kind: value for _, kind, value in ancillary}
+        self.inbox.fds += memoryview(said.get(socket.SCM_RIGHTS, b"")).cast("i")  # of an answer right behind the greeting
+        if flags & socket.MSG_CTRUNC or socket.SCM_CREDENTIALS not in said:
             raise ProtocolViolation("init did not introduce itself" if data else "init closed the connection")
-        pid = UCRED.unpack(ancillary[0][2])[0]
-        if pid <= 0:
+        if (pid := UCRED.unpack(said[socket.SCM_CREDENTIALS])[0]) <= 0:
             raise ProtocolViolation("init is no process that can be seen from here" if data else "init closed the connection")
-        self.peer_pid = pid
-        self.inbox.buffer += data
+        self.peer_pid, self.inbox.buffer = pid, self.inbox.buffer + data
         self._take()
 
     def _again(self) -> None:

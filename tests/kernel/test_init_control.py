@@ -653,6 +653,25 @@ def test_descriptors_nobody_waits_for_are_closed(tmp_path: Path) -> None:
     os.close(reading)
 
 
+def test_an_answer_with_descriptors_may_come_with_the_greeting(tmp_path: Path) -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+
+    async def main() -> None:
+        async with fake_init(tmp_path, HELLO + encode({"id": 1, "ok": {}, "fds": ["shm"]}), fds=[writing]):
+            link = await InitLink.open(tmp_path, Recorder())
+            fd = await link.segments()
+            assert not os.get_inheritable(fd)
+            os.write(fd, b"x")
+            os.close(fd)
+            await link.greeted()
+            link.close()
+
+    run(main())
+    os.close(writing)
+    assert os.read(reading, 9) == b"x"
+    os.close(reading)
+
+
 def test_a_session_with_odd_descriptors(tmp_path: Path) -> None:
     for found, wanted in (({"odd": 1}, {"pty"}), ({"stdout": 1}, {"stdout", "stderr"})):
         fds = {name: os.open("/dev/null", os.O_RDONLY) for name in found}
