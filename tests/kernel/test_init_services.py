@@ -227,7 +227,7 @@ def test_nobody_listens_for_long_and_nothing_is_lost(init_env) -> None:
         for run_number in (1, 2):
             async with connected(env) as (link, heard):
                 status = await link.status()
-                assert heard.events == []
+                assert all(isinstance(event, Started) for event in heard.events), "db's exec may only be known by now"
                 assert os.waitstatus_to_exitcode(status.services["web"].wait_status) == 5
                 assert status.services["db"].wait_status is None
                 pid = await start(env, link, "web", shell("echo again; exit 5"))
