@@ -25,6 +25,7 @@ BENCHES = (
     "soak",
     "spike",
     "restart",
+    "egress",
 )
 
 
