@@ -39,7 +39,7 @@ class LogFile:
         if not head.startswith(self.head):
             self.offset = 0
         self.head = head
-        size = os.fstat(self.fd).st_size
+        size = os.fstat(self.fd).st_size if head else 0  # what came since the head was read has a head not yet known
         self.offset = min(self.offset, size)
         return size
 
@@ -124,11 +124,15 @@ class ServiceLog:
         return []
 
     def _ordered(self) -> list[LogFile]:
-        """The files that are there, the older first."""
+        """The files that hold something, the older first.
+
+        One that was empty when it was looked at is left for the next look: read without a head to know it by, what it got
+        since could come before the end of the other, and its next emptying would go unseen.
+        """
         files = [file for file in self._files if file.open()]
         for file in files:
             file.look()
-        return sorted(files, key=lambda file: file.head or b"~")  # an empty one is the next to be written
+        return sorted((file for file in files if file.head), key=lambda file: file.head)
 
     def close(self) -> None:
         """Close both."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sandboxd.observe import servicelog
 from sandboxd.observe.records import stamp
-from sandboxd.observe.servicelog import ServiceLog
+from sandboxd.observe.servicelog import LogFile, ServiceLog
 from tests.unit.observe.writer import Writer
 
 
@@ -91,6 +91,25 @@ def test_an_emptied_file_is_read_from_its_start(writer, log):
     writer.files[0].truncate(0)
     writer.write("two")
     assert texts(log) == ["two"]
+
+
+def test_what_comes_into_an_empty_file_while_the_other_is_read_is_left_for_the_next_look(writer, log, monkeypatch):
+    """Init fills one file and goes on in the other, just after the first was read to its end and before the second is."""
+    real = LogFile.read
+    numbers = iter(range(1000))
+
+    def beset(file: LogFile) -> bytes:
+        data = real(file)
+        if not data:
+            monkeypatch.setattr(LogFile, "read", real)
+            for _ in range(30):
+                writer.write(f"{next(numbers)}")
+        return data
+
+    writer.write(f"{next(numbers)}")
+    assert texts(log) == ["0"]
+    monkeypatch.setattr(LogFile, "read", beset)
+    assert texts(log) + texts(log) == [str(number) for number in range(1, 31)]
 
 
 def test_garbage_is_passed_over(writer, log):
