@@ -1,9 +1,10 @@
 """The daemon's directories: made, checked to be ours, locked, and swept; and its control socket, bound without a gap.
 
-Touches the world; decides only what may be trusted. Invariants: every directory is ours and 0700 before anything in it is
-opened (a fallback under /tmp can be squatted); one daemon per directory, by flock, which dies with its holder; a stale
-socket is probed and then replaced by rename, so that a client never finds the name missing while a daemon runs; paths are
-reached through a kept descriptor, since sun_path holds 108 bytes (unix(7)) and the descriptor cannot be swapped.
+Touches the world; decides only what may be trusted. Invariants: every directory is ours and 0700 (that of a shared box's
+socket: 0755) before anything in it is opened (a fallback under /tmp can be squatted); one daemon per directory, by flock,
+which dies with its holder; a stale socket is probed and then replaced by rename, so that a client never finds the name missing
+while a daemon runs; paths are reached through a kept descriptor, since sun_path holds 108 bytes (unix(7)) and the descriptor
+cannot be swapped.
 """
 
 import contextlib
@@ -36,6 +37,7 @@ class RunDir:
         self.envs_dir = settings.state_dir / "envs"
         self.runtime_dir = settings.runtime_dir
         self.socket_path = settings.socket
+        self._shared = settings.shared
         self._fds: list[int] = []
         self.socket: socket.socket | None = None
         try:
@@ -44,9 +46,7 @@ class RunDir:
             socket_fd = state_fd
             if settings.socket.parent != settings.state_dir:
                 # Two daemons with two state directories may still mean one socket: its directory is a lock of its own.
-                socket_fd = self._own(settings.socket.parent, shared=settings.socket.parent != settings.runtime_dir)
-                if settings.shared and settings.socket.parent == settings.runtime_dir:
-                    os.fchmod(socket_fd, 0o755)  # everybody may come in; who he is, the socket says
+                socket_fd = self._own_door(settings.socket.parent)
             self._envs_fd = self._own(self.envs_dir)
             self._mode = 0o666 if settings.shared else 0o600
             self.socket = self._bind(socket_fd, settings.socket, handed)
@@ -145,7 +145,7 @@ class RunDir:
         """Have the control socket be where clients look for it, in a directory that is ours; False: it is there. moved: is
         given the new one before the old one is closed. Raises StoreFailed, DaemonRunning, OSError."""
         path = self.socket_path
-        directory = self._own(path.parent, shared=path.parent not in (self.runtime_dir, self.state_dir))
+        directory = self._own_door(path.parent)
         old, was = self.socket, self._socket_fd
         try:
             if old is not None and is_reached(old, f"/proc/self/fd/{directory}/{path.name}"):
@@ -178,14 +178,19 @@ class RunDir:
         while self._fds:
             os.close(self._fds.pop())
 
-    def _own(self, path: Path, *, shared: bool = False) -> int:
+    def _own(self, path: Path, *, shared: bool = False, mode: int = 0o700) -> int:
         """Make a directory if need be, see that it is ours, and keep it open."""
         if not shared:
             os.makedirs(path.parent, exist_ok=True)
             with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-        self._fds.append(checked(path, shared=shared))
+                os.mkdir(path, mode)
+        self._fds.append(checked(path, shared=shared, mode=mode))
         return self._fds[-1]
+
+    def _own_door(self, path: Path) -> int:
+        """The control socket's directory. On a shared box everybody may come in, at any moment; who he is, the socket says."""
+        open_to_all = self._shared and path == self.runtime_dir != self.state_dir
+        return self._own(path, shared=path not in (self.runtime_dir, self.state_dir), mode=0o755 if open_to_all else 0o700)
 
     def _lock(self, state_fd: int) -> None:
         """Take S/lock and write our pid in it; raises DaemonRunning."""
@@ -234,9 +239,10 @@ def prepare(settings: Settings, handed: Sequence[socket.socket] = ()) -> RunDir:
     return rundir
 
 
-def checked(path: Path, *, shared: bool = False) -> int:
+def checked(path: Path, *, shared: bool = False, mode: int = 0o700) -> int:
     """Open a directory that nobody else can have prepared for us; raises StoreFailed. The caller closes it.
 
+    mode: what ours alone is given.
     shared: one that is not ours alone (a socket path somebody chose): root's or ours, and others may not replace entries.
     """
     try:
@@ -255,8 +261,8 @@ def checked(path: Path, *, shared: bool = False) -> int:
     if wrong:
         os.close(directory)
         raise StoreFailed(f"{path} cannot be trusted: {wrong}", hint=elsewhere(path))
-    if found.st_mode & 0o077 and not shared:
-        os.fchmod(directory, 0o700)  # nobody could have written; now nobody reads either
+    if (found.st_mode ^ mode) & 0o077 and not shared:
+        os.fchmod(directory, mode)  # nobody could have written; now nobody whom it is not meant for reads either
     return directory
 
 

@@ -243,6 +243,27 @@ def test_a_chosen_socket_path_in_a_shared_sticky_directory_works(tmp_path):
         prepare(settings)
 
 
+def test_the_directory_of_a_shared_socket_is_open_to_all_and_never_closed_in_between(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    alone = settings_apart(tmp_path / "run", tmp_path / "s")
+    shared = msgspec.structs.replace(alone, shared=True)
+    prepare(alone).close()
+    assert mode(alone.runtime_dir) == 0o700
+    rundir = prepare(shared)
+    assert (mode(shared.runtime_dir), mode(shared.socket), mode(shared.state_dir)) == (0o755, 0o666, 0o700)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a mode changed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fchmod", never)
+        assert not rundir.renew(never)
+        rundir.close()
+        prepare(shared).close()
+    prepare(alone).close()
+    assert mode(alone.runtime_dir) == 0o700
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_parent_that_is_not_writable_is_named(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o500)
