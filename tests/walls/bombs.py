@@ -11,6 +11,7 @@ SERVE = """
 import http.server
 class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True # head and body go in two writes: else the second waits 40 ms for an answer to the first
     def do_GET(self):
         self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers(); self.wfile.write(b"ok")
     def log_message(self, *_): pass
