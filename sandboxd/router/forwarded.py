@@ -18,6 +18,8 @@ from sandboxd.routing import dns
 if TYPE_CHECKING:
     from sandboxd.router.outlet import Outlet
 
+MOST_TRIED = 16  # addresses of a name
+
 
 class Forwarded(Outbound):
     """See above."""
@@ -79,21 +81,17 @@ class Forwarded(Outbound):
 
     def told_of(self, addresses: list[dns.Address]) -> None:
         """Try them in turn."""
-        self.left = list(addresses)
+        self.left = list(addresses[:MOST_TRIED])
         if not self.left:
             self.fail("no such name")
             return
         self.address = self.left.pop(0)
         self._dial()
 
-    def dialled(self, number: int) -> None:
+    def dialled(self, sock: socket.socket, number: int) -> None:
         """The connection stands; or the next address is tried."""
-        dialling = self.dialling
-        if number and self.left and dialling is not None:
-            self.dialling = None
-            if self.timer is not None:
-                self.timer.cancel()
-            dialling.sock.close()
+        if number and self.left:
+            sock.close()
             self.told_of(self.left)
-            return
-        super().dialled(number)
+        else:
+            super().dialled(sock, number)
