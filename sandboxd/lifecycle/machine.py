@@ -208,9 +208,9 @@ def relaunch_due(turn: Turn, event: ev.Event) -> None:
 
 
 def kill_stopping(turn: Turn, event: ev.Event) -> None:
-    """No more grace."""
+    """No more grace. An init that cannot be spoken with is no cause of its own: its end is what was asked for."""
     assert isinstance(event, ev.KillAsked)
-    if event.cause and not turn.record.cause:
+    if event.cause not in ("", "lost") and not turn.record.cause:
         turn.set(cause=event.cause, reason=event.reason)
     kill_now(turn)
 

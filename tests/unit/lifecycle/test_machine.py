@@ -229,6 +229,12 @@ def test_a_kill_from_outside_is_a_failure_and_restarts_by_policy():
     assert record.restarts == 1
 
 
+def test_an_init_that_is_lost_while_it_is_killed_was_killed():
+    record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, ev.KillAsked(), ev.KillAsked(cause="lost", reason="it did not greet"))
+    record, _ = run(record, ev.InitGone())
+    assert (record.state, record.cause) == (State.STOPPED, "")
+
+
 def test_unready_in_time_is_said_and_not_punished():
     record, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, started("web"))
     record, effects = run(record, ev.ServiceUnready(service="web", reason="nothing listens"))
