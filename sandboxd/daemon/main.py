@@ -192,6 +192,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         if settings.metrics:
             supervisor.web = await web.start()
         await adopt_all(supervisor)
+        await supervisor.end_forwards()
         supervisor.adopted = True
         supervisor.push_routes()
         supervisor.admission.changed()

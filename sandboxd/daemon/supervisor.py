@@ -25,7 +25,7 @@ from sandboxd.daemon.pooling import Pooling
 from sandboxd.daemon.pushing import Pushing
 from sandboxd.daemon.routes import is_asleep
 from sandboxd.daemon.scaling import Scaling
-from sandboxd.errors import NameTaken, PortTaken, StoreFailed
+from sandboxd.errors import NameTaken, PortTaken, SandboxdError, StoreFailed
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.launch.client import Launcher
 from sandboxd.lifecycle import events as ev
@@ -165,10 +165,6 @@ class Supervisor:
     async def publish_again(self) -> None:
         """What live envs have published, at a router that does not hold it: a new one."""
         held = {published.env_id for published in self.router.published}
-        for one in self.router.published if self.router.ways.speaks >= ONE else ():
-            actor = self.actors.get(one.env_id)
-            if actor is not None and not any(one.port == port.port for port in actor.record.spec.network.publish):
-                await self.router.unpublish(one.env_id, one)  # forwarded for somebody who is gone
         for actor in self.actors.values():
             if actor.record.init is None or actor.record.id in held:
                 continue
@@ -176,6 +172,17 @@ class Supervisor:
                 await publish(self.router, actor.record)
             except PortTaken as error:
                 log.error("env %s: its published port is lost: %s", actor.record.name, error)
+
+    async def end_forwards(self) -> None:
+        """Close what an earlier daemon had the router forward, once its envs are known: who asked for it is gone."""
+        for one in self.router.published if self.router.ways.speaks >= ONE else ():
+            actor = self.actors.get(one.env_id)
+            asked = actor.record.spec.network.publish if actor is not None else []
+            if actor is not None and (one.address, one.host_port) not in [(port.address, port.host_port) for port in asked]:
+                try:
+                    await self.router.unpublish(one.env_id, one)
+                except SandboxdError as error:
+                    log.error("env %s: port %d is still forwarded: %s", actor.record.name, one.host_port, error)
 
     def _again(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self.leaving.is_set():

@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
             found.setdefault("host network", []).append(told([*words, "127.0.0.1", str(port), str(SIZE)]))
             for peer, measure in list(peers.items()):
                 try:
+                    os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))  # pasta goes on without it, and serves nobody
                     found.setdefault(peer, []).append(measure([*words], str(port)))
                 except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
                     del peers[peer]
@@ -161,5 +162,6 @@ def slirp(words: list[str], port: str) -> list[object]:
     return found
 
 
+TUN = "/dev/net/tun"
 PATIENCE = 60  # seconds
 PEERS = {"pasta": pasta, "slirp4netns": slirp}

@@ -274,6 +274,35 @@ def said(host: str, port: int) -> bytes:
         return b""
 
 
+SEEN = """
+import glob, json, socket, sys
+own = socket.create_server(("127.0.0.1", 0)) if sys.argv[1] == "private" else None
+seen = set()
+for path in glob.glob("/proc/[0-9]*/net/tcp") + ["/proc/net/tcp"]:
+    with open(path) as file:
+        seen |= {int(line.split()[1].rpartition(":")[2], 16) for line in list(file)[1:]}
+with open("/proc/net/unix") as file:
+    paths = [line.split()[7] for line in file if len(line.split()) > 7]
+print(json.dumps([own and own.getsockname()[1], sorted(seen), paths]))
+"""
+
+
+def test_the_connections_of_others_are_not_to_be_seen(shared_daemon, require, echo, tmp_path) -> None:
+    """In what /proc tells of a network, for all processes that are seen: only the env's own."""
+    require("userns")
+    found = {}
+    for network in ("private", "host"):
+        argv = ["run", "--rm", "--network", network, "--", "/usr/bin/python3", "-c", SEEN, network]
+        found[network] = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
+    own, ports, paths = found["private"]
+    assert own in ports
+    assert not {echo.port, shared_daemon.port} & set(ports)
+    assert not any("control.sock" in path for path in paths)
+    _, ports, paths = found["host"]
+    assert {echo.port, shared_daemon.port} <= set(ports)
+    assert any("control.sock" in path for path in paths)
+
+
 GREEDY = """
 import resource, select, socket, sys
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

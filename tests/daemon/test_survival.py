@@ -153,6 +153,42 @@ def test_a_published_port_is_there_again_behind_a_new_router(daemon, tmp_path):
         remove(client, "raw")
 
 
+def test_what_was_forwarded_ends_with_its_daemon_and_what_is_published_stays(daemon, tmp_path):
+    """Of `sandboxd.daemon.forwarding`: the router listens on until the next daemon, which knows of nobody who asked."""
+    (tmp_path / "index.html").write_text("raw")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with daemon.client() as client:
+        published = Network(publish=[Publish(host_port=port, port=3000)])
+        run(client, [*SERVER, "3000"], name="fwd", path=tmp_path, port=3000, network=published, wait="ready")
+        forward = client.stream(m.Forward(target="fwd", port=3000))
+        other = int(next(forward).env.ports[0].address.rpartition(":")[2])
+        assert other != port
+        assert answers(port)
+        assert answers(other)
+        daemon.kill()
+        assert answers(other)
+    daemon.start()
+    deadline = time.monotonic() + PATIENCE
+    while answers(other):
+        assert time.monotonic() < deadline, "nobody has it closed"
+        time.sleep(0.05)
+    assert answers(port)
+    with daemon.client() as client:
+        remove(client, "fwd")
+
+
+def answers(port):
+    """Whether a server is to be had there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            sock.settimeout(PATIENCE)
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return b"".join(iter(lambda: sock.recv(4096), b"")).endswith(b"raw")
+    except (ConnectionRefusedError, ConnectionResetError):
+        return False
+
+
 def test_restart_of_what_cannot_start_says_so(daemon, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
