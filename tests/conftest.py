@@ -46,6 +46,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         os.close(turn)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test wrote or logged is text that a worker can send (pytest-xdist): hostile names come as lone surrogates."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 def descriptors() -> dict[int, str]:
     """This process's open descriptors and what they are."""
     found = {}
