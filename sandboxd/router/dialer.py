@@ -24,7 +24,8 @@ MOST_UNANSWERED = 64
 MOST_WAITING = 4096
 FEW = 2
 EPHEMERAL = 32768  # from here up a dial may be given its own target as its source, and so connect to itself (RFC 9293 3.5)
-TCP_ESTABLISHED, TCP_SYN_SENT = 1, 2
+TCP_SYN_SENT = 2
+CONNECTED = frozenset((1, 8))  # established; close-wait: a service that answers and closes at once has done so by now
 FAMILIES: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -258,7 +259,7 @@ def abandon(sock: _socket.socket) -> None:
 def is_established(sock: _socket.socket, port: int) -> bool:
     """Whether it is connected, and not to itself."""
     state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state == TCP_ESTABLISHED and not (port >= EPHEMERAL and sock.getsockname() == sock.getpeername())
+    return state in CONNECTED and not (port >= EPHEMERAL and sock.getsockname() == sock.getpeername())
 
 
 class Dial:
@@ -352,7 +353,7 @@ class Dial:
         sock = self._sock
         if sock is None:
             return
-        if state == TCP_ESTABLISHED and is_established(sock, self._port):
+        if state in CONNECTED and is_established(sock, self._port):
             self._target.family = self._family
             self._sock = None
             self._target.loop.drop_foreign()

@@ -5,11 +5,13 @@ So of sandboxd.router.dialer and sandboxd.router.backends.
 
 import contextlib
 import select
+import socket
 import sys
 from collections.abc import Callable
 
 import pytest
 
+from sandboxd.router.dialer import is_established
 from tests.router.standin import Bench, Standin, rested, settle
 from tests.router.talk import Talk
 
@@ -128,3 +130,16 @@ def test_an_env_that_was_started_again_is_another_one(bench: Bench, standin: Cal
         second = standin("second")
         bench.push([second.endpoint(name="shop", env_id=first.env_id)])
         assert talk.get().body == b"second 1\n"  # not over the connection that is kept to the first
+
+
+def test_a_service_that_has_answered_and_closed_already_is_connected() -> None:
+    """Who only talks (a time server, a banner) may be done before its socket is looked at: close-wait, and all he said waits."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        other, _ = listener.accept()
+        other.sendall(b"all")
+        other.close()
+        assert sock.recv(10) == b"all"
+        assert sock.recv(10) == b""
+        assert is_established(sock, listener.getsockname()[1])
+    with socket.socket() as alone:
+        assert not is_established(alone, 1)
