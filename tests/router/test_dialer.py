@@ -133,7 +133,7 @@ def test_an_env_that_was_started_again_is_another_one(bench: Bench, standin: Cal
 
 
 def test_a_service_that_has_answered_and_closed_already_is_connected() -> None:
-    """Who only talks (a time server, a banner) may be done before its socket is looked at: close-wait, and all he said waits."""
+    """Who only talks (a time server, a banner) may be done before its socket is looked at: all he said waits."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
         other, _ = listener.accept()
         other.sendall(b"all")
