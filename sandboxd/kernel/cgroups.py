@@ -93,11 +93,17 @@ def kill(group: str) -> None:
     write(group, "cgroup.kill", "1")
 
 
+def directory(path: str) -> None:
+    """A group that everybody may look at: who mounts the hierarchy in a namespace of his own has the kernel look up its root as
+    him (EACCES in a group of ours that a umask has closed), and then reads there what he may use."""
+    os.mkdir(path)
+    os.chmod(path, 0o755)
+
+
 def make(path: str) -> None:
     """An env's group with the two below it."""
-    os.mkdir(path, 0o755)
-    for part in (INIT, SERVICES):
-        os.mkdir(f"{path}/{part}", 0o755)
+    for part in "", f"/{INIT}", f"/{SERVICES}":
+        directory(path + part)
 
 
 def remove(path: str) -> bool:

@@ -65,7 +65,7 @@ class Groups:
         """Make the root ready: the launcher in a group of its own, and the rest to divide; raises KernelError."""
         leaf = f"{self.root}/{LAUNCHER}"
         try:
-            os.mkdir(leaf, 0o755)
+            cgroups.directory(leaf)
         except FileExistsError:
             pass
         except OSError as error:
@@ -81,7 +81,7 @@ class Groups:
         """The group of a uid's envs, made and to be divided."""
         path = f"{self.root}/{USER}{uid}"
         try:
-            os.mkdir(path, 0o755)
+            cgroups.directory(path)
         except FileExistsError:
             return path
         except OSError as error:

@@ -170,6 +170,17 @@ def test_a_sweep_takes_what_is_empty_and_unknown(root: str) -> None:
     process.wait(PATIENCE)
 
 
+def test_a_group_is_open_to_look_at_whatever_the_umask(root: str) -> None:
+    mask = os.umask(0o077)
+    try:
+        path = Groups(root, (), Leaving(), by_user=True).new(1000)
+        cgroups.make(path)
+    finally:
+        os.umask(mask)
+    for made in os.path.dirname(path), path, f"{path}/init", f"{path}/svc":
+        assert os.stat(made).st_mode & 0o777 == 0o755
+
+
 def test_each_user_has_a_group_that_goes_with_what_is_in_it(root: str) -> None:
     groups = Groups(root, (), Leaving(), by_user=True)
     one, other, theirs = groups.new(1000), groups.new(1000), groups.new(1001)
