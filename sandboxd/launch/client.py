@@ -36,8 +36,8 @@ from sandboxd.launch.talk import ORDER
 
 PROGRAM = Path(__file__).with_name("launcher.py")
 ROOM = "-" * 64  # an argument that does nothing but give titles room in the memory of argv
-# Seconds. A launch takes milliseconds, but a file system that it shows may hang.
-START_TIMEOUT, LAUNCH_TIMEOUT = 15.0, 30.0
+# Seconds. A launch takes milliseconds, but a file system that it shows may hang; a start is a third of what the unit gives one.
+START_TIMEOUT, LAUNCH_TIMEOUT = 60.0, 30.0
 # No docstrings and no columns for tracebacks: they lie between what every env's pid 1 writes to (measured: 0.3 MB each). Nor
 # what compiling leaves behind, so what was compiled is kept; -I would look for it beside the source, which may not be ours.
 LEAN = ("-I", "-S", "-OO", "-X", "no_debug_ranges", "-X")

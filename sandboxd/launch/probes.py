@@ -24,7 +24,7 @@ from sandboxd.launch.places import look_at
 __all__ = ["look_at", "look_at_layout", "probe_features", "probe_host"]
 
 PROGRAM = Path(__file__).with_name("attempts.py")
-TIMEOUT = 30.0  # seconds
+TIMEOUT = 60.0  # seconds; a third of what the unit gives a start: in a busy emulated guest 30 were too few
 FEATURES = ("overlay", "nft")
 # What a program may need of the host, and nothing that tells of its users: no /var, /run, /srv, /root, /home, /mnt, /boot.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix", "/gnu", "/snap")

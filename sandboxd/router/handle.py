@@ -44,7 +44,7 @@ from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.table import Change, RouteTable
 
-START = 20.0  # seconds for a new router to say hello
+START = 60.0  # seconds for a new router to say hello; a third of what the unit gives a start
 ANSWER = 5.0  # seconds for an order; all are carried out at once
 BEAT = 5.0
 MISSED_BEATS = 4  # then it is stuck, and is killed, so that another can be started
