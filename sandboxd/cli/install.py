@@ -75,7 +75,8 @@ def systemctl(*words: str, system: bool, check: bool = True) -> None:
         raise NotOffered(f"there is no systemd here ({error})", hint="`sandbox` starts the daemon by itself") from error
     if check and done.returncode:
         said = done.stderr.strip() or f"exit code {done.returncode}"
-        raise NotOffered(f"{' '.join(command)}: {said}", hint="is there a user manager? see `sandbox doctor`")
+        hint = "journalctl -u sandboxd says why" if system else "is there a user manager? see `sandbox doctor`"
+        raise NotOffered(f"{' '.join(command)}: {said}", hint=hint)
 
 
 def check_rights(*, system: bool) -> None:
