@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 120  # seconds: the guest is emulated
+PATIENCE = 200  # seconds: the guest is emulated, and a unit has 180 to start
 
 
 class Host:
@@ -43,9 +43,12 @@ class Host:
         return json.loads(self.sandbox("inspect", env).stdout)[0]
 
     def log(self) -> str:
-        """The tail of the daemon's logs."""
-        state = self.state
-        return "".join(f"\n--- {p.name}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(state.glob("*.log")))
+        """The tail of the daemon's logs, and what the manager has of its unit: a start that fails writes no file."""
+        whose = [] if os.geteuid() == 0 else ["--user"]
+        unit = ["journalctl", *whose, "-u", "sandboxd.service", "-n", "40", "-o", "short-monotonic", "--no-pager"]
+        said = subprocess.run(unit, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
+        texts = {"journal": said} | {p.name: p.read_text(errors="replace") for p in sorted(self.state.glob("*.log"))}
+        return "".join(f"\n--- {name}\n{text[-3000:]}" for name, text in texts.items())
 
     def cgroup(self, pid: int) -> str:
         """The path of a process's cgroup below /sys/fs/cgroup."""
