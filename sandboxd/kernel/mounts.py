@@ -6,14 +6,18 @@ opened with openat2, which says how links are to be resolved, and tree and targe
 """
 
 import ctypes
+import errno
 import os
+import time
 
+from sandboxd.errors import KernelError
 from sandboxd.kernel.libc import check, function, syscall
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 1 << 12, 1 << 14, 1 << 18, 1 << 19
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 1, 2, 4, 8
+TRIES = 100  # of what is refused for a moment, a millisecond apart
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE = -100, 0x1000, 0x8000
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 MOVE_EMPTY_PATHS = 0x4 | 0x40  # MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
@@ -86,6 +90,22 @@ def mount_setattr(
     attr = MountAttr(attr_set=attributes, attr_clr=clear, propagation=propagation)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     check(_mount_setattr(fd, b"", flags, ctypes.byref(attr), ctypes.sizeof(attr)), "mount_setattr", subject)
+
+
+def make_read_only(fd: int, subject: str) -> None:
+    """One mount, by itself; raises KernelError.
+
+    The kernel refuses it (EBUSY) at the very moment at which somebody writes there, and who follows a link does: that sets
+    its access time. It is over in microseconds.
+    """
+    for _ in range(TRIES):
+        try:
+            return mount_setattr(fd, ATTR_RDONLY, recursive=False, subject=subject)
+        except KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        time.sleep(0.001)
+    return mount_setattr(fd, ATTR_RDONLY, recursive=False, subject=subject)
 
 
 def mount_points(pid: int) -> set[str]:

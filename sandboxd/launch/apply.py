@@ -292,7 +292,7 @@ def loopback(_: Stage) -> None:
 
 def seal(stage: Stage) -> None:
     """The root read-only, by itself."""
-    mounts.mount_setattr(stage.root, mounts.ATTR_RDONLY, recursive=False, subject="/")
+    mounts.make_read_only(stage.root, "/")
 
 
 def leave(_: Stage) -> None:

@@ -231,3 +231,37 @@ found += ["usr" in os.listdir("/.."), errno_of(mounts.umount, "/", mounts.MNT_DE
 def test_a_path_with_a_nul_or_odd_bytes_is_carried_or_refused() -> None:
     assert mounts.AT_EMPTY_PATH == 0x1000
     assert run("found = errno_of(mounts.openat2, os.open('/', os.O_PATH), '\\udcff', os.O_PATH, 0)") == "ENOENT"
+
+
+def test_a_mount_becomes_read_only_while_somebody_writes_there() -> None:
+    """Without another try it is refused now and then (EBUSY), as the first part shows."""
+    refused, sealed = run(
+        """
+mounts.mount("tmpfs", "/mnt", 0, "size=65536")
+root = os.open("/mnt", os.O_PATH)
+writer = os.fork()
+while writer == 0:
+    try:
+        os.close(os.open("/mnt/new", os.O_WRONLY | os.O_CREAT))
+        os.unlink("/mnt/new")
+    except OSError:
+        pass
+def open_again():
+    mounts.mount_setattr(root, 0, recursive=False, clear=mounts.ATTR_RDONLY)
+refused = 0
+for _ in range(1_000_000):
+    if refused := errno_of(mounts.mount_setattr, root, mounts.ATTR_RDONLY, recursive=False) == "EBUSY":
+        break
+    open_again()
+sealed = []
+for _ in range(100):
+    open_again()
+    mounts.make_read_only(root, "/mnt")
+    sealed.append(errno_of(os.mkdir, "/mnt/more"))
+os.kill(writer, signal.SIGKILL)
+os.waitpid(writer, 0)
+found = [refused, sorted(set(sealed))]
+""",
+        enter="NEWUSER|NEWNS",
+    )
+    assert (refused, sealed) == (True, ["EROFS"])
