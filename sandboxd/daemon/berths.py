@@ -5,6 +5,7 @@ Filled again one by one while nothing else is to be done; what is left over goes
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -95,6 +96,8 @@ class Berths:
                 raise
         except (StoreFailed, OSError) as error:
             log.warning("no place could be made ahead: %s", error)  # whoever needs one makes it, and is told
+            with contextlib.suppress(OSError):  # else the janitor takes it
+                self._rundir.remove_prepared(env_id)
             return
         self._ready[env_id] = Berth(sockets, opened[0], tuple(opened[1:]))
         self.fill_soon()

@@ -187,7 +187,17 @@ class Supervisor:
     def _again(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self.leaving.is_set():
             log.error("the %s has died: a new one is started", what)
-            self.own(start(), name=f"start-{what}")
+            self.own(self._anew(what, start), name=f"start-{what}")
+
+    async def _anew(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Until it is there: what is scarce now (descriptors, memory) may be had in a moment."""
+        while not self.leaving.is_set():
+            try:
+                return await start()
+            except (SandboxdError, OSError) as error:
+                log.error("no %s could be started: %s", what, error)
+                await asyncio.sleep(1)
+        return None
 
     # -- envs ----------------------------------------------------------------------------------------------------------
 

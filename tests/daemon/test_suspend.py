@@ -5,6 +5,7 @@ So of sandboxd.daemon.freezing.
 
 import contextlib
 import os
+import secrets
 import signal
 import time
 from pathlib import Path
@@ -92,20 +93,21 @@ def client(shared_daemon):
 def test_nothing_runs_while_it_is_suspended_and_all_of_it_after(client, tmp_path, program, level):
     if level == "landlock":
         require("landlock")
-    env = run(client, ["python3", "-c", program], name="tree", path=tmp_path, isolation=Isolation(level=level))
+    tree = f"tree-{secrets.token_hex(4)}"  # where it is tried again, the first may still be there
+    env = run(client, ["python3", "-c", program], name=tree, path=tmp_path, isolation=Isolation(level=level))
     until((tmp_path / "going").exists)
     for _ in range(5):
-        assert suspend(client, "tree").state == "suspended"
-        first = cpu_seconds(client, "tree")
+        assert suspend(client, tree).state == "suspended"
+        first = cpu_seconds(client, tree)
         time.sleep(0.05)
         assert first
-        assert cpu_seconds(client, "tree") == first
-        assert not running(client, "tree")
-        assert resume(client, "tree").state == "ready"
-        until(lambda: running(client, "tree"))
-    until(lambda first=first: cpu_seconds(client, "tree") != first)
-    assert inspect(client, "tree").id == env.id
-    assert remove(client, "tree").leaked == {}
+        assert cpu_seconds(client, tree) == first
+        assert not running(client, tree)
+        assert resume(client, tree).state == "ready"
+        until(lambda: running(client, tree))
+    until(lambda first=first: cpu_seconds(client, tree) != first)
+    assert inspect(client, tree).id == env.id
+    assert remove(client, tree).leaked == {}
 
 
 @pytest.mark.parametrize("level", ["full", "landlock"])

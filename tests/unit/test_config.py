@@ -32,7 +32,7 @@ def test_every_setting_can_be_said_in_both_ways_and_means_the_same() -> None:
         "drain_timeout": ("0", "0"), "connection_queue": ("0", "0"), "connection_timeout": ('"1m"', "60"),
         "access_log": ('"/var/log/a"', "/var/log//a"), "access_log_limit": ('"1m"', "1048576"), "metrics": ("false", "0"),
         "base_domain": ('"box.example"', "Box.example."),
-        "shared": ("true", "1"), "admin_group": ('"wheel"', "wheel"), "audit_limit": ('"1m"', "1m"),
+        "shared": ("true", "1"), "admin_group": ('"wheel"', "wheel"), "audit_limit": ('"1m"', "1m"), "janitor": ("5", "5"),
     }  # fmt: skip
     assert said.keys() == KINDS.keys()
     by_file = config("\n".join(f"{name} = {toml}" for name, (toml, _) in said.items()))
