@@ -5,6 +5,7 @@ something waits it is looked at again. In the emergency (memory below the critic
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -77,9 +78,10 @@ class Admission:
         return obstacle(self.ceilings, load, self.host(), record.limits.memory)
 
     def host(self) -> Host:
-        """The host's memory, not older than a moment."""
+        """The host's memory, not older than a moment; but the last that was seen while no file can be opened (EMFILE)."""
         if time.monotonic() - self._host[0] > CLOSE:
-            self._host = (time.monotonic(), host_memory())
+            with contextlib.suppress(OSError):
+                self._host = (time.monotonic(), host_memory())
         return self._host[1]
 
     def at_once(self, record: EnvRecord) -> bool:
