@@ -24,7 +24,7 @@ NGINX = """
 daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log crit;
 events {{ worker_connections 256; }}
 http {{
-    access_log off;
+    access_log off; client_max_body_size 0;
     client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
     server {{
