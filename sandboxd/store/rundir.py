@@ -15,6 +15,7 @@ import re
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from sandboxd.store import removal
 ENV_ID = re.compile(r"[0-9a-f]{32}")
 READY = ".ready-"
 BACKLOG = 128
+# _IOR('f', 1, long), _IOW('f', 2, long) and FS_TOPDIR_FL of linux/fs.h, which is chattr(1)'s T.
+GETFLAGS, SETFLAGS, TOPDIR = 0x80086601, 0x40086602, 0x00020000
 SCARCE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 
 
@@ -48,6 +51,7 @@ class RunDir:
                 # Two daemons with two state directories may still mean one socket: its directory is a lock of its own.
                 socket_fd = self._own_door(settings.socket.parent)
             self._envs_fd = self._own(self.envs_dir)
+            spread(self._envs_fd)
             self._mode = 0o666 if settings.shared else 0o600
             self.socket = self._bind(socket_fd, settings.socket, handed)
             self._socket_fd = socket_fd
@@ -264,6 +268,21 @@ def checked(path: Path, *, shared: bool = False, mode: int = 0o700) -> int:
     if (found.st_mode ^ mode) & 0o077 and not shared:
         os.fchmod(directory, mode)  # nobody could have written; now nobody whom it is not meant for reads either
     return directory
+
+
+def spread(directory: int) -> None:
+    """Have what lies below a directory be spread over the disk, where its file system can (ext2 to 4, chattr(1)).
+
+    ext4 gives no number of a file that was removed within a minute or five to another, and looks at each on the way to a free
+    one (recently_deleted, fs/ext4/ialloc.c). Where envs come and go that made each new file of one 0.5 ms of processor time,
+    and each env has nine: 5 ms an env, 0.4 where every env's directory has its own part of the disk (measured).
+    """
+    flags = bytearray(8)
+    with contextlib.suppress(OSError):  # a hint: other file systems know nothing of it
+        fcntl.ioctl(directory, GETFLAGS, flags)
+        found = int.from_bytes(flags[:4], sys.byteorder)
+        if not found & TOPDIR:
+            fcntl.ioctl(directory, SETFLAGS, struct.pack("=iI", found | TOPDIR, 0))
 
 
 def listen_at(listener: socket.socket, directory: int, name: str) -> None:

@@ -1,10 +1,12 @@
 """The daemon's directories: what is trusted, what is refused, who has them, and that removal is thorough."""
 
+import fcntl
 import os
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 
 from sandboxd.errors import DaemonRunning, NotFound, StoreFailed
 from sandboxd.settings import Settings
-from sandboxd.store.rundir import RunDir, checked, prepare
+from sandboxd.store.rundir import GETFLAGS, TOPDIR, RunDir, checked, prepare, spread
+from tests.require import unmet
 
 ID = "0123456789abcdef" * 2
 
@@ -285,6 +288,41 @@ def test_an_env_directory_has_its_parts_and_goes_whole(rundir):
     assert rundir.remove_env_dir(ID) == 3
     assert rundir.remove_env_dir(ID) == 0
     assert os.listdir(rundir.envs_dir) == []
+
+
+def is_top(path: Path) -> bool:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = bytearray(8)
+        fcntl.ioctl(directory, GETFLAGS, flags)
+        return bool(int.from_bytes(flags[:4], sys.byteorder) & TOPDIR)
+    except OSError:
+        return False
+    finally:
+        os.close(directory)
+
+
+def test_env_directories_are_spread_where_the_file_system_can(tmp_path):
+    (tmp_path / "other").mkdir()
+    before = is_top(tmp_path / "other")
+    directory = os.open(tmp_path / "other", os.O_RDONLY | os.O_DIRECTORY)
+    spread(directory)
+    os.close(directory)
+    if before or not is_top(tmp_path / "other"):
+        unmet("ext4", f"the file system of {tmp_path} keeps directories together, or apart, whatever is asked for")
+    rundir = prepare(settings_for(tmp_path / "d"))
+    path = rundir.create_env_dir(ID)
+    assert is_top(rundir.envs_dir)
+    assert not is_top(path)  # what is of one env stays together
+    rundir.close()
+    prepare(settings_for(tmp_path / "d")).close()  # it is so already
+
+
+def test_a_file_system_that_cannot_spread_them_will_do():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        rundir = prepare(settings_for(Path(memory) / "d"))
+        assert rundir.create_env_dir(ID).is_dir()
+        rundir.close()
 
 
 def test_an_env_directory_is_made_once(rundir):
