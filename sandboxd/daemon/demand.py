@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from sandboxd.daemon.making import record_of
 from sandboxd.daemon.routes import is_asleep
-from sandboxd.errors import NotFound, QueueFull, SandboxdError, StoreFailed, TimedOut
+from sandboxd.errors import Ambiguous, NotFound, QueueFull, SandboxdError, StoreFailed, TimedOut
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.demand import (
     NOT_READY,
@@ -54,7 +54,7 @@ LATER = 10.0  # seconds until one is tried again after a warm env has failed
 
 
 class Demand:
-    """The templates, by name, and what was made of each. held: by template and key."""
+    """The templates, by id, and what was made of each. held: by template and key."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
@@ -72,7 +72,7 @@ class Demand:
             except msgspec.MsgspecError as error:
                 log.error("a template cannot be read and is left alone: %s", error)
                 continue
-            self.templates[template.name] = template
+            self.templates[template.id] = template
 
     # -- templates -----------------------------------------------------------------------------------------------------
 
@@ -95,25 +95,32 @@ class Demand:
                 create=rule.create,
                 strip=rule.strip,
                 waiting_page=rule.waiting_page,
-                share=template.spec.network.share or "",
+                share=template.share,
             )
         return known
 
     def find(self, owner: int, name: str) -> Template:
-        """The template of that name; raises NotFound."""
-        found = self.templates.get(name)
-        if found is None or owner not in (0, found.owner):
-            raise NotFound(f"no template {name!r}", hint="`sandbox template ls` lists them; `sandbox up` registers one")
-        return found
+        """The template of that name, among those that this uid may see; raises NotFound, Ambiguous."""
+        found = [template for template in self.of(owner) if name in (template.name, template.id)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(sorted(template.id for template in found))
+            raise Ambiguous(f"{name!r} is the name of {len(found)} templates: {names}", hint="say whose: NAME.USER")
+        raise NotFound(f"no template {name!r}", hint="`sandbox template ls` lists them; `sandbox up` registers one")
+
+    def of(self, owner: int) -> list[Template]:
+        """Those that this uid may see; root sees all."""
+        return [template for _, template in sorted(self.templates.items()) if owner in (0, template.owner)]
 
     def register(self, template: Template) -> None:
         """Have it from now on; what waits for a key is made anew if it changed. Raises StoreFailed."""
-        self.supervisor.journal.put_template(template.name, msgspec.json.encode(template))
-        self.templates[template.name] = template
-        self._doors.pop(template.name, None)
-        self._not_before.pop(template.name, None)
+        self.supervisor.journal.put_template(template.id, msgspec.json.encode(template))
+        self.templates[template.id] = template
+        self._doors.pop(template.id, None)
+        self._not_before.pop(template.id, None)
         self.supervisor.routes_changed()
-        self.tend(template.name)
+        self.tend(template.id)
 
     def unregister(self, name: str) -> None:
         """Forget it; its envs that have a key live on. Raises StoreFailed."""
@@ -175,7 +182,7 @@ class Demand:
             retry = error.details.get("retry_after", 5)
             self._deny(ask.slot, error, float(retry) if isinstance(retry, (int, float)) else 5.0)
         except SandboxdError as error:
-            log.warning("template %s: no env could be made: %s", template.name, error)
+            log.warning("template %s: no env could be made: %s", template.id, error)
             self._deny(ask.slot, error, 5.0)
 
     def _deny(self, slot: str, error: SandboxdError, retry: float) -> None:
@@ -183,24 +190,24 @@ class Demand:
 
     def obtain(self, template: Template, key: str, source: str | None) -> "tuple[Actor, bool]":
         """The env of a key, and whether it was made for this; raises QueueFull, StoreFailed. source: who asks, or None."""
-        held = self._held.get((template.name, key))
+        held = self._held.get((template.id, key))
         if held is not None and not is_free(held.record, self.supervisor.clock.now()):
             return held, False
         if self._leaving or self.supervisor.end_all:
             raise QueueFull("sandboxd is about to end", limit="leaving", retry_after=5)
         asks = source and network_of(source)
-        made = self._of(template.name)
+        made = self._of(template.id)
         found = refusal(template, made, asks) or (self._draw(template, asks) if asks else None)
         if found is not None:
             raise QueueFull(found.text, hint=found.hint, limit=found.limit, retry_after=max(1, round(found.retry_after)))
         actor = self._warm(template)
         if actor is not None:
-            self._held[template.name, key] = actor
+            self._held[template.id, key] = actor
             made.claim(actor.record.id, key, asks or "")
             actor.post(ev.Claimed(key=key, source=asks or ""))
         else:
             actor = self._make(template, key, asks or "")
-        self.tend(template.name)
+        self.tend(template.id)
         return actor, True
 
     def _draw(self, template: Template, source: str) -> Refusal | None:
@@ -212,8 +219,8 @@ class Demand:
                 for at, bucket in self._buckets.items()
                 if at[0] in self.templates and not is_full(bucket, self.templates[at[0]].rule.rate, now)
             }
-        bucket, wait = drawn(self._buckets.get((template.name, source)), rate, now)
-        self._buckets[template.name, source] = bucket
+        bucket, wait = drawn(self._buckets.get((template.id, source)), rate, now)
+        self._buckets[template.id, source] = bucket
         return too_fast(template, wait) if wait else None
 
     def _make(self, template: Template, key: str, source: str) -> "Actor":
@@ -221,8 +228,9 @@ class Demand:
         name = f"{template.name}-{secrets.token_hex(4)}"
         while self.supervisor.by_name(template.owner, name) is not None:
             name = f"{template.name}-{secrets.token_hex(4)}"
-        record = record_of(spec_of(template), name, template.environ, template.directory, Owner(template.owner, template.group))
-        record = replace(record, template=template.name, key=key, source=source, accepted=template.accepted)
+        owner = Owner(template.owner, template.group, template.user)
+        record = record_of(spec_of(template), name, template.environ, template.directory, owner)
+        record = replace(record, template=template.id, key=key, source=source, accepted=template.accepted)
         return self.supervisor.create(record)
 
     async def _attend(self, actor: "Actor") -> None:
@@ -263,7 +271,7 @@ class Demand:
     def _warm(self, template: Template) -> "Actor | None":
         """One that waits for a key: the one that is furthest."""
         spec = spec_of(template)
-        waiting = [actor for actor in self._free(template.name) if is_warm(actor.record, spec)]
+        waiting = [actor for actor in self._free(template.id) if is_warm(actor.record, spec)]
         order = {State.READY: 0, State.STARTING: 1, State.QUEUED: 2}
         return min(waiting, key=lambda actor: (order[actor.record.state], actor.record.created), default=None)
 

@@ -226,7 +226,7 @@ class Supervisor:
                 hint=f"choose another --name, or `sandbox rm {record.name}` first",
                 id=taken.record.id,
             )
-        if not record.user and record.name in self.demand.templates:
+        if record.host in self.demand.templates:
             raise NameTaken(
                 f"the name {record.name} is taken by a template",
                 hint=f"choose another --name, or `sandbox template rm {record.name}` first",

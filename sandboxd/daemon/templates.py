@@ -11,7 +11,7 @@ from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.making import checked_spec, handed_on, owner_of, record_of
 from sandboxd.daemon.routes import is_asleep
 from sandboxd.daemon.supervisor import Supervisor
-from sandboxd.errors import InvalidState, NameTaken, UsageError
+from sandboxd.errors import InvalidState, NameTaken, QuotaExceeded, UsageError
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle import sharing
 from sandboxd.lifecycle.demand import Template, is_warm, spec_of
@@ -19,6 +19,8 @@ from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
 from sandboxd.protocol import messages as m
 from sandboxd.routing.keys import cookie_name, cookie_value, named_key
+
+MOST = 64  # templates of one user of many
 
 
 class TemplateRequests:
@@ -30,11 +32,12 @@ class TemplateRequests:
 
     def info(self, template: Template, *, whole: bool = False) -> m.TemplateInfo:
         """A template as replies show it."""
-        rule, made, spec = template.rule, self.supervisor.demand.made_of(template.name), spec_of(template)
-        name = f"KEY.{template.name}" if rule.keys == ["host"] else template.name
+        rule, made, spec = template.rule, self.supervisor.demand.made_of(template.id), spec_of(template)
+        name = f"KEY.{template.id}" if rule.keys == ["host"] else template.id
         ready = [record for record in made if record.state is State.READY and is_warm(record, spec)]
         return m.TemplateInfo(
             name=template.name,
+            owner=template.owner,
             keys=rule.keys,
             create=rule.create,
             max=rule.max,
@@ -55,7 +58,6 @@ class TemplateRequests:
         assert isinstance(params, m.Register)
         owner = owner_of(call.peer, shared=self.supervisor.settings.shared)
         sharing.check(params.spec, owner, self.supervisor.settings.base_domain)
-        owner = owner._replace(user="")  # root's: their names are as on a machine of one user
         spec, demand = checked_spec(params.spec, self.supervisor.settings.limits), self.supervisor.demand
         if spec.on_demand is None or spec.name is None:
             raise UsageError("a template needs a name and on_demand", hint='[on_demand] key = "cookie"')
@@ -69,22 +71,27 @@ class TemplateRequests:
         environ = handed_on(params.environ)
         record = record_of(spec, spec.name, environ, params.directory, owner)
         accepted = check_reach(self.supervisor.journal, record, accept=params.accept) if params.accept is not None else []
-        before = demand.templates.get(spec.name)
+        template = Template(
+            name=spec.name,
+            owner=record.owner,
+            group=record.group,
+            user=record.user,
+            spec=spec,
+            environ=environ,
+            directory=params.directory,
+            accepted=accepted,
+            created=time.time(),
+        )
+        before = demand.templates.get(template.id)
         if before is not None and before.spec.workspace != spec.workspace:
             raise NameTaken(
                 f"{spec.name} is a template of {before.spec.workspace.path or 'no directory'}",
                 hint=f"choose another name, or `sandbox template rm {spec.name}` first",
             )
-        template = Template(
-            name=spec.name,
-            owner=record.owner,
-            group=record.group,
-            spec=spec,
-            environ=environ,
-            directory=params.directory,
-            accepted=accepted,
-            created=before.created if before is not None else time.time(),
-        )
+        if before is not None:
+            template = replace(template, created=before.created)
+        elif record.user and len([one for one in demand.templates.values() if one.owner == record.owner]) >= MOST:
+            raise QuotaExceeded(f"{MOST} templates are there, which is all that one user may have", hint="sandbox template rm")
         changed = template != before
         if changed:
             demand.register(template)
@@ -98,8 +105,7 @@ class TemplateRequests:
         demand, uid = self.supervisor.demand, call.peer.sees
         if params.name is not None:
             return m.TemplatesReply(templates=[self.info(demand.find(uid, params.name), whole=True)])
-        found = [template for name, template in sorted(demand.templates.items()) if uid in (0, template.owner)]
-        return m.TemplatesReply(templates=[self.info(template) for template in found])
+        return m.TemplatesReply(templates=[self.info(template) for template in demand.of(uid)])
 
     async def unregister(self, call: Call) -> m.UnregisterReply:
         """Forget it, with all that was made of it."""
@@ -107,15 +113,15 @@ class TemplateRequests:
         assert isinstance(params, m.Unregister)
         demand = self.supervisor.demand
         template = demand.find(call.peer.sees, params.name)
-        keyed = [record.id for record in demand.made_of(template.name) if record.key]
+        keyed = [record.id for record in demand.made_of(template.id) if record.key]
         if keyed and not params.force:
             raise InvalidState(
                 f"template {template.name} has {len(keyed)} envs",
                 hint=f"`sandbox template rm -f {template.name}` removes them, too",
                 state="used",
             )
-        made = [record.id for record in demand.made_of(template.name)]
-        demand.unregister(template.name)
+        made = [record.id for record in demand.made_of(template.id)]
+        demand.unregister(template.id)
         actors = self.supervisor.actors
         await asyncio.gather(*(self.supervisor.remove(actors[env_id]) for env_id in made if env_id in actors))
         self.supervisor.push_routes()
@@ -127,7 +133,7 @@ class TemplateRequests:
         assert isinstance(params, m.Ensure)
         demand = self.supervisor.demand
         template = demand.find(call.peer.sees, params.template)
-        door = demand.door(template.name)
+        door = demand.door(template.id)
         key = named_key(door, params.key)
         if key is None:
             kinds = ", ".join(template.rule.keys)

@@ -6,7 +6,7 @@ whoever asks for nothing new takes nothing out of it. An env belongs to its key 
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -20,16 +20,27 @@ UNUSED = 3600.0  # seconds without use after which an env goes whose template sa
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon remembers of a template. environ: of whoever registered it, as for an env of his."""
+    """What the daemon remembers of a template. user: as an env's; environ: of whoever registered it, as for an env of his."""
 
     name: str
     owner: int
     group: int
+    user: str = ""
     spec: EnvSpec
     environ: dict[str, str] = {}
     directory: str | None = None
     accepted: list[str] = []
     created: float
+
+    @property
+    def id(self) -> str:
+        """What no other template is called: what stands before the base domain in its URL. A template's name has no dot."""
+        return f"{self.name}.{self.user}" if self.user else self.name
+
+    @property
+    def share(self) -> Literal["", "private", "box", "link"]:
+        """As an env's."""
+        return self.spec.network.share or ("private" if self.user else "")
 
     @property
     def rule(self) -> OnDemand:

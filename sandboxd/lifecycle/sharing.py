@@ -34,8 +34,6 @@ def check(spec: EnvSpec, owner: Owner, base_domain: str) -> None:
     own = "run a daemon of your own for it: unset SANDBOXD_SOCKET, sandbox context use default"
     if spec.isolation.level != "full":
         raise NotOffered("a shared daemon gives full isolation only: below it users are not kept apart", hint=own)
-    if spec.on_demand is not None:
-        raise NotOffered("a shared daemon has templates of root's only", hint=own)
     if spec.network.forward:
         # Its connections come from root, whom services of the host, and our own router, let in everywhere.
         raise NotOffered("a shared daemon forwards no service of the host", hint=own)

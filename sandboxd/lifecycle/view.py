@@ -101,7 +101,7 @@ def env_info(record: EnvRecord, base: str, *, whole: bool = False, usage: Usage 
         state=record.state.value,
         wanted=record.wanted.value,
         key=record.key or None,
-        template=record.template or None,
+        template=record.template.partition(".")[0] or None,  # its owner's, whom `owner` names
         health=health_of(record),
         reason=reason_of(record),
         exit_code=record.exit_code,
@@ -172,8 +172,10 @@ def _matches_one(record: EnvRecord, key: str, value: str) -> bool:
         running = value == "running" and any(service.state in UP for service in record.services.values())
         exited = value == "exited" and record.state in (State.STOPPED, State.FAILED)
         return running or exited or record.state.value == value
-    if key in ("key", "template"):
-        return bool(value) and getattr(record, key) == value
+    if key == "template":
+        return bool(value) and value in (record.template, record.template.partition(".")[0])
+    if key == "key":
+        return bool(value) and record.key == value
     if key == "health":
         return health_of(record) == value
     return value in record.name if key == "name" else record.id.startswith(value)

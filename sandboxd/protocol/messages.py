@@ -132,6 +132,7 @@ class TemplateInfo(Reply, frozen=True, kw_only=True):
     """A template: `on_demand` of its spec, how many envs have a key (envs), how many of the `warm` are ready for one."""
 
     name: str
+    owner: int | None = None
     keys: list[str]
     create: bool
     max: int

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import select
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from sandboxd.spec import EnvSpec, Service, Workspace
 from tests.daemons import PATIENCE
 
 ENVIRON = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+
+
+def until(condition: Callable[[], object], what: str = "it") -> None:
+    """Wait for what nothing tells us of."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} never came"
+        time.sleep(0.01)
 
 
 def spec(command: Any = None, *, path: Path | None = None, services: dict[str, Service] | None = None, **parts: Any) -> EnvSpec:

@@ -3,6 +3,9 @@
 import pytest
 
 from tests.daemon.asking import SERVER, inspect, run
+from tests.daemon.box import box, groups, made, shared
+
+__all__ = ["box", "groups", "made", "served", "shared"]
 
 
 @pytest.fixture

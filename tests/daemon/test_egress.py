@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from sandboxd.router.outlet import MOST_PASSAGES
-from tests.daemon.test_suspend import until
+from tests.daemon.asking import until
 from tests.daemons import cli
 
 ASK = """

@@ -12,8 +12,7 @@ from websockets.sync.client import connect
 
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Idle, Lifecycle
-from tests.daemon.asking import SERVER, events, inspect, remove, run
-from tests.daemon.test_suspend import until
+from tests.daemon.asking import SERVER, events, inspect, remove, run, until
 from tests.daemons import PATIENCE
 
 ECHO = """

@@ -22,8 +22,7 @@ from sandboxd.errors import InvalidState, NameTaken, NotFound, QueueFull, UsageE
 from sandboxd.protocol import messages as m
 from sandboxd.spec import EnvSpec, Idle, Lifecycle, OnDemand, Service, Workspace
 from tests.conftest import run_daemon
-from tests.daemon.asking import ENVIRON, inspect, remove, run
-from tests.daemon.test_suspend import until
+from tests.daemon.asking import ENVIRON, inspect, remove, run, until
 from tests.daemons import PATIENCE
 
 # Says who it is and what it was asked for; one answer per connection, and no time lost with imports.

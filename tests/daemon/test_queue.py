@@ -15,8 +15,7 @@ from sandboxd.errors import QueueFull
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Limits
 from tests.conftest import run_daemon
-from tests.daemon.asking import ended, inspect, remove, run
-from tests.daemon.test_suspend import until
+from tests.daemon.asking import ended, inspect, remove, run, until
 from tests.daemons import PATIENCE, Daemon
 
 SLEEP = "sleep 1000"

@@ -14,8 +14,7 @@ import pytest
 from sandboxd.errors import NotFound, TimedOut, UsageError
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Network, Replicas
-from tests.daemon.asking import inspect, remove, run
-from tests.daemon.test_suspend import until
+from tests.daemon.asking import inspect, remove, run, until
 from tests.daemons import PATIENCE
 
 # Answers with its host's name, which is the replica's; a request for /slow stands until somebody opens the gate.

@@ -16,7 +16,7 @@ from sandboxd.daemon.freezing import look
 from sandboxd.errors import InvalidState
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Isolation, Lifecycle
-from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run
+from tests.daemon.asking import SERVER, ended, inspect, logged, remove, run, until
 from tests.daemons import PATIENCE
 from tests.require import require
 
@@ -49,13 +49,6 @@ for _ in range(8): threading.Thread(target=spin, daemon=True).start()
 open("going", "w").close()
 spin()
 """
-
-
-def until(condition, what="it"):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} never came"
-        time.sleep(0.01)
 
 
 def suspend(client, target):

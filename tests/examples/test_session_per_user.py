@@ -5,7 +5,7 @@ import json
 import threading
 from typing import Any
 
-from tests.daemon.test_suspend import until
+from tests.daemon.asking import until
 from tests.daemons import PATIENCE, Daemon
 
 VISITORS = 12

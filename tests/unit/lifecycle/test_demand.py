@@ -20,7 +20,7 @@ from sandboxd.lifecycle.demand import (
 )
 from sandboxd.lifecycle.records import EnvRecord, ServiceRecord
 from sandboxd.lifecycle.states import State, Wanted
-from sandboxd.spec import EnvSpec, Idle, Lifecycle, OnDemand, Service
+from sandboxd.spec import EnvSpec, Idle, Lifecycle, Network, OnDemand, Service
 
 
 def template(*, lifecycle=None, **more):
@@ -45,6 +45,14 @@ def record(key="cookie:a", **more):
         key=key,
         **values,
     )
+
+
+def test_of_many_users_each_has_a_template_of_that_name():
+    own, of_box = template(), replace(template(), user="alice")
+    assert (own.id, own.share) == ("shop", "")
+    assert (of_box.id, of_box.share) == ("shop.alice", "private")
+    shared = replace(of_box, spec=replace(of_box.spec, network=Network(share="box")))
+    assert shared.share == "box"
 
 
 def test_its_envs_are_no_templates_and_do_not_stay_for_ever():

@@ -8,7 +8,7 @@ from sandboxd.errors import Ambiguous, NotOffered, PermissionDenied
 from sandboxd.lifecycle.names import find
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.sharing import LABEL, Owner, check, label
-from sandboxd.spec import EnvSpec, Isolation, Network, OnDemand, Publish, RouteRule, Service
+from sandboxd.spec import EnvSpec, Isolation, Network, Publish, RouteRule, Service
 
 ALICE = Owner(1000, 1000, "alice")
 WEB = {"web": Service(command="x")}
@@ -45,7 +45,6 @@ def test_who_sees_all_says_whose() -> None:
 REFUSED = [
     (EnvSpec(services=WEB, isolation=Isolation(level="landlock")), NotOffered),
     (EnvSpec(services=WEB, isolation=Isolation(level="none")), NotOffered),
-    (EnvSpec(services=WEB, on_demand=OnDemand(key="ip")), NotOffered),
     (EnvSpec(services=WEB, network=Network(forward=[5432])), NotOffered),
     (EnvSpec(services=WEB, network=Network(forward=["unix:/run/docker.sock"])), NotOffered),
     (EnvSpec(services=WEB, network=Network(publish=[Publish(port=80, host_port=1023)])), PermissionDenied),
