@@ -169,7 +169,7 @@ class EnvRequests:
             raise by_code().get(code, SandboxdError)(message, hint=hint, id=record.id, name=record.name, **more)
         if wait == "ready" and record.state is not State.READY and not finished_well(record):
             raise not_ready(record)
-        self.supervisor.push_routes()
+        await self.supervisor.routes_told()
         return record
 
     # -- the rest of an env's life -------------------------------------------------------------------------------------

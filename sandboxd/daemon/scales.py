@@ -52,6 +52,6 @@ class ScaleRequests:
             await actor.wait_until(lambda record: record.state not in (*ENDED, State.SUSPENDED))
         if params.wait:
             await self.supervisor.scaling.until_settled(actor, params.timeout)
-            self.supervisor.push_routes()
+            await self.supervisor.routes_told()
         info = env_info(actor.record, self.supervisor.base, ahead=self.supervisor.clock.ahead())
         return m.InspectReply(env=replace(info, scale=self.supervisor.scaling.info(actor.record)))

@@ -307,6 +307,12 @@ class Supervisor:
         """Push the table now if it changed: whoever is told of an env next finds it through the router, too."""
         self.pushing.push()
 
+    async def routes_told(self) -> None:
+        """The same for an answer that is about to go out: a router that is behind has it where its workers ask for it."""
+        self.pushing.push()
+        if not await self.router.flushed():
+            log.warning("the router (pid %d) takes no table", self.router.pid)
+
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""
         told = Event(

@@ -95,7 +95,7 @@ class TemplateRequests:
         changed = template != before
         if changed:
             demand.register(template)
-            self.supervisor.push_routes()
+            await self.supervisor.routes_told()
         return m.RegisterReply(template=self.info(template), changed=changed)
 
     async def templates(self, call: Call) -> m.TemplatesReply:
@@ -124,7 +124,7 @@ class TemplateRequests:
         demand.unregister(template.id)
         actors = self.supervisor.actors
         await asyncio.gather(*(self.supervisor.remove(actors[env_id]) for env_id in made if env_id in actors))
-        self.supervisor.push_routes()
+        await self.supervisor.routes_told()
         return m.UnregisterReply(removed=made)
 
     async def ensure(self, call: Call) -> m.EnsureReply:

@@ -6,6 +6,8 @@ until the table changes or its time is up. Imports access, backends and routing.
 """
 
 import _socket
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +15,7 @@ import msgspec
 from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.exchange import Exchange
+from sandboxd.router.newest import UNASKED
 from sandboxd.router.turns import Turn
 from sandboxd.routing import links, pages
 from sandboxd.routing.balance import set_cookie, wanted_of
@@ -52,6 +55,7 @@ class Finding(Exchange):
         "router",
         "source",
         "state",
+        "ticket",
         "uid",
         "uncounted",
     )
@@ -73,6 +77,7 @@ class Finding(Exchange):
         self.kin: list[Backend] = []
         self.uncounted = False
         self.moved = 0
+        self.ticket = UNASKED
 
     def refuse(self, status: int, reason: str) -> None:
         """Our own answer to a request that cannot be passed on; the connection ends."""
@@ -80,6 +85,8 @@ class Finding(Exchange):
 
     def find(self, request: Request) -> None:
         """Which env it is for, and what then."""
+        if self.state != HELD:
+            self.ticket = UNASKED
         try:
             backend, rule = self.router.backends.choose(request)
         except FramingError as error:
@@ -90,8 +97,7 @@ class Finding(Exchange):
         elif backend is None:
             self.uncounted = self.uncounted or self.state != HELD  # until it is known whose request it is
             if not self.router.doors.opens(self, request):
-                self.hold()
-                self.router.ask_newest(self, request)
+                self.send_away(pages.unknown_host)
         elif backend.endpoint.share == "link" and self.by_link(request, backend, rule):
             return
         elif not self.router.access.allows(self, backend.endpoint):
@@ -152,12 +158,12 @@ class Finding(Exchange):
         self.ask(request, chosen)
         return True
 
-    def is_unknown(self, request: Request) -> None:
-        """No table is on its way that could name this request's host, if it is still the one that is under way."""
-        if not self.is_held or self.request is not request or self.router.backends.choose(request)[0] is not None:
-            return
-        if not self.router.doors.opens(self, request):
-            self.answer_page(pages.unknown_host())
+    def send_away(self, page: Callable[[], pages.Page]) -> None:
+        """It cannot be reached, if no table is on its way that says otherwise; else it waits for that."""
+        if self.router.newest.is_certain(self):
+            self.answer_page(page())
+        elif self.state != HELD:
+            self.hold()
 
     @property
     def is_held(self) -> bool:
@@ -192,15 +198,15 @@ class Finding(Exchange):
             if self.state != HELD:
                 self.hold()
         elif endpoint.state == "stopped":
-            self.answer_page(pages.stopped(endpoint.name, endpoint.reason))
+            self.send_away(partial(pages.stopped, endpoint.name, endpoint.reason))
         else:
-            self.answer_page(pages.failed(endpoint.name, endpoint.reason))
+            self.send_away(partial(pages.failed, endpoint.name, endpoint.reason))
 
     def turn(self, backend: Backend) -> Turn:
         """A place in the line for a connection to an env that bounds them."""
         return self.router.gate.turn(backend, self)
 
     def reconsider(self) -> None:
-        """The table changed while this request was held. Whose name is not in it is answered by `is_unknown`."""
-        if self.request is not None:
+        """The table changed while this request was held, or is the newest."""
+        if self.is_held and self.request is not None:
             self.find(self.request)

@@ -70,6 +70,7 @@ class RouterHandle:
         self._loop = asyncio.get_running_loop()
         self._path = path
         self._line = Line(sock, self._take, self._died)
+        self.flushed = partial(self._line.flushed, ANSWER)
         self.build = ""  # what its daemon called its program
         self._speaks = 0  # the version of its orders
         self._pushed = -1  # the version of its table

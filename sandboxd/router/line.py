@@ -24,6 +24,8 @@ class Line:
         self._frames = orders.Frames()
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._offset = 0
+        self._out = asyncio.Event()  # set while nothing waits to be sent
+        self._out.set()
         self._loop.add_reader(sock.fileno(), self._readable)
 
     @property
@@ -45,6 +47,14 @@ class Line:
         """A change of the table that was sent last."""
         self._add(frame, is_table=True)
 
+    async def flushed(self, bound: float) -> bool:
+        """Wait until all that was to be sent is where the router finds it, or the line has ended; False: not in that time."""
+        try:
+            async with asyncio.timeout(bound):
+                return await self._out.wait()
+        except TimeoutError:
+            return False
+
     def close(self) -> None:
         """Let go of the socket."""
         if self.open:
@@ -53,6 +63,7 @@ class Line:
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
             self._unsent.clear()
+            self._out.set()
 
     def _add(self, frame: bytes, *, is_table: bool) -> None:
         if self.open:
@@ -65,6 +76,7 @@ class Line:
             try:
                 self._offset += self._sock.send(memoryview(frame)[self._offset :], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
+                self._out.clear()
                 self._loop.add_writer(self._sock.fileno(), self._writable)
                 return
             except OSError:
@@ -74,6 +86,7 @@ class Line:
                 self._unsent.popleft()
                 self._offset = 0
         self._loop.remove_writer(self._sock.fileno())
+        self._out.set()
 
     def _readable(self) -> None:
         # Read to EAGAIN: libuv disarms a handle on EPOLLERR without a word, and this may be the last call.

@@ -16,6 +16,7 @@ from sandboxd.router.backends import Backend
 from sandboxd.router.closing import release, reset
 from sandboxd.router.dialer import Dial
 from sandboxd.router.listener import Listener
+from sandboxd.router.newest import UNASKED
 from sandboxd.router.relay import Side
 from sandboxd.router.tunnel import Tunnel
 from sandboxd.router.turns import Turn
@@ -61,7 +62,7 @@ class Raw(Side):
 
     __slots__ = (
         *("backend", "deadline", "dial", "early", "far", "port", "router", "source", "tunnel"),
-        *("began", "since", "waited"),
+        *("began", "since", "ticket", "waited"),
     )
 
     def __init__(self, router: "Router", port: "Port | None", sock: _socket.socket, source: tuple[str, int]) -> None:
@@ -77,6 +78,7 @@ class Raw(Side):
         self.began = router.loop.now
         self.since = self.waited = 0.0
         self.deadline = self.began + router.backends.routes.hold
+        self.ticket = UNASKED
         self.want(0)
 
     protocol = "tcp"
@@ -97,7 +99,10 @@ class Raw(Side):
             return
         backend = self.chosen()
         if backend is None or backend.endpoint.state not in ("ready", "starting", "asleep"):
-            self.fail()
+            if self.router.newest.is_certain(self):
+                self.fail()
+            else:
+                self.router.held_raw.add(self)
         elif not self.may_reach(backend):
             self.denied()
         elif backend.endpoint.state != "ready":
@@ -116,6 +121,11 @@ class Raw(Side):
                 self.wait()
             self.dial = self.router.gate.turn(backend, self) if bounded else Dial(backend, backend.endpoint.port, self)
             self.dial.start(self.router.bounds.dial)
+
+    def reconsider(self) -> None:
+        """The table in force is the newest."""
+        if self.open:
+            self.begin()
 
     def wait(self) -> None:
         """It waits, for its env or for a connection to it."""

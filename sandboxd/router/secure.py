@@ -58,7 +58,8 @@ class Secure(Raw):
         if self.find() is not None:
             super().begin()
         elif not self.router.doors.opens(self, self.request):
-            self.router.ask_newest(self, self.request)
+            if self.router.newest.is_certain(self):
+                self.refuse(hello.UNRECOGNIZED_NAME)
         elif self.find() is not None:
             super().begin()
 
@@ -103,13 +104,6 @@ class Secure(Raw):
         """What a page says, as an alert."""
         alerts = {403: hello.ACCESS_DENIED, 503: hello.INTERNAL_ERROR}
         self.refuse(alerts.get(page.status, hello.UNRECOGNIZED_NAME))
-
-    def is_unknown(self, request: Request) -> None:
-        """No table is on its way that could name it."""
-        if not self.open or self.request is not request or self.dial is not None or self.tunnel is not None:
-            return
-        if self.find() is None and not self.router.doors.opens(self, request):
-            self.refuse(hello.UNRECOGNIZED_NAME)
 
     def may_reach(self, backend: Backend) -> bool:
         """As a request may; asked when it is about to be passed on."""

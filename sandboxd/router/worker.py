@@ -8,7 +8,7 @@ import _socket
 import gc
 import logging
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -26,9 +26,9 @@ from sandboxd.router.finding import Finding
 from sandboxd.router.listener import Listener, joined, split_address
 from sandboxd.router.logged import Logged, passage
 from sandboxd.router.loop import Loop, Signals
+from sandboxd.router.newest import Newest
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.published import Port, Raw
-from sandboxd.router.secure import Secure
 from sandboxd.router.sharing import Share
 from sandboxd.router.turns import Gate
 from sandboxd.routing import orders
@@ -76,9 +76,9 @@ class Router:
         self._roused: set[str] = set()
         self.doors = Doors(self)
         self.gate = Gate(self.loop, self.tell, bounds.queue)
+        self.newest = Newest(self.loop, self.tell)
         self._log = AccessLog(self.loop, bounds.access_log, bounds.access_log_limit) if bounds.access_log else None
         self._client = Client if self._log is None else partial(Logged, log=self._log)
-        self._asking: deque[tuple[Finding | Secure, Request]] = deque()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop, most_fds=MOST_PASSED)
         self.draining = self.retired = False
         self._signals = Signals(self.loop, self.drain)
@@ -195,11 +195,6 @@ class Router:
         backend.env.release()
         self.tell(orders.Stuck(env_id=backend.env.env_id))
 
-    def ask_newest(self, client: Finding | Secure, request: Request) -> None:
-        """Have the client told by `is_unknown` once no table is on its way here any more."""
-        self._asking.append((client, request))
-        self.tell(orders.AskNewest())
-
     def rouse(self, env_id: str) -> None:
         """Say that a request waits for an env that is asleep; once for each table, as a daemon may have died meanwhile."""
         if env_id not in self._roused:
@@ -314,8 +309,7 @@ class Router:
         """What asks for no answer."""
         match told:
             case orders.Newest():
-                client, request = self._asking.popleft()
-                self.loop.on_behalf(client, partial(client.is_unknown, request))
+                self.newest.told()
             case orders.Deny():
                 self.doors.deny(told)
             case orders.Admit():
