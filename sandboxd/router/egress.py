@@ -65,6 +65,8 @@ class Egress:
                 log.warning("an order was not understood: %d bytes", len(frame))
             case orders.SetOutlets():
                 self.own = frozenset(order.own)
+                for held in self.outlets.values():
+                    held.forget_ways()
                 self.resolver.given = [split_address(address) for address in order.resolvers]
                 wanted = {one.env_id for one in order.outlets}
                 self._set(order.outlets, [env_id for env_id in self.outlets if env_id not in wanted])

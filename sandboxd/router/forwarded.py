@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from sandboxd.egress import Forward, Verdict
-from sandboxd.router.outbound import Outbound
+from sandboxd.router.outbound import Outbound, reached_at
 from sandboxd.router.resolver import Lookup
 from sandboxd.routing import dns
 
@@ -86,9 +86,9 @@ class Forwarded(Outbound):
             self.fail("no such name")
             return
         self.address = self.left.pop(0)
-        self._dial()
+        self.connect(*reached_at(self.address, self.port))
 
-    def dialled(self, sock: socket.socket, number: int) -> None:
+    def dialled(self, sock: _socket.socket, number: int) -> None:
         """The connection stands; or the next address is tried."""
         if number and self.left:
             sock.close()

@@ -11,13 +11,13 @@ import ipaddress
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandboxd.egress import HOST, Address, Verdict, allows_tls_name
 from sandboxd.kernel.nftables import OWN, OWN6, RELAY, RELAY6
 from sandboxd.router.closing import release, reset
-from sandboxd.router.loop import READ, WRITE, Timer
-from sandboxd.router.relay import BUFFER, DONTWAIT, Flow, Side
+from sandboxd.router.loop import LOST, READ, WRITE, Timer
+from sandboxd.router.relay import BUFFER, DONTWAIT, Flow, Side, shared, view
 from sandboxd.router.tunnel import Tunnel
 from sandboxd.routing.clienthello import HelloError, server_name
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h; of IPv6 the same number
 IPPROTO_IPV6 = 41
+STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
 CONNECT = 30.0  # seconds
 OURS = frozenset(ipaddress.ip_address(text) for text in (OWN, RELAY, OWN6, RELAY6))
-NOWHERE = ipaddress.IPv4Address(0)  # not known yet
+NOTHING = Verdict(allowed=False)
 REASONS = {
     errno.ECONNREFUSED: "refused",
     errno.ETIMEDOUT: "no answer",
@@ -37,13 +38,36 @@ REASONS = {
 }
 
 
-def wanted(sock: _socket.socket) -> tuple[Address, int]:
-    """The destination that the program gave; raises OSError for a connection that was not led here."""
+class Way(NamedTuple):
+    """Where a connection leads to, or why not. until: so long the decision stands. place: of what family, for connect(2)."""
+
+    address: Address
+    port: int
+    names: list[str]
+    verdict: Verdict
+    until: float
+    family: int
+    place: tuple[str, int]
+    reason: str = ""
+
+
+def wanted(sock: _socket.socket) -> bytes:
+    """The destination that the program gave, packed; raises OSError for a connection that was not led here."""
     if sock.family == socket.AF_INET6:
-        port, packed = struct.unpack("!2xH4x16s4x", sock.getsockopt(IPPROTO_IPV6, SO_ORIGINAL_DST, 28))
-    else:
-        port, packed = struct.unpack("!2xH4s8x", sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16))
-    return ipaddress.ip_address(packed), port
+        return sock.getsockopt(IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+    return sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
+
+
+def place_of(packed: bytes) -> tuple[Address, int]:
+    """The same, unpacked."""
+    port, address = struct.unpack("!2xH4x16s4x" if len(packed) == 28 else "!2xH4s8x", packed)
+    return ipaddress.ip_address(address), port
+
+
+def reached_at(address: Address, port: int) -> tuple[int, tuple[str, int]]:
+    """The family and the place of it on this host's network, for connect(2)."""
+    target = "127.0.0.1" if address == HOST else str(address)
+    return int(socket.AF_INET if address.version == 4 else socket.AF_INET6), (target, port)
 
 
 def is_local(address: Address) -> bool:
@@ -69,10 +93,16 @@ class Far(Side):
     """The host's end."""
 
     __slots__ = ("near",)
+    shared = False
 
-    def __init__(self, near: "Outbound", sock: socket.socket) -> None:
+    def __init__(self, near: "Outbound", sock: _socket.socket) -> None:
         super().__init__(near.loop, sock)
         self.near = near
+
+    def send_at_once(self) -> None:
+        """From the flow to it."""
+        if self.sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def broken(self) -> None:
         """Nothing can be sent there any more."""
@@ -87,7 +117,7 @@ class Far(Side):
 class Dialling:
     """The connection being made."""
 
-    def __init__(self, near: "Outbound", sock: socket.socket) -> None:
+    def __init__(self, near: "Outbound", sock: _socket.socket) -> None:
         self.near = near
         self.sock = sock
         near.loop.watch(sock.fileno(), self, WRITE)
@@ -95,7 +125,7 @@ class Dialling:
     def on_event(self, mask: int) -> None:
         """It stands, or cannot be had."""
         self.near.undial()
-        self.near.dialled(self.sock, self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+        self.near.dialled(self.sock, self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if mask & LOST else 0)
 
     def abort(self, *, stalled: bool = False) -> None:
         """From the loop, after a failure of ours."""
@@ -154,15 +184,16 @@ class Outbound(Side):
         *("address", "began", "dialling", "done", "names", "number", "outlet", "port", "reason", "state"),
         *("timer", "tunnel", "verdict"),
     )
+    shared = False
 
     def __init__(self, outlet: "Outlet", sock: _socket.socket, number: int) -> None:
         super().__init__(outlet.loop, sock, 0)
         self.outlet = outlet
         self.number = number
-        self.address: Address = NOWHERE
+        self.address: Address | None = None
         self.port = 0
         self.names: list[str] = []
-        self.verdict = Verdict(allowed=False)
+        self.verdict = NOTHING
         self.state = "open"
         self.reason = ""
         self.began = outlet.loop.now
@@ -181,34 +212,25 @@ class Outbound(Side):
         """Bytes to the env."""
         return self.tunnel.outward.moved if self.tunnel is not None else 0
 
-    def begin(self, address: Address, port: int) -> None:
-        """Decide, and dial."""
-        self.address, self.port = address, port
-        if address in OURS:
-            self.fail("not a way out")
-            return
-        local = address != HOST and is_local(address)
-        self.names = self.outlet.names_of(self.address)
-        self.verdict = self.outlet.decide(self.address, self.port, self.names, local=local)
-        if not self.verdict.allowed:
+    def begin(self, way: Way) -> None:
+        """Dial, if it may."""
+        self.address, self.port, self.names, self.verdict = way.address, way.port, way.names, way.verdict
+        if way.reason:
+            self.fail(way.reason)
+        elif not way.verdict.allowed:
             self.state = "denied"
             self.fail("")
-            return
-        self._dial()
-
-    def _dial(self) -> None:
-        target = "127.0.0.1" if self.address == HOST else str(self.address)
-        self.connect(socket.AF_INET if self.address.version == 4 else socket.AF_INET6, (target, self.port))
+        else:
+            self.connect(way.family, way.place)
 
     def connect(self, family: int, place: tuple[str, int] | str) -> None:
         """Connect to it, and be one end of a tunnel then."""
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            # Without the class around it in `socket`, which costs more than the call.
+            sock = _socket.socket(family, STREAM)
         except OSError as error:
             self.fail(os.strerror(error.errno or 0))
             return
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = sock.connect_ex(place)
         if number == errno.EINPROGRESS:
             # Somebody on this host has answered by now: his segments wait behind the lock that the first call held, so only a
@@ -228,7 +250,7 @@ class Outbound(Side):
         if self.timer is not None:
             self.timer.cancel()
 
-    def dialled(self, sock: socket.socket, number: int) -> None:
+    def dialled(self, sock: _socket.socket, number: int) -> None:
         """The connection stands, or not."""
         if number:
             sock.close()
@@ -236,11 +258,38 @@ class Outbound(Side):
         else:
             self.stand(sock)
 
-    def stand(self, sock: socket.socket) -> None:
+    def stand(self, sock: _socket.socket) -> None:
         """From here on it is a tunnel."""
-        self.tunnel = Tunnel(self, Far(self, sock), self.outlet.pipes, self.over)
         if self.verdict.by_name:
+            self.tunnel = Tunnel(self, Far(self, sock), self.outlet.pipes, self.over)
             self.outgoing = Sniffing(self, self.tunnel.inward)
+            return
+        # What the program sent meanwhile goes first, and all else is made while the other side makes up its answer.
+        count = sent = 0
+        is_lost = False
+        try:
+            count = self.sock.recv_into(shared, BUFFER, DONTWAIT)
+        except BlockingIOError:
+            pass
+        except OSError:
+            sock.close()
+            self.fail("given up")
+            return
+        try:
+            sent = sock.send(view[:count], DONTWAIT) if count else 0
+        except BlockingIOError:
+            pass
+        except OSError:
+            is_lost = True
+        far = Far(self, sock)
+        if sent < count:
+            far.backlog = bytes(view[sent:count])
+            far.want(far.mask | WRITE)
+        self.tunnel = Tunnel(self, far, self.outlet.pipes, self.over)
+        self.tunnel.inward.moved = count
+        if is_lost:
+            far.backlog = b""
+            far.broken()
 
     def deny_tls(self, name: str) -> None:
         """TLS asked for a name that no rule gives."""

@@ -11,7 +11,7 @@ import errno
 import ipaddress
 import os
 import socket
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,9 +35,10 @@ from sandboxd.kernel.sockdiag import netns_cookie
 from sandboxd.router.closing import reset
 from sandboxd.router.dialer import connect
 from sandboxd.router.forwarded import Forwarded
+from sandboxd.router.ledger import Ledger
 from sandboxd.router.listener import Accepted, Listener
 from sandboxd.router.loop import READ, Timer
-from sandboxd.router.outbound import NOWHERE, Outbound, has_route, is_local, wanted
+from sandboxd.router.outbound import NOTHING, OURS, Outbound, Way, has_route, is_local, place_of, reached_at, wanted
 from sandboxd.router.proxied import Proxied
 from sandboxd.router.resolver import Datagrams, Inquiry, Respond
 from sandboxd.router.sharing import BATCH
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 MOST_PASSAGES = 2048  # connections of one env; what is over is reset
 MOST_BOUND, MOST_NAMES = 4096, 16
-MOST_KEPT = 64
+MOST_WAYS, STANDS = 1024, 1.0  # decisions that are remembered; seconds, since this host may get another address
 MOST_LISTENERS = 16
 TCP_LISTEN = 10
 SOON, LATE = 0.05, 2.0
@@ -70,9 +71,8 @@ class Outlet:
         self.passages: set[Outbound] = set()
         self.inquiries: set[Inquiry] = set()
         self.lookups = 0
-        self.total = self.denied = self.sent = self.received = 0
-        self._denied: OrderedDict[tuple[str, int], orders.Passage] = OrderedDict()
-        self._ended: deque[tuple[float, orders.Passage]] = deque(maxlen=MOST_KEPT)
+        self.ledger = Ledger(order.env_id)
+        self._ways: dict[bytes, Way] = {}
         self._bound: OrderedDict[Address, dict[str, None]] = OrderedDict()
         self._listeners: list[Listener | Datagrams] = []
         self._sock: _socket.socket | None = None
@@ -160,7 +160,7 @@ class Outlet:
 
     def _admit(self, sock: _socket.socket) -> bool:
         """Whether there is room for one connection more; else it is reset."""
-        self.total += 1
+        self.ledger.total += 1
         self.worker.note(self)
         if len(self.passages) + len(self.inquiries) >= self.worker.most:
             reset(sock)
@@ -194,17 +194,36 @@ class Outlet:
         if not self._admit(sock):
             return
         try:
-            address, port = wanted(sock)
+            packed = wanted(sock)
         except OSError:  # it was not led here: somebody connects to the relay itself
             reset(sock)
             return
-        if port == 53:
+        way = self._ways.get(packed)
+        if way is None or way.until < self.loop.now:
+            if len(self._ways) >= MOST_WAYS:
+                self._ways.clear()
+            way = self._ways[packed] = self.way(*place_of(packed))
+        if way.port == 53:
             self.inquiries.add(Inquiry(self, sock))
             return
         self.worker.numbers += 1
         passage = Outbound(self, sock, self.worker.numbers)
         self.passages.add(passage)
-        passage.begin(address, port)
+        passage.begin(way)
+
+    def way(self, address: Address, port: int) -> Way:
+        """Where a connection to that address leads to, if it may."""
+        until = self.loop.now + STANDS
+        place = reached_at(address, port)
+        if address in OURS:
+            return Way(address, port, [], NOTHING, until, *place, "not a way out")
+        local = address != HOST and is_local(address)
+        names = self.names_of(address)
+        return Way(address, port, names, self.decide(address, port, names, local=local), until, *place)
+
+    def forget_ways(self) -> None:
+        """What a decision rests on has changed."""
+        self._ways.clear()
 
     def decide(self, address: Address, port: int, names: list[str], *, local: bool) -> Verdict:
         """Over one connection."""
@@ -219,67 +238,20 @@ class Outlet:
     def ended(self, passage: Outbound) -> None:
         """A connection is over."""
         self.passages.discard(passage)
-        self.sent += passage.sent
-        self.received += passage.received
-        seen = self.seen(passage)
-        if passage.state == "denied":
-            self.deny(seen)
-        else:
-            self._ended.append((self.loop.now, seen))
+        self.ledger.end(passage)
 
     def deny(self, seen: orders.Passage) -> None:
-        """Keep what was denied, each place once."""
-        self.denied += 1
+        """Something was denied before there was a connection."""
+        self.ledger.deny(seen)
         self.worker.note(self)
-        self._denied.pop((seen.name or seen.address, seen.port), None)
-        self._denied[seen.name or seen.address, seen.port] = seen
-        while len(self._denied) > MOST_KEPT:
-            self._denied.popitem(last=False)
-
-    def seen(self, passage: Outbound) -> orders.Passage:
-        """A connection as it is told of."""
-        verdict = passage.verdict
-        name = HOST_NAMES[0] if passage.address == HOST else (passage.names or [""])[0]
-        return orders.Passage(
-            number=passage.number,
-            name=name,
-            address="" if passage.address == NOWHERE else str(passage.address),
-            port=passage.port,
-            state=passage.state,
-            rule=verdict.rule,
-            lacking=verdict.lacking,
-            reason=passage.reason,
-            sent=passage.sent,
-            received=passage.received,
-            began=passage.began,
-        )
 
     def traffic(self) -> orders.Traffic:
         """In numbers."""
-        return orders.Traffic(
-            open=0,
-            requests=0,
-            bytes_in=0,
-            bytes_out=0,
-            out_open=len(self.passages),
-            out_begun=self.total,
-            out_denied=self.denied,
-            out_sent=self.sent + sum(one.sent for one in self.passages),
-            out_received=self.received + sum(one.received for one in self.passages),
-        )
+        return self.ledger.traffic(self.passages)
 
     def flows(self) -> orders.Flows:
         """All that is known."""
-        alive = [self.seen(passage) for passage in sorted(self.passages, key=lambda one: one.number)]
-        sums = self.traffic()
-        return orders.Flows(
-            env_id=self.order.env_id,
-            passages=[*(seen for _, seen in self._ended), *self._denied.values(), *alive],
-            total=sums.out_begun,
-            denied=sums.out_denied,
-            sent=sums.out_sent,
-            received=sums.out_received,
-        )
+        return self.ledger.flows(self.passages)
 
     # -- names -----------------------------------------------------------------------------------------------------------
 
@@ -327,6 +299,7 @@ class Outlet:
         return dns.reply(question, answer.rcode, found, min(answer.ttl, LONGEST_TTL))
 
     def _bind(self, address: Address, name: str) -> None:
+        self.forget_ways()
         names = self._bound.setdefault(address, {})
         self._bound.move_to_end(address)
         names.pop(name, None)
@@ -358,9 +331,11 @@ class Outlet:
         """Other rules: what they no longer give is cut."""
         self.order = order
         self.rules = parse_all(order.rules)
+        self.forget_ways()
         for passage in list(self.passages):
             if (
                 not isinstance(passage, Forwarded)
+                and passage.address is not None
                 and (passage.tunnel is not None or passage.dialling is not None)
                 and not self.decide(passage.address, passage.port, passage.names, local=is_local(passage.address)).allowed
             ):

@@ -7,7 +7,6 @@ routing.proxying. Invariant: nothing is dialled before `egress` gave it.
 
 import _socket
 import ipaddress
-import socket
 from typing import TYPE_CHECKING
 
 from sandboxd.egress import HOST, HOST_NAMES, Address, Verdict, decide_name
@@ -70,10 +69,10 @@ class Proxied(Outbound):
             self.timer.cancel()
         self.port = asked.port
         if asked.host in HOST_NAMES:
-            self.begin(HOST, asked.port)
+            self.begin(self.outlet.way(HOST, asked.port))
             return
         try:
-            self.begin(ipaddress.ip_address(asked.host), asked.port)
+            self.begin(self.outlet.way(ipaddress.ip_address(asked.host), asked.port))
             return
         except ValueError:
             self.names = [asked.host]
@@ -103,13 +102,13 @@ class Proxied(Outbound):
         answer = dns.read_answer(message, question)
         self.left = list(answer.addresses) if answer is not None else []
         if self.left:
-            self.begin(self.left.pop(0), self.port)
+            self.begin(self.outlet.way(self.left.pop(0), self.port))
         elif question.kind == dns.A:
             self.ask(dns.AAAA)
         else:
             self.fail("no such name, or it leads to what is private")
 
-    def stand(self, sock: socket.socket) -> None:
+    def stand(self, sock: _socket.socket) -> None:
         """Say that it stands; from here on it is a tunnel."""
         asked = self.asked
         assert asked is not None

@@ -48,6 +48,7 @@ class Side:
     """One socket of a pair. `backlog`: bytes that the kernel did not take yet; while there are any, nothing more is put."""
 
     __slots__ = ("backlog", "fd", "feeder", "loop", "mask", "open", "outgoing", "parked", "sock")
+    shared = True  # somebody else may have a duplicate of its socket, so that close(2) alone ends nothing
 
     def __init__(self, loop: Loop, sock: _socket.socket, mask: int = READ) -> None:
         """`mask` 0: not in the loop until something is wanted."""
@@ -193,7 +194,10 @@ class Side:
         if self.open:
             self.open = False
             if not self.parked:
-                self.loop.forget(self.fd)
+                if self.shared:
+                    self.loop.forget(self.fd)
+                else:
+                    self.loop.drop(self.fd)
             self.sock.close()
 
 

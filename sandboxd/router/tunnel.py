@@ -89,10 +89,11 @@ class Tunnel:
             return
         if how == How.SINK_LOST:
             self._lost = sink
-        elif self._lost is None:
+        elif self._lost is None and (self._open or sink.shared):
             sink.half_close()
-        source.want(source.mask & ~READ)
-        if not self._open:
+        if self._open:
+            source.want(source.mask & ~READ)
+        else:
             self._finish(self._lost)
 
     def _finish(self, lost: Side | None) -> None:
