@@ -60,14 +60,14 @@ class Timer:
 
 
 class Loop:
-    """`now` is the monotonic time at which the current batch of events was read."""
+    """`now` is the monotonic time at which the current batch of events was read, `batch` its number."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watchers: dict[int, Watcher] = {}
         self._timers: list[Timer] = []
         self._running = False
-        self._batch = 0
+        self.batch = 0
         self._seen_batch = -1
         self._waiting = True
         self.now = time.monotonic()
@@ -113,7 +113,7 @@ class Loop:
             self._waiting = True
             events = poll(timeout, MOST_EVENTS)
             self._waiting = False
-            self._batch += 1
+            self.batch += 1
             self.now = clock()
             for fd, mask in events:
                 watcher = watchers.get(fd)
@@ -193,10 +193,10 @@ class Loop:
         if not self.foreign and not guarded:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        elif not self._waiting and self._batch == self._seen_batch and idle:
+        elif not self._waiting and self.batch == self._seen_batch and idle:
             self._seen_batch = -1
             raise StalledError
-        self._seen_batch = self._batch
+        self._seen_batch = self.batch
 
 
 class Signals:

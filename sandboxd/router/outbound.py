@@ -263,6 +263,7 @@ class Outbound(Side):
         if self.verdict.by_name:
             self.tunnel = Tunnel(self, Far(self, sock), self.outlet.pipes, self.over)
             self.outgoing = Sniffing(self, self.tunnel.inward)
+            self.outgoing.move()
             return
         # What the program sent meanwhile goes first, and all else is made while the other side makes up its answer.
         count = sent = 0

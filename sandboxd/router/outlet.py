@@ -73,6 +73,7 @@ class Outlet:
         self.lookups = 0
         self.ledger = Ledger(order.env_id)
         self._ways: dict[bytes, Way] = {}
+        self._batch = 0  # of the loop's, in which connections came last
         self._bound: OrderedDict[Address, dict[str, None]] = OrderedDict()
         self._listeners: list[Listener | Datagrams] = []
         self._sock: _socket.socket | None = None
@@ -186,7 +187,10 @@ class Outlet:
     def _room(self) -> int:
         # Whoever keeps a duplicate of the listener can have accept(2) wait.
         self.loop.guard()
-        return BATCH
+        # As a rule they come singly, and to be told that there is no second one would delay the first.
+        is_alone = self.loop.batch - self._batch > 1
+        self._batch = self.loop.batch
+        return 1 if is_alone else BATCH
 
     # -- what passes -----------------------------------------------------------------------------------------------------
 

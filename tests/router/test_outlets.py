@@ -3,6 +3,8 @@
 import ipaddress
 from pathlib import Path
 
+from sandboxd.egress import HOST, Address, Verdict
+from sandboxd.router.ledger import MOST_KEPT, Ledger
 from sandboxd.router.loop import Loop
 from sandboxd.router.outbound import has_route, is_local
 from sandboxd.router.resolver import Kept, Resolver
@@ -41,3 +43,28 @@ def test_the_hosts_file_answers_by_family() -> None:
     resolver.given = [("127.0.0.1", 5353)]
     assert resolver.servers() == [("127.0.0.1", 5353)]
     loop.close()
+
+
+class Went:
+    """A connection, as the ledger sees it."""
+
+    def __init__(self, number: int, state: str, address: Address | None, sent: int = 1) -> None:
+        self.number, self.state, self.address, self.port = number, state, address, 443
+        self.names: list[str] = []
+        self.verdict = Verdict(allowed=state != "denied", rule="open")
+        self.reason, self.began, self.sent, self.received = "", 1.5, sent, 2
+
+
+def test_what_went_out_is_counted_and_the_latest_is_kept() -> None:
+    ledger = Ledger("e")
+    for number in range(MOST_KEPT + 10):
+        ledger.end(Went(number, "closed", ipaddress.ip_address("93.184.216.34")))
+        ledger.end(Went(number, "denied", ipaddress.ip_address(number), sent=0))
+    ledger.end(Went(998, "failed", None, sent=0))
+    ledger.end(Went(999, "denied", HOST, sent=0))
+    ledger.end(Went(1000, "denied", HOST, sent=0))
+    flows = ledger.flows([Went(1002, "open", HOST), Went(1001, "open", None)])
+    assert [one.number for one in flows.passages if one.state in ("closed", "failed")] == [*range(11, MOST_KEPT + 10), 998]
+    assert [one.number for one in flows.passages if one.state == "denied"] == [*range(11, MOST_KEPT + 10), 1000], "each once"
+    assert [(one.number, one.name) for one in flows.passages[-2:]] == [(1001, ""), (1002, "host.sandbox.internal")]
+    assert (flows.denied, flows.sent, flows.received) == (MOST_KEPT + 12, MOST_KEPT + 12, 2 * (2 * MOST_KEPT + 25))
