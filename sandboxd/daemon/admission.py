@@ -48,7 +48,8 @@ class Admission:
         self._watching = False
         self._due = False
         self._exhausted_until = 0.0
-        self._host = (0.0, host_memory())
+        self._host = (time.monotonic(), host_memory())
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> Mapping[str, Ticket]:
@@ -78,16 +79,33 @@ class Admission:
         return obstacle(self.ceilings, load, self.host(), record.limits.memory)
 
     def host(self) -> Host:
-        """The host's memory, not older than a moment; but the last that was seen while no file can be opened (EMFILE)."""
-        if time.monotonic() - self._host[0] > CLOSE:
-            with contextlib.suppress(OSError):
-                self._host = (time.monotonic(), host_memory())
+        """The host's memory, not older than a moment; while there is plenty, not older than the guard's last look."""
+        seen, host = self._host
+        if time.monotonic() - seen > (CLOSE if self.is_tight(host) else 1.5 * CALM):
+            self.look()
         return self._host[1]
+
+    def is_tight(self, host: Host) -> bool:
+        """Whether memory may run out from one moment to the next."""
+        least = 3 * max(self.ceilings.critical, self.ceilings.reserve)
+        return host.available < least or (host.pressure or 0.0) >= self.ceilings.pressure[0] / 4
+
+    def look(self) -> None:
+        """Look at the host's memory; while no file can be opened (EMFILE) what was seen last holds."""
+        self._look = None
+        with contextlib.suppress(OSError):
+            self._host = (time.monotonic(), host_memory())
+
+    def look_soon(self) -> None:
+        """An env starts: what it takes is to be seen by the next. Two files of /proc take a twentieth of a launch."""
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(CLOSE, self.look)
 
     def at_once(self, record: EnvRecord) -> bool:
         """Whether a new env may start without waiting; raises QuotaExceeded, or QueueFull when it cannot even wait."""
         self.quotas.check(record)
         if not self.waiting and self.obstacle(record) is None:
+            self.look_soon()
             return True
         if len(self.waiting) >= self.supervisor.settings.queue:
             raise self.full(record)
@@ -161,6 +179,7 @@ class Admission:
                     self._last = ticket.owner
                     self._groups[ticket.owner] = ticket.group
                     self.supervisor.roll.admit(actor.record)
+                    self.look_soon()
                     actor.post(ev.Admitted())
             self._queue.remove(ticket.env_id)
         for ticket in aside:
@@ -176,7 +195,8 @@ class Admission:
     async def guard(self, watch: "Watch") -> None:
         """Stop the runaway when the host is about to run out of memory, until the daemon leaves."""
         while True:
-            host = self.host()
+            self.look()
+            host = self._host[1]
             if is_critical(self.ceilings, host):
                 await self._stop_runaway(watch, host)
             await asyncio.sleep(CLOSE if host.available < 3 * self.ceilings.critical else CALM)
@@ -203,7 +223,7 @@ class Admission:
         log.warning("env %s is stopped: %s", actor.record.name, reason)
         actor.post(ev.KillAsked(cause="memory", reason=reason))
         await actor.wait_until(lambda record: record.state in ENDED)
-        self._host = (time.monotonic(), host_memory())
+        self.look()
 
 
 def ceilings(supervisor: "Supervisor") -> Ceilings:

@@ -73,15 +73,14 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     handed: list[str] = []
     no_way: str = ""
 
-    def to_json(self) -> bytes:
-        """The plan as JSON; raises SpecInvalid over the cap of 4 MiB."""
-        body = msgspec.json.encode(self)
-        if len(body) > PLAN_LIMIT:
+    def check_size(self) -> None:
+        """Raise SpecInvalid where what its spec makes of it is over the cap of 4 MiB. The base is of the host's making."""
+        size = len(msgspec.json.encode((self.steps, self.init)))
+        if size > PLAN_LIMIT:
             raise SpecInvalid(
-                f"the plan of env {self.name} is {len(body)} bytes, over the cap of {PLAN_LIMIT}",
+                f"the plan of env {self.name} is {size} bytes, over the cap of {PLAN_LIMIT}",
                 hint="its commands and environment variables are too long",
             )
-        return body
 
     def describe(self) -> list[str]:
         """Every step in words, in order."""
@@ -151,7 +150,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
         handed=[place.env_home] if handed else [],
         no_way=no_way(spec, host),
     )
-    made.to_json()
+    made.check_size()
     return made
 
 

@@ -3,7 +3,8 @@
 Imports `kernel.libc`. The child of clone(CLONE_VM | CLONE_VFORK) runs in its parent's memory while that waits, so no Python may
 run in it. What it does is a chain of contexts, each one call of a C function (makecontext(3)), made before: the child enters
 the first, and each leads to the next. A chain knows no branches, so a call that could fail is made by the caller beforehand;
-the exec alone may fail, after which come the two calls that say so and end the child.
+the exec alone may fail, after which come the two calls that say so and end the child. Making it takes longer than running it,
+so that is a step of its own, for when nobody waits.
 """
 
 import ctypes
@@ -17,8 +18,9 @@ SIGCHLD = 17  # of all architectures that Python runs on but mips and hppa, for 
 CONTEXT = 8192  # more than sizeof(ucontext_t): 968 bytes on x86_64, 4560 on aarch64
 MOST = 24  # calls
 STACK = 1 << 15
+PATH = 4096  # PATH_MAX of linux/limits.h: more is ENAMETOOLONG
 APART = 256  # bytes between the tops of the calls' stacks: a call runs below its own, what comes later lies above
-SPACE = MOST * CONTEXT + 2 * STACK
+SPACE = MOST * CONTEXT + 2 * STACK + PATH
 MACHINES = ("x86_64", "aarch64")
 
 
@@ -61,27 +63,39 @@ class Strings:
         self.address = address(self.pointers)
 
 
-def spawn(
-    path: bytes, argv: list[bytes], env: list[bytes], *, stdio: tuple[int, int, int], limits: list[tuple[int, int, int]]
-) -> int:
-    """Execute `path` in a session of its own, with nothing open but stdio and what is not close-on-exec; its pid, or 0.
+class Spawn:
+    """A program about to be executed, in a session of its own, with nothing open but stdio and what is not close-on-exec.
 
-    limits: (RLIMIT number, soft, hard), none above the caller's own. Directory, umask and signal mask are the caller's. The
-    caller has one thread.
+    limits: (RLIMIT number, soft, hard), none above the caller's own. The signal mask is the one that its maker has; directory
+    and umask are those of who starts it, from the same process, which has one thread.
     """
-    words, variables = Strings(argv), Strings(env)
-    ceilings = [(number, struct.pack("QQ", soft & 2**64 - 1, hard & 2**64 - 1)) for number, soft, hard in limits]
-    area = Area()
-    failed = ctypes.addressof(area)  # its first byte
-    calls: list[tuple[str, tuple[int, ...]]] = [("setrlimit", (number, address(pair))) for number, pair in ceilings]
-    calls += [("setsid", ()), *[("dup2", (source, target)) for target, source in enumerate(stdio)]]
-    calls += [("execve", (address(path), words.address, variables.address)), ("memset", (failed, 1, 1)), ("_exit", (127,))]
-    first = chain(failed + 64, calls)
-    pid = check(_clone(CALLS["setcontext"], failed + SPACE, CLONE_VM | CLONE_VFORK | SIGCHLD, first), "clone")
-    if area[0] != b"\0":
-        os.waitpid(pid, 0)
-        return 0
-    return pid
+
+    __slots__ = ("area", "first", "kept", "place")
+
+    def __init__(
+        self, argv: list[bytes], env: list[bytes], *, stdio: tuple[int, int, int], limits: list[tuple[int, int, int]]
+    ) -> None:
+        words, variables = Strings(argv), Strings(env)
+        ceilings = [(number, struct.pack("QQ", soft & 2**64 - 1, hard & 2**64 - 1)) for number, soft, hard in limits]
+        self.area = Area()
+        failed = ctypes.addressof(self.area)  # its first byte
+        self.place = failed + SPACE - PATH
+        self.kept = words, variables, ceilings  # the chain knows only where they lie
+        calls: list[tuple[str, tuple[int, ...]]] = [("setrlimit", (number, address(pair))) for number, pair in ceilings]
+        calls += [("setsid", ()), *[("dup2", (source, target)) for target, source in enumerate(stdio)]]
+        calls += [("execve", (self.place, words.address, variables.address)), ("memset", (failed, 1, 1)), ("_exit", (127,))]
+        self.first = chain(failed + 64, calls)
+
+    def start(self, path: bytes) -> int:
+        """Execute that file, once; its pid, or 0."""
+        if len(path) >= PATH:
+            return 0
+        ctypes.memmove(self.place, path + b"\0", len(path) + 1)
+        pid = check(_clone(CALLS["setcontext"], self.place, CLONE_VM | CLONE_VFORK | SIGCHLD, self.first), "clone")
+        if self.area[0] != b"\0":
+            os.waitpid(pid, 0)
+            return 0
+        return pid
 
 
 def chain(start: int, calls: list[tuple[str, tuple[int, ...]]]) -> int:

@@ -16,12 +16,12 @@ from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, mounts, namespaces, nftables
 from sandboxd.launch import walls
 from sandboxd.launch.dialer import listen
+from sandboxd.launch.targets import STRICT, find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
-STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
 QUIETLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 TERMINALS = 256
@@ -249,35 +249,6 @@ def bind(stage: Stage, source: str, target: str, readonly: bool, is_file: bool, 
         tree = copied(stage.root, source, readonly=readonly, is_file=is_file)
     mounts.move_mount(tree, find(stage.root, target, make_file=is_file), subject=target)
     os.close(tree)
-
-
-def find(root: int, target: str, *, make_file: bool) -> int:
-    """A descriptor of the place to mount on, made where it is missing."""
-    path = inside(target)
-    try:
-        return mounts.openat2(root, path, os.O_PATH, STRICT)
-    except KernelError as error:
-        if error.errno != errno.ENOENT:
-            raise
-    make(root, path, make_file=make_file)
-    return mounts.openat2(root, path, os.O_PATH, STRICT)
-
-
-def make(root: int, path: str, *, make_file: bool) -> None:
-    """Make what is missing of `path`, one name at a time, each below a descriptor that was resolved inside the new root."""
-    parts = path.split("/")
-    for depth in range(1, len(parts) + 1):
-        parent = mounts.openat2(root, "/".join(parts[: depth - 1]) or ".", os.O_PATH | os.O_DIRECTORY, STRICT)
-        try:
-            if depth == len(parts) and make_file:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(parts[-1], flags, 0o644, dir_fd=parent))
-            else:
-                os.mkdir(parts[depth - 1], 0o755, dir_fd=parent)
-        except FileExistsError:
-            continue
-        finally:
-            os.close(parent)
 
 
 def hostname(_: Stage, name: str) -> None:

@@ -14,7 +14,7 @@ import os
 import select
 
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch import guard, plain, stager, talk, walls, warm
+from sandboxd.launch import guard, init, plain, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 INIT, STAGER, GROUP = 3, 4, 5  # descriptors: the sockets of each; the control group of services, where there is one
@@ -73,6 +73,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
         if in_time:
             warm.rehearse()  # before the filter: what that refuses would wait for our own answer
         apply(stage, "ahead", plain.decode(ahead))
+        init.settle()
         if in_time:
             talk.send(line, {"parked": True})
         frame = talk.receive(line)
@@ -82,7 +83,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
         titles.set_title(plan["title"])
         apply(stage, "init", plan["steps"])
         config, found = plan["config"], talk.named(plan["fds"], received)
-        found["refused"], found["ways"] = stage.listener, stage.ways
+        found["refused"], found["ways"], found["settled"] = stage.listener, stage.ways, True
     except Exception as error:  # whatever can be wrong with a plan
         talk.send(line, failure(error))
         return 1

@@ -148,21 +148,21 @@ class Launcher:
         limit: is given the path of its control group, to limit it before anything of the env runs; what it raises ends it all.
         """
         self.notice_mounts()
-        shape = shape_of(plan.profile, plan.base, parts(plan.steps, parked=plan.profile.namespaces).ahead)
+        taken = parts(plan.steps, parked=plan.profile.namespaces)
+        shape = shape_of(plan.profile, plan.base, taken.ahead)
         child: Parked | None = None
         trees: list[int] = []
         try:
             trees += hand_over(plan)
             async with asyncio.timeout(LAUNCH_TIMEOUT):
                 child = self.take(shape) or await self.park(shape)
-                child.begin(stager_half(plan, trees))
+                child.begin(stager_half(taken.view, trees))
                 if limit is not None and child.group:
                     limit(child.group)
-                answer = await child.launch(init_half(plan, given()))
+                answer = await child.launch(init_half(plan, taken, given()))
             if answer.get("launched") is not True:
-                view, ahead, own, confined = parts(plan.steps, parked=plan.profile.namespaces)
-                lists = {"base": plan.base, "ahead": ahead, "steps": view, "init": own, "walls": confined}
-                described = [step.describe() for step in lists.get(str(answer.get("failed")), [])]
+                lists = {"base": plan.base, "steps": taken.view, "init": taken.own, "walls": taken.confined}
+                described = [step.describe() for step in {**taken._asdict(), **lists}.get(str(answer.get("failed")), [])]
                 raise failure_of(f"env {plan.name}", described, answer)
             proven = frozenset(map(str, answer.get("walls", ())))
             demand(plan, proven)

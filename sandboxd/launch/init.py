@@ -45,16 +45,22 @@ SEGMENTS = "/proc/sysvipc/shm"
 def run(config: dict[str, Any], fds: dict[str, Any]) -> NoReturn:
     """Be the env's pid 1 until it is killed. `config` and `fds` as the launcher's plan has them."""
     try:
-        occupy_stdio()
-        reset_signals()
-        set_dumpable(False)
-        no_new_privs()
-        gc.freeze()
-        gc.enable()
+        if not fds.get("settled"):
+            settle()
         init_of(config, fds).serve()
     except BaseException as error:
         complain("ending", error)
     os._exit(1)
+
+
+def settle() -> None:
+    """What is done once and depends on nothing of the env: of a parked child, while nobody waits."""
+    occupy_stdio()
+    reset_signals()
+    set_dumpable(False)
+    no_new_privs()
+    gc.freeze()
+    gc.enable()
 
 
 def init_of(config: dict[str, Any], fds: dict[str, Any]) -> Init:

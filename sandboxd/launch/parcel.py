@@ -10,8 +10,9 @@ from collections.abc import Mapping
 import msgspec
 
 from sandboxd.errors import LaunchFailed
-from sandboxd.isolation.parking import parts
+from sandboxd.isolation.parking import Parts
 from sandboxd.isolation.plan import LaunchPlan
+from sandboxd.isolation.steps import AnyStep
 from sandboxd.kernel import fds, mounts
 from sandboxd.launch.parked import Load
 
@@ -33,21 +34,18 @@ class InitFds(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def stager_half(plan: LaunchPlan, trees: list[int]) -> Load:
+def stager_half(view: list[AnyStep], trees: list[int]) -> Load:
     """What the stager gets of the plan's own half, and descriptors."""
-    return msgspec.json.encode(
-        {"steps": parts(plan.steps, parked=plan.profile.namespaces).view, "fds": [["handed"]] * len(trees)}
-    ), trees
+    return msgspec.json.encode({"steps": view, "fds": [["handed"]] * len(trees)}), trees
 
 
-def init_half(plan: LaunchPlan, given: InitFds) -> Load:
+def init_half(plan: LaunchPlan, own: Parts, given: InitFds) -> Load:
     """What pid 1 gets of it, and descriptors under their names."""
-    _, _, own, confined = parts(plan.steps, parked=plan.profile.namespaces)
     listed = given.listed()
     init = {
         "title": f"sandboxd-init: {plan.name}",
-        "steps": own,
-        "walls": confined,
+        "steps": own.own,
+        "walls": own.confined,
         "config": plan.init,
         "fds": [name for name, _ in listed],
     }

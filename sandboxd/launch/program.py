@@ -18,7 +18,7 @@ import struct
 import termios
 
 from sandboxd.errors import CommandNotExecutable, CommandNotFound, LaunchFailed, SandboxdError, SpecInvalid
-from sandboxd.kernel import seccomp, spawn
+from sandboxd.kernel import seccomp
 from sandboxd.kernel.namespaces import clone3
 from sandboxd.launch import plain
 from sandboxd.launch.apply import APPLY, Stage
@@ -27,6 +27,8 @@ from sandboxd.launch.walls import allow
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from sandboxd.launch.quick import Quick
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 REPORT_LIMIT = 16384  # JSON of 2 * WORDS characters, escaped, fits
@@ -166,11 +168,10 @@ class Birth:
 PLAIN = Birth()
 
 
-def fork(program: Program, stdio: Stdio, birth: Birth = PLAIN, *, is_first: bool = False) -> tuple[int, int]:
+def fork(program: Program, stdio: Stdio, birth: Birth = PLAIN, *, quick: Quick | None = None) -> tuple[int, int]:
     """Start it: (pid, descriptor that ends at exec or carries the report). Raises LaunchFailed; `stdio` is closed then.
 
-    is_first: nobody runs in the env yet. Else a sibling could stop the new child before its exec, SIGSTOP being what no mask
-    holds off, and with it pid 1, which vfork(2) suspends until then.
+    quick: a faster way, where there is one. Where it fails, the fork says why.
     """
     try:
         report, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -178,8 +179,8 @@ def fork(program: Program, stdio: Stdio, birth: Birth = PLAIN, *, is_first: bool
         stdio.close()
         raise failed("pipe", error, program.argv[0]) from error
     try:
-        quick = spawned(program, stdio) if is_first and birth.group < 0 else 0
-        pid = quick or (os.fork() if birth.group < 0 else born_in(birth.group))
+        pid = quick.start() if quick is not None else 0
+        pid = pid or (os.fork() if birth.group < 0 else born_in(birth.group))
     except OSError as error:
         stdio.close()
         os.close(report)
@@ -199,45 +200,6 @@ def born_in(group: int) -> int:
     if pid:
         os.close(process)
     return pid
-
-
-def spawned(program: Program, stdio: Stdio) -> int:
-    """Start it by vfork, in half the time of a fork: its pid, or 0 where that cannot be or fails; the fork then says why."""
-    if program.tty or program.confine or not spawn.is_possible():
-        return 0
-    lower = []
-    for name, pair in program.rlimits.items():
-        number = getattr(resource, f"RLIMIT_{name}")
-        own = resource.getrlimit(number)
-        if own != pair:
-            lower.append((number, *pair))
-        if not within(pair, own):
-            return 0
-    path = os.fsencode(program.argv[0])
-    if b"/" not in path:
-        search = os.fsencode(program.env.get("PATH", DEFAULT_PATH)).split(b":")
-        places = [os.path.join(place, path) for place in search if place.startswith(b"/")]
-        path = next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), b"")
-    argv = [os.fsencode(word) for word in program.argv]
-    env = [os.fsencode(f"{key}={value}") for key, value in program.env.items()]
-    before = os.umask(program.umask)
-    # The child's mask is ours. A SIGCHLD that comes meanwhile is lost; who ended before the first program, init looks itself.
-    mask = _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-    try:
-        os.chdir(os.fsencode(program.workdir))
-        return spawn.spawn(path + b"\0", argv, env, stdio=stdio.three(), limits=lower)
-    except OSError:
-        return 0
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-        os.umask(before)
-        os.chdir("/")
-
-
-def within(pair: tuple[int, int], own: tuple[int, int]) -> bool:
-    """Whether a soft and a hard limit can be set by one who has these; -1 is none."""
-    soft, hard = (value % (1 << 64) for value in pair)
-    return soft <= hard <= own[1] % (1 << 64)
 
 
 def become(program: Program, stdio: tuple[int, int, int], report: int, birth: Birth) -> NoReturn:

@@ -18,6 +18,7 @@ from sandboxd.launch.logfile import LogFiles
 from sandboxd.launch.loop import READ, Loop, complain
 from sandboxd.launch.program import PLAIN, REPORT_LIMIT, Program, Stdio, error_of, fork, set_window
 from sandboxd.launch.pump import Input, Output
+from sandboxd.launch.quick import made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,12 +87,11 @@ class Services:
         self.retrying = False
         self.enter: Callable[[], None] | None = None  # waits until the env's view of files is whole
 
-    def come_in(self) -> bool:
-        """Be in the env's view before anything of the env runs or is opened; whether this was the first time."""
+    def come_in(self) -> None:
+        """Be in the env's view before anything of the env runs or is opened."""
         enter, self.enter = self.enter, None
         if enter is not None:
             enter()
-        return enter is not None
 
     def get(self, name: str) -> Service:
         """The service of that name; raises NotFound."""
@@ -133,9 +133,10 @@ class Services:
             raise InvalidState(f"service {service.name} is running", state="running")
         try:
             program = Program(asked)
-            is_first = self.come_in()
-            stdio = Stdio(program)
-            pid, report = fork(program, stdio, self.birth, is_first=is_first)
+            stdio, quick = (None, None) if self.enter is None else made(program, self.birth) or (None, None)
+            self.come_in()
+            stdio = stdio or Stdio(program)
+            pid, report = fork(program, stdio, self.birth, quick=quick)
         except SandboxdError as error:
             self.fail(service, error)
             raise

@@ -15,7 +15,8 @@ from sandboxd.errors import SandboxdError
 from sandboxd.launch import apply, plain, talk, walls
 from sandboxd.launch.frames import Inbox, encode
 from sandboxd.launch.init import Init
-from sandboxd.launch.program import Program, Stdio, spawned
+from sandboxd.launch.program import PLAIN, Program, Stdio
+from sandboxd.launch.quick import made
 
 ROUNDS = 12  # a function is specialised at its eighth run (PEP 659, Include/internal/pycore_code.h)
 PLAN = {"argv": ["/.none", "x"], "env": {"PATH": "/bin"}, "workdir": "/", "rlimits": {}, "umask": 18}
@@ -77,8 +78,9 @@ def run_service(init: Init) -> None:
     """A service that logs, without a process."""
     service = init.services.by_name["web"]
     program = Program(PLAN)
-    stdio = Stdio(program)
-    spawned(program, stdio)  # ENOENT; the C library reaps what it cloned
+    stdio, quick = made(program, PLAIN) or (Stdio(program), None)
+    if quick is not None:
+        quick.start()  # ENOENT; it reaps what it cloned
     report, gone = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     init.services.begin(service, program, -2, stdio, report)
     os.close(gone)

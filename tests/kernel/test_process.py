@@ -139,7 +139,7 @@ def run_program(argv: list[str], limits: list[tuple[int, int, int]]) -> tuple[in
     words = [word.encode() for word in argv]
     with open(read, "rb") as output:
         try:
-            pid = spawn.spawn(words[0] + b"\0", words, [b"A=1"], stdio=(null, write, null), limits=limits)
+            pid = spawn.Spawn(words, [b"A=1"], stdio=(null, write, null), limits=limits).start(words[0])
         finally:
             os.close(write)
             os.close(null)

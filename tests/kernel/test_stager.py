@@ -140,14 +140,14 @@ def test_each_gets_its_own_half(walls: Walls) -> None:
     made = walls.planned(["/bin/true"])
     null = os.open("/dev/null", os.O_RDWR)
     try:
-        halves = stager_half(made, [null]), init_half(made, InitFds(control=null, dial=null, exits=null))
+        taken = parts(made.steps, parked=True)
+        halves = stager_half(taken.view, [null]), init_half(made, taken, InitFds(control=null, dial=null, exits=null))
     finally:
         os.close(null)
     staged, init = (json.loads(body) for body, _ in halves)
     assert staged["fds"] == [["handed"]]
     assert init["fds"] == [["control"], ["dial"], ["exits"]]
-    ahead = len(parts(made.steps, parked=True).ahead)
-    assert ahead + len(init["steps"]) + len(init["walls"]) + len(staged["steps"]) == len(made.steps) + 1
+    assert len(taken.ahead) + len(init["steps"]) + len(init["walls"]) + len(staged["steps"]) == len(made.steps) + 1
 
 
 def test_a_stager_that_fails_takes_the_child_along(walls: Walls) -> None:
