@@ -90,7 +90,7 @@ class Body:
             for name in self.prepared_attach:
                 self.open_session(f"attach:{name}", attached=True)
             self.group = launched.group
-            self.readiness.take(launched.diag, launched.netns_cookie)
+            self.readiness.take(launched.diag, launched.netns_cookie, launched.pid)
             await linking.meet(self, launched)
             self.actor.post(building.told(launched))
             self.report_status()

@@ -1,8 +1,8 @@
 """Watching one env's services until they are ready, and finding the port of one that declared none.
 
-The kernel tells nobody that a socket began to listen, so this asks: a sock_diag socket born in the env's netns answers in
-about 0.07 ms, at first every ms, then ever less often. No connection is made, so a service never sees a probe unless an
-http check was asked for.
+The kernel tells nobody that a socket began to listen, so this asks: a sock_diag socket born in the env's netns answers, at
+first every ms, then ever less often (network.listening). No connection is made, so a service never sees a probe unless an http
+check was asked for.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ GROWTH = 1.25
 LATE, LATE_GROWTH = 0.1, 1.5  # half a second on, what has declared no port hardly has one: of a thousand such, each look counts
 LONGEST_PAUSE = 0.25
 LONGEST_SEARCH_PAUSE = 30.0
+WHOLE = 5.0  # such pauses and longer ones are followed by a look, whatever was counted
 STATUS_LINE_CAP = 4096
 
 
@@ -85,8 +86,12 @@ class Readiness:
         deadline = loop.time() + check.timeout
         told = False
         pause = FIRST_PAUSE
+        unready, before = "", None
         while True:
-            unready = await self._why_not(name, spec, check)
+            now = self._count(is_seldom=pause >= LONGEST_PAUSE) if unready and not (check.http or check.command) else None
+            if now is None or now != before:
+                unready = await self._why_not(name, spec, check)
+            before = now
             self.actor.body.notebook.probed(name, unready)
             if not unready:
                 self.actor.post(ev.ServiceReady(service=name, port=self.actor.record.services[name].port))
@@ -113,14 +118,14 @@ class Readiness:
             return f"nothing listens on port {port}{where}"
         return await self._http_fails(check.http, port) if check.http else ""
 
-    def take(self, diag: int, cookie: int) -> None:
-        """Have the diag socket that the child made before it had a plan (-1: none); else it is asked for."""
+    def take(self, diag: int, cookie: int, pid: int) -> None:
+        """Have the diag socket that the child, of that pid, made before it had a plan (-1: none); else it is asked for."""
         if diag < 0:
             return
         sock = socket.socket(fileno=diag)
         try:
             if self._listening is None and self.actor.record.spec.network.mode == "private":
-                self._listening = Listening(sock, cookie=cookie)
+                self._listening = Listening(sock, cookie=cookie, pid=pid)
                 return
         except (SandboxdError, OSError) as error:
             log.warning("%s: %s", self.actor.record.name, error)
@@ -144,7 +149,8 @@ class Readiness:
             if self.actor.record.spec.network.mode == "host":
                 self._listening = Listening(sockdiag.open_diag())
             elif link is not None:
-                self._listening = Listening(await link.diag(), cookie=self._cookie)
+                init = self.actor.record.init
+                self._listening = Listening(await link.diag(), cookie=self._cookie, pid=init.pid if init else 0)
         except (SandboxdError, OSError) as error:
             log.debug("%s: no diag socket: %s", self.actor.record.name, error)
 
@@ -169,15 +175,28 @@ class Readiness:
         pause = min(max(FIRST_PAUSE, ago * (1 - 1 / GROWTH)), longest)
         if pause > LONGEST_PAUSE:
             await asyncio.sleep(pause)
+        before = None
         while True:
-            taken = {service.port for other, service in self.actor.record.services.items() if other != name}
-            free = [row.port for row in await self._ports() if row.port not in taken]
-            found = [port for port in free if record.given_port in (None, port)]
-            if found:
-                self.actor.post(ev.PortFound(service=name, port=found[0]))
-                return found[0]
+            now = self._count(is_seldom=pause >= min(WHOLE, longest))
+            if now is None or now != before:
+                taken = {service.port for other, service in self.actor.record.services.items() if other != name}
+                free = [row.port for row in await self._ports() if row.port not in taken]
+                found = [port for port in free if record.given_port in (None, port)]
+                if found:
+                    self.actor.post(ev.PortFound(service=name, port=found[0]))
+                    return found[0]
+            before = now
             await asyncio.sleep(pause)
             pause = min(pause * (GROWTH if pause < LATE else LATE_GROWTH), longest)
+
+    def _count(self, *, is_seldom: bool) -> tuple[int, ...] | None:
+        """How many TCP sockets the env has now: as many as at the look before need no other. None: it has to be looked at."""
+        if self._listening is None:
+            return None
+        if not is_seldom:
+            return self._listening.count()
+        self._listening.count_no_more()  # nobody began to listen, or just as something else ended: that has to come to light
+        return None
 
     async def _command_fails(self, command: str | list[str], timeout: float) -> str:
         """Run the check inside, its output thrown away there."""

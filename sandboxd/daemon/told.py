@@ -1,9 +1,9 @@
 """The table as the router was told it last, and what to tell it next: only what changed, where that will do. Pure.
 
 A change of one env costs what that env costs, not what all of them do: neither here nor in the router's workers. A whole table
-it is where names are contested, where rules are (one env's can bear on another's), and every MOST_CHANGES, since a worker that
-comes later is told all changes since. Imports lifecycle, routes and routing. Invariant: the tables told, changed by the changes
-told, are those that `route_table` makes.
+it is where names are contested, where rules are (one env's can bear on another's), and after MOST_CHANGES, or as many as there
+are envs in it, since a worker that comes later is told all changes since. Imports lifecycle, routes and routing. Invariant: the
+tables told, changed by the changes told, are those that `route_table` makes.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -64,7 +64,7 @@ class Told:
 
     def change(self, records: Mapping[str, EnvRecord | None], ground: Ground) -> Change | None:
         """What to tell of these envs (None: it is gone). None: it takes a whole table."""
-        if self._ground is None or ground != self._ground or self._changes >= MOST_CHANGES:
+        if self._ground is None or ground != self._ground or self._changes >= max(MOST_CHANGES, len(self._endpoints)):
             return None
         self._ground = None  # until this has come to its end
         parts = Parts()

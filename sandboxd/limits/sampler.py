@@ -49,9 +49,10 @@ class Sampler:
     def sample(
         self, init_pid: int, *, gate: int | None = None, traffic: bool = True, unattached: Callable[[], int] = lambda: 0
     ) -> Sample:
-        """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: never). traffic: also
-        count what went to disks; without it io_read and io_write are 0 and the look costs a quarter less. unattached: tells
-        the bytes of shared memory that is nobody's, asked where they may matter.
+        """Look at the tree of an init now. gate: bytes from which on PSS is read too (0: always, None: memory is bound by
+        nothing, and all that is known of it is RSS: half the time). traffic: also count what went to disks; without it io_read
+        and io_write are 0 and the look costs a quarter less. unattached: tells the bytes of shared memory that is nobody's,
+        asked where they may matter.
 
         Raises KernelError (ESRCH) when init is gone. Processes that end meanwhile count as far as they were seen.
         """
@@ -61,7 +62,7 @@ class Sampler:
         tree = walk(init_pid)
         rss = sum(stat.rss for stat in tree.values()) * PAGE
         io = [read_io(pid) for pid in tree] if traffic else []
-        mounts, tmpfs = self._memoryfs((init_pid, init.start), list(tree))
+        mounts, tmpfs = ([], 0) if gate is None else self._memoryfs((init_pid, init.start), list(tree))
         pss: int | None = None
         mapped = 0
         unnamed: dict[int, int] = {}

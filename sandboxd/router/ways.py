@@ -1,7 +1,7 @@
 """The daemon's side of the egress worker: which envs have a way out, and what goes out of one. Part of the router's handle.
 
-Nearly every env has a way out, so that only what changed is told: as a whole at first, and every MOST_CHANGES, since a worker
-that comes later is told all changes since.
+Nearly every env has a way out, so that only what changed is told: as a whole at first, and after MOST_CHANGES, or as many as
+there are ways, since a worker that comes later is told all changes since.
 """
 
 import itertools
@@ -38,10 +38,15 @@ class Ways:
     def push(self, outlets: Mapping[str, orders.Outlet | None], *, resolvers: list[str], own: list[int], whole: bool) -> None:
         """Have these be the ways out of these envs, and of no others if that is the whole. resolvers, own: see SetOutlets."""
         found = {env_id: one for env_id, one in outlets.items() if one is not None}
-        gone = [env_id for env_id in self._outlets if env_id not in found and (whole or env_id in outlets)]
+        known = self._outlets if whole else self._outlets.keys() & outlets.keys()
+        gone = [env_id for env_id in known if env_id not in found]
         new = [one for env_id, one in found.items() if self._outlets.get(env_id) != one]
         changed = self._ground != (resolvers, own) or bool(new or gone)
-        as_whole = self._ground != (resolvers, own) or self._changes >= MOST_CHANGES or self.speaks < orders.WAYS
+        as_whole = (
+            self._ground != (resolvers, own)
+            or self._changes >= max(MOST_CHANGES, len(self._outlets))
+            or self.speaks < orders.WAYS
+        )
         self._ground = resolvers, own
         for env_id in gone:
             del self._outlets[env_id]
