@@ -20,6 +20,7 @@ from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import NotFound, SandboxdError, StoreFailed
 from sandboxd.kernel import fds, pidfd, titles
+from sandboxd.kernel.fds import ran_out
 from sandboxd.launch.exits import read_exits
 from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.launch.initlink import InitLink
@@ -32,6 +33,7 @@ from sandboxd.store.journal import Journal, newer
 
 log = logging.getLogger(__name__)
 FIRST_WORD = 2.0
+AGAIN = 1.0  # seconds until an env is tried again for which no descriptor was left
 AT_ONCE = 64  # envs that are looked at together: one that does not answer must not hold up the others
 
 
@@ -63,10 +65,13 @@ async def adopt_all(supervisor: Supervisor) -> None:
             supervisor.journal.remove(env_id)
     for env_id in supervisor.rundir.env_ids():
         if env_id not in records:
-            await end_stray(supervisor.rundir.env_dir(env_id))
             try:
+                await end_stray(supervisor.rundir.env_dir(env_id))
                 removed = await asyncio.to_thread(supervisor.rundir.remove_env_dir, env_id)
-            except StoreFailed as error:  # a mount, or another owner's file: no reason for the others to go without a daemon
+            except (
+                StoreFailed,
+                OSError,
+            ) as error:  # a mount, or another owner's file: no reason for the others to go without a daemon
                 log.error("the directory %s belongs to no env, and cannot be removed as yet: %s", env_id, error)
                 continue
             supervisor.tally.count("leaks", "files", removed)
@@ -91,6 +96,30 @@ async def adopt_one(supervisor: Supervisor, record: EnvRecord) -> None:
         actor.post(ev.Adopted())
         return
     try:
+        await adopt_alive(actor)
+    except OSError as error:
+        if not ran_out(error):
+            raise
+        log.warning("env %s cannot be taken up as yet: %s", record.name, error)
+        supervisor.own(adopt_later(actor), name=f"adopt-{record.name}")
+
+
+async def adopt_later(actor: Actor) -> None:
+    """Its processes run, and it is served; it is asked nothing and told nothing until there is a descriptor for it."""
+    while actor.body.pidfd < 0:
+        await asyncio.sleep(AGAIN)
+        try:
+            return await adopt_alive(actor)
+        except OSError as error:
+            if not ran_out(error):
+                raise
+    return None
+
+
+async def adopt_alive(actor: Actor) -> None:
+    """Find its init, or what became of it. Raises OSError, where there is no descriptor left; then nothing was done."""
+    record = actor.record
+    try:
         fd = init_of(record) if record.init is not None else await unrecorded_init(actor)
     except NotFound:
         for event in lost(record, exits_of(actor), pidfd.boot_id()):
@@ -101,6 +130,9 @@ async def adopt_one(supervisor: Supervisor, record: EnvRecord) -> None:
         if record.init is None:
             actor.post(launch_of(actor))
     except (SandboxdError, OSError) as error:
+        if ran_out(error):
+            await actor.body.let_go()
+            raise
         log.error("env %s: its init does not answer (%s), so it is ended", record.name, error)
         actor.post(ev.KillAsked(cause="lost", reason=f"its init did not answer a new daemon: {error}"))
         return
@@ -168,7 +200,9 @@ async def listener_of(env_dir: Path) -> int | None:
     """The pid of the init that answers in that directory, or None."""
     try:
         link = await InitLink.connect(env_dir, lambda event: None, timeout=FIRST_WORD)
-    except (SandboxdError, OSError):
+    except (SandboxdError, OSError) as error:
+        if ran_out(error):
+            raise
         return None
     try:
         return link.peer_pid
@@ -201,6 +235,10 @@ def exits_of(actor: Actor) -> list[Ended]:
     """The exits that init wrote down while nobody listened, oldest first."""
     try:
         exits = read_exits(actor.supervisor.rundir.env_dir(actor.record.id) / "exits")
-    except (NotFound, OSError):
+    except NotFound:
+        return []
+    except OSError as error:
+        if ran_out(error):
+            raise
         return []
     return [Ended(entry.service, entry.pid, exit_code_of(entry.wait_status)) for entry in exits]

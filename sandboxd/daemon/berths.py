@@ -14,7 +14,7 @@ import msgspec
 
 from sandboxd.errors import StoreFailed
 from sandboxd.kernel import fds
-from sandboxd.launch.initlink import InitSockets, bind_sockets
+from sandboxd.launch.doorway import InitSockets, bind_sockets
 from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sandboxd.daemon import building, denials, freezing, limiting, linking, relinking
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.daemon.timers import Timers
-from sandboxd.errors import Internal, NotFound, SandboxdError, UsageError
+from sandboxd.errors import Internal, LaunchFailed, NotFound, SandboxdError, UsageError
 from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import (
     Closed,
@@ -95,7 +95,7 @@ class Body:
             self.actor.post(building.told(launched))
             self.report_status()
         except (SandboxdError, OSError) as error:
-            if building.comes_back(error):
+            if building.comes_back(error, self.actor.supervisor.missing):
                 self.actor.supervisor.admission.exhausted()
                 await self._end_launch()
                 self.actor.post(ev.LaunchDeferred())
@@ -104,16 +104,21 @@ class Body:
         building.close_all(self.prepared_attach)
 
     async def _launch_failed(self, error: Exception) -> None:
-        if isinstance(error, OSError) and error.errno in SCARCE and not isinstance(error, SandboxdError):
-            error = failed(error, self.actor.supervisor.rundir.env_dir(self.actor.record.id))
-        elif not isinstance(error, SandboxdError):
-            log.exception("env %s could not be built", self.actor.record.name)
-            error = Internal(f"building the env failed: {error}", hint="the daemon's log tells more")
+        error = self._in_words(error)
         if self.pidfd >= 0:
             # init is there but does not answer: it must not stay
             pidfd.send_signal(self.pidfd, self.last_signal)
         await self._end_launch()
         self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
+
+    def _in_words(self, error: Exception) -> SandboxdError:
+        if isinstance(error, SandboxdError):
+            why = self.actor.supervisor.missing.get(str(error.details.get("step")), "")
+            return LaunchFailed(f"{error.message}, and no other can be started: {why}", hint=error.hint) if why else error
+        if isinstance(error, OSError) and error.errno in SCARCE:
+            return failed(error, self.actor.supervisor.rundir.env_dir(self.actor.record.id))
+        log.error("env %s could not be built", self.actor.record.name, exc_info=error)
+        return Internal(f"building the env failed: {error}", hint="the daemon's log tells more")
 
     async def _end_launch(self) -> None:
         await self.let_go()
@@ -245,8 +250,9 @@ class Body:
             pid = await building.start_service(self.actor, self.link, name)
         except NotFound:
             return  # init has ended; the pidfd tells
-        except SandboxdError as error:
-            self.actor.post(ev.ServiceRefused(service=name, error=(error.code, error.message, error.hint)))
+        except (SandboxdError, OSError) as error:
+            refusal = self._in_words(error)
+            self.actor.post(ev.ServiceRefused(service=name, error=(refusal.code, refusal.message, refusal.hint)))
         else:
             self.actor.post(ev.ServiceStarted(service=name, pid=pid))
 

@@ -6,6 +6,7 @@ on this side, and on any failure nothing half-made stays but the directory, whic
 
 import errno
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ from sandboxd.isolation.facts import LimitFacts
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Affinity
 from sandboxd.kernel.identity import acting_as
+from sandboxd.launch.doorway import bind_sockets
 from sandboxd.launch.guards import unguarded
-from sandboxd.launch.initlink import InitLink, InitStatus, bind_sockets
+from sandboxd.launch.initlink import InitLink, InitStatus
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at
 from sandboxd.launch.repository import repository_of
@@ -224,9 +226,9 @@ def open_logs(env_dir: Path, services: list[str], opened: list[int], ahead: tupl
                 os.rename(unnamed(which), log_name(name, which), src_dir_fd=directory, dst_dir_fd=directory)
             found[name] = ahead[0], ahead[1]
             continue
-        pair = open_log(directory, name, 0), open_log(directory, name, 1)
-        opened += pair
-        found[name] = pair
+        for which in LOGS:
+            opened.append(open_log(directory, name, which))
+        found[name] = opened[-2], opened[-1]
     return found
 
 
@@ -305,10 +307,10 @@ def close_all(attach: dict[str, dict[str, int]]) -> None:
     attach.clear()
 
 
-def comes_back(error: Exception) -> bool:
+def comes_back(error: Exception, missing: Container[str]) -> bool:
     """Whether what was missing comes back by itself: namespaces (the quota is used up for a moment after an env's end), or the
-    launcher, which is started anew when it dies."""
+    launcher, which is started anew when it dies. missing: what could not be started anew the last time."""
     if not isinstance(error, SandboxdError):
         return False
     no_namespace = error.details.get("errno") == errno.ENOSPC and "clone3" in error.message
-    return no_namespace or error.details.get("step") == "launcher"
+    return no_namespace or (error.details.get("step") == "launcher" and "launcher" not in missing)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sandboxd.daemon.parting import leaving, say
 from sandboxd.errors import Internal, KernelError, ProtocolViolation, SandboxdError
+from sandboxd.kernel.fds import ran_out
 from sandboxd.protocol.envelopes import CallFrame, ServiceError, decode_call, decode_parameters, encode_error, encode_reply
 from sandboxd.protocol.framing import REPLY_CAP, FrameReader
 from sandboxd.protocol.messages import Params, Reply
@@ -30,6 +31,7 @@ READS_AT_ONCE = 4  # then the others have their turn
 REPEATABLE = frozenset(
     {"List", "Inspect", "Logs", "Wait", "Events", "Why", "Stats", "Status", "Metrics", "Stop", "Suspend", "Resume"}
 )
+LIMITS = "it passes as others end; or raise the daemon's limit on open files (`ulimit -n`, LimitNOFILE=)"
 HELD = 64 << 10  # of calls behind the one that is being answered
 
 
@@ -313,6 +315,8 @@ class Connection:
                 raise
             return Internal(f"{call.method} was cancelled inside the daemon")  # else its client would wait for ever
         except Exception as fault:
+            if isinstance(fault, OSError) and ran_out(fault):
+                return KernelError(fault.errno or 0, call.method.rpartition(".")[2], hint=LIMITS)
             log.exception("%s failed", call.method)
             return Internal(f"{call.method} failed: {fault!r}", hint="the daemon's log has the traceback; please report it")
         return None

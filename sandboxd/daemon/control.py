@@ -18,6 +18,7 @@ from sandboxd import __version__
 from sandboxd.daemon.connection import Call, ClientGone, Connection, Departures, Handler, Methods, Peer
 from sandboxd.daemon.parting import leaving, say
 from sandboxd.errors import PermissionDenied, QueueFull, SandboxdError
+from sandboxd.kernel.fds import ran_out
 from sandboxd.protocol.envelopes import SERVICE, ServiceError
 from sandboxd.protocol.interface import Description, GetInfo, GetInterfaceDescription, Info, description
 from sandboxd.protocol.messages import INTERFACE, METHODS, Reply
@@ -30,7 +31,6 @@ ACCEPTS_AT_ONCE = 32
 # linux/socket.h, from 6.16: a socket that does not want descriptors. A listener hands it down to what it accepts.
 SO_PASSRIGHTS = 83
 SO_PEERGROUPS = 59  # asm-generic/socket.h, from 4.13
-OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Bounds(NamedTuple):
@@ -169,7 +169,7 @@ class ControlServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in OUT_OF_RESOURCES:
+                if ran_out(error):
                     self._rest(error)
                     return
                 log.warning("accept on the control socket: %s", error)

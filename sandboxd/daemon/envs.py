@@ -67,7 +67,11 @@ class EnvRequests:
         if existing is not None and params.exists != "error":
             return await self.reuse(call, params, existing, record)
         actor = self.supervisor.create(record)
-        session = RunSession.prepare(actor, params) if params.attach else None  # the actor has not had its turn yet
+        try:
+            session = RunSession.prepare(actor, params) if params.attach else None  # the actor has not had its turn yet
+        except OSError:
+            await self.supervisor.remove(actor)
+            raise
         try:
             record = await self.started(call, actor, params)
         except BaseException:

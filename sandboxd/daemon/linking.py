@@ -30,7 +30,8 @@ async def meet(body: "Body", built: "Built") -> None:
         return
     hold(body, built.pidfd)
     body.greeting = built.status
-    body.link = await InitLink.open(directory_of(body), body.on_init_event)
+    async with asyncio.timeout(TIMEOUT):
+        body.link = await InitLink.open(directory_of(body), body.on_init_event)
     body.readiness.prepare(built.netns_cookie)
     body.actor.supervisor.own(greet(body, body.link, built), name=f"greet-{body.actor.record.name}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandboxd.daemon.pumping import readable
 from sandboxd.errors import KernelError
+from sandboxd.kernel.fds import CutOff
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -36,5 +37,7 @@ async def born_inside(actor: "Actor", family: socket.AddressFamily) -> socket.so
     if len(fds) != 1 or flags & socket.MSG_CTRUNC:
         for fd in fds:
             os.close(fd)
+        if flags & socket.MSG_CTRUNC:
+            raise CutOff
         raise KernelError(answer[1] if len(answer) == 2 else 5, "socket", "inside the env")
     return socket.socket(fileno=fds[0])

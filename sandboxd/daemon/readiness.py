@@ -17,6 +17,7 @@ from sandboxd.daemon.reach import born_inside
 from sandboxd.egress import PROXY, PROXY_PORT, forward
 from sandboxd.errors import KernelError, NotFound, SandboxdError
 from sandboxd.kernel import sockdiag
+from sandboxd.kernel.fds import ran_out
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.states import ServiceState
 from sandboxd.network.listening import Listener, Listening
@@ -43,6 +44,7 @@ class Readiness:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._listening: Listening | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._closed: Exception = NotFound("init has ended")  # why there is no diag socket
         self._cookie = 0
 
     def watch(self, name: str) -> None:
@@ -90,7 +92,12 @@ class Readiness:
         while True:
             now = self._count(is_seldom=pause >= LONGEST_PAUSE) if unready and not (check.http or check.command) else None
             if now is None or now != before:
-                unready = await self._why_not(name, spec, check)
+                try:
+                    unready = await self._why_not(name, spec, check)
+                except OSError as error:
+                    if not ran_out(error):
+                        raise
+                    unready, pause, now = f"it cannot be looked at now: {error}", LONGEST_PAUSE, None
             before = now
             self.actor.body.notebook.probed(name, unready)
             if not unready:
@@ -151,8 +158,11 @@ class Readiness:
             elif link is not None:
                 init = self.actor.record.init
                 self._listening = Listening(await link.diag(), cookie=self._cookie, pid=init.pid if init else 0)
+            else:
+                self._closed = NotFound("init has ended")
         except (SandboxdError, OSError) as error:
             log.debug("%s: no diag socket: %s", self.actor.record.name, error)
+            self._closed = error
 
     async def _ports(self) -> list[Listener]:
         if self._listening is None:
@@ -161,7 +171,7 @@ class Readiness:
                 await asyncio.shield(self._opening)
                 self._opening = None
         if self._listening is None:
-            raise NotFound("init has ended")
+            raise self._closed
         record = self.actor.record
         ours = {forward(entry).port for entry in record.spec.network.forward}
         ours |= {PROXY_PORT} if PROXY in record.egress else set()
@@ -180,7 +190,12 @@ class Readiness:
             now = self._count(is_seldom=pause >= min(WHOLE, longest))
             if now is None or now != before:
                 taken = {service.port for other, service in self.actor.record.services.items() if other != name}
-                free = [row.port for row in await self._ports() if row.port not in taken]
+                try:
+                    free = [row.port for row in await self._ports() if row.port not in taken]
+                except OSError as error:
+                    if not ran_out(error) or longest < LONGEST_SEARCH_PAUSE:
+                        raise
+                    free, pause, now = [], LONGEST_PAUSE, None
                 found = [port for port in free if record.given_port in (None, port)]
                 if found:
                     self.actor.post(ev.PortFound(service=name, port=found[0]))

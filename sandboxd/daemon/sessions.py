@@ -13,6 +13,7 @@ from sandboxd.daemon.body import signal_number
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.pumping import pump, write_all
 from sandboxd.errors import InvalidState, NotFound, UsageError
+from sandboxd.kernel.fds import close_all
 from sandboxd.lifecycle.states import ALIVE, State
 from sandboxd.protocol import messages as m
 
@@ -198,9 +199,13 @@ class RunSession:
         outer: dict[str, int] = {}
         wanted = ["stdin"] if service.stdin else []
         wanted += ["stdout"] if service.tty else ["stdout", "stderr"]
-        for stream in wanted:
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            inner[stream], outer[stream] = (reading, writing) if stream == "stdin" else (writing, reading)
+        try:
+            for stream in wanted:
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                inner[stream], outer[stream] = (reading, writing) if stream == "stdin" else (writing, reading)
+        except OSError:
+            close_all([*inner.values(), *outer.values()])
+            raise
         actor.body.prepared_attach[name] = inner
         actor.body.prepared_window = (params.rows, params.cols)
         return cls(actor, f"run:{actor.record.id}", Channel(outer), with_fds=params.fds)

@@ -88,6 +88,7 @@ class Supervisor:
         self.leaving = asyncio.Event()
         self.end_all = False
         self.again = False  # another daemon takes over in this process
+        self.missing: dict[str, str] = {}  # which of launcher and router has died and cannot be started now, and why
         self._tasks: set[asyncio.Task[Any]] = set()
         self.pushing = Pushing(self)
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do
@@ -193,11 +194,13 @@ class Supervisor:
         """Until it is there: what is scarce now (descriptors, memory) may be had in a moment."""
         while not self.leaving.is_set():
             try:
-                return await start()
+                await start()
+                self.missing.pop(what, None)
+                return
             except (SandboxdError, OSError) as error:
                 log.error("no %s could be started: %s", what, error)
+                self.missing[what] = str(error)
                 await asyncio.sleep(1)
-        return None
 
     # -- envs ----------------------------------------------------------------------------------------------------------
 

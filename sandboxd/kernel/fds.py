@@ -6,11 +6,12 @@ open by a failure. `socket.recv_fds` is not used: on 3.11 it ignores its flags, 
 
 import _socket
 import ctypes
+import errno
 import os
 import resource
 import struct
 
-from sandboxd.errors import ProtocolViolation
+from sandboxd.errors import KernelError, ProtocolViolation
 from sandboxd.kernel.libc import check, syscall
 
 SCM_MAX_FD = 253  # include/net/scm.h: the most descriptors one message can carry
@@ -19,14 +20,33 @@ LAST = 0xFFFFFFFF
 CLOEXEC, NOSIGNAL, CTRUNC = _socket.MSG_CMSG_CLOEXEC, _socket.MSG_NOSIGNAL, _socket.MSG_CTRUNC
 
 INT = struct.Struct("i")
+OUT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _close_range = syscall(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether there was no descriptor or no memory left for something: no fault of the other side's, and it passes."""
+    return isinstance(error, OSError) and error.errno in OUT
+
+
+class CutOff(OSError):
+    """A message came, and the descriptors that were with it did not: this process has no room for them. `data` is the message,
+    which a stream would miss."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        super().__init__(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.data = data
+
+    def in_words(self) -> KernelError:
+        """As what a user is told."""
+        return KernelError(errno.EMFILE, "recvmsg", hint="raise the limit on open files (`ulimit -n`, LimitNOFILE=)")
 
 
 def recv(sock: _socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: int = 0) -> tuple[bytes, list[int]]:
     """Up to `size` bytes and the descriptors that came along; b"" is the end. Over `max_fds`: ProtocolViolation, all closed.
 
-    Blocks, or raises BlockingIOError, as the socket is set; `flags` are added (MSG_DONTWAIT).
+    Blocks, or raises BlockingIOError, as the socket is set; `flags` are added (MSG_DONTWAIT). Raises CutOff, none left open.
     """
     data, ancillary, message_flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(4 * max_fds) if max_fds else 0, CLOEXEC | flags)
     fds: list[int] = []
@@ -36,7 +56,9 @@ def recv(sock: _socket.socket, size: int, *, max_fds: int = SCM_MAX_FD, flags: i
     # CMSG_SPACE rounds up to 8 bytes, so one descriptor over an odd count fits without MSG_CTRUNC.
     if message_flags & CTRUNC or len(fds) > max_fds:
         close_all(fds)
-        raise ProtocolViolation(f"the peer sent more than {max_fds} descriptors in one message, or this process has none left")
+        if len(fds) < max_fds:  # there was room for more: net/core/scm.c stops at the first that the process cannot take
+            raise CutOff(data)
+        raise ProtocolViolation(f"the peer sent more than {max_fds} descriptors in one message")
     return data, fds
 
 
@@ -53,6 +75,18 @@ def close_all(fds: list[int]) -> None:
             os.close(fd)
         except OSError:
             continue  # close(2) frees the descriptor even where it reports an error; it must not be tried again
+
+
+def dup_all(fds: list[int]) -> list[int]:
+    """A copy of each, or of none; raises OSError."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))
+    except OSError:
+        close_all(made)
+        raise
+    return made
 
 
 def close_range(first: int, last: int = LAST) -> None:

@@ -48,7 +48,12 @@ def adopt(pid: int, started: int, boot: str) -> int:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         raise gone from None
-    if start_time(pid) != started:
+    try:
+        is_it = start_time(pid) == started
+    except OSError:
+        os.close(fd)
+        raise
+    if not is_it:
         os.close(fd)
         raise gone
     return fd

@@ -21,8 +21,7 @@ import msgspec
 from sandboxd.errors import KernelError, LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
 from sandboxd.isolation.parking import parts
-from sandboxd.isolation.plan import LaunchPlan, Profile, default_profile, default_walls
-from sandboxd.isolation.steps import Step
+from sandboxd.isolation.plan import LaunchPlan, default_profile, default_walls
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, pidfd
 from sandboxd.launch.groups import Groups
@@ -30,7 +29,7 @@ from sandboxd.launch.initevents import InitStatus, as_init_status
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message
 from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
-from sandboxd.launch.parked import Parked, Shape, demand, failure_of
+from sandboxd.launch.parked import Parked, Shape, demand, failure_of, gone, shape_of, unreceived
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -166,15 +165,18 @@ class Launcher:
                 raise failure_of(f"env {plan.name}", described, answer)
             proven = frozenset(map(str, answer.get("walls", ())))
             demand(plan, proven)
+            # What may fail (EMFILE, what is no status) is done before it is nobody's to kill.
+            started = pidfd.start_time(child.pid) or 0
+            status = as_init_status(answer["status"]) if answer.get("status") is not None else None
             return Launched(
                 diag=child.give_diag(),
                 pid=child.pid,
                 pidfd=child.release(),
-                start_time=pidfd.start_time(child.pid) or 0,
+                start_time=started,
                 boot_id=self.boot_id,
                 netns_cookie=child.netns_cookie,
                 walls=proven,
-                status=as_init_status(answer["status"]) if answer.get("status") is not None else None,
+                status=status,
                 group=child.group,
             )
         except TimeoutError as error:
@@ -339,6 +341,11 @@ class Launcher:
             if "failed" in message:
                 take(failure_of("an env", [], message))
                 return
+            if len(self.line.received) < 3:  # the child ends by itself: of its sockets no other end is left
+                if self.groups is not None and group:
+                    self.groups.release(group)
+                take(unreceived())
+                return
             process, *socks = self.line.received[:3]
             del self.line.received[:3]
             made = Parked(socks=socks, process=process, pid=int(message["pid"]), shape=shape)
@@ -388,13 +395,3 @@ def usual(host: HostFacts | None) -> Shape:
     base = base_steps(layout, proc, network=True, abi=abi, egress=host is not None and host.egress.offered)
     ahead = parts(default_walls(host), parked=True).ahead if host else []
     return shape_of(default_profile(os.geteuid(), os.getegid()), base, ahead)
-
-
-def shape_of(profile: Profile, base: Sequence[Step], ahead: Sequence[Step]) -> Shape:
-    """What a parked child is good for."""
-    return profile, msgspec.json.encode(base), msgspec.json.encode(ahead)
-
-
-def gone() -> LaunchFailed:
-    """The launcher is not there."""
-    return LaunchFailed("the launcher has ended", hint="its log (launcher.log) may say why", step="launcher", errno=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import _socket
 
 from sandboxd.errors import Internal, KernelError, ProtocolViolation, SandboxdError
-from sandboxd.kernel.fds import close_all
+from sandboxd.kernel.fds import CutOff, close_all
 from sandboxd.launch.dialer import Listener
 from sandboxd.launch.frames import VERSION, Inbox, Outbox, encode, error_to
 from sandboxd.launch.loop import READ, WRITE, Loop, complain
@@ -118,6 +118,8 @@ class Control:
     def dispatch(self, call: Call) -> None:
         """Do a call; whatever happens, it is answered and its descriptors have an owner."""
         try:
+            if len(call.fds) < len(call.asked.get("fds", [])):
+                raise CutOff
             self.do(call)
         except SandboxdError as error:
             call.refuse(error)

@@ -11,7 +11,7 @@ import _socket
 import os
 
 from sandboxd.errors import ProtocolViolation, SandboxdError, by_code
-from sandboxd.kernel.fds import close_all, recv, send
+from sandboxd.kernel.fds import CutOff, close_all, recv, send
 from sandboxd.launch import plain
 
 TYPE_CHECKING = False
@@ -84,21 +84,27 @@ def error_from(data: Message) -> SandboxdError:
 
 
 class Inbox:
-    """What came in on one connection and is not taken yet."""
+    """What came in on one connection and is not taken yet. cut: descriptors came for which this process had no room; the frame
+    that names them is taken without."""
 
-    __slots__ = ("buffer", "fds", "sock")
+    __slots__ = ("buffer", "cut", "fds", "sock")
 
     def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.buffer = bytearray()
         self.fds: list[int] = []
+        self.cut = False
 
     def pull(self) -> bool:
         """Receive once; False at end of file. Raises BlockingIOError, OSError, ProtocolViolation."""
-        data, fds = recv(self.sock, CHUNK, max_fds=FDS_LIMIT, flags=DONTWAIT)
+        was_cut = self.cut
+        try:
+            data, fds = recv(self.sock, CHUNK, max_fds=FDS_LIMIT, flags=DONTWAIT)
+        except CutOff as error:
+            data, fds, self.cut = error.data, [], True
         self.fds += fds
         self.buffer += data
-        if len(self.fds) > FDS_LIMIT:
+        if len(self.fds) > FDS_LIMIT or (was_cut and fds):  # whose the later ones are cannot be told any more
             raise ProtocolViolation("more descriptors than frames name")
         return bool(data)
 
@@ -114,13 +120,16 @@ class Inbox:
             del self.buffer[: 4 + length]
             message = decode(body)
             yield message, self.take(message.get("fds", []))
-        if not self.buffer and self.fds:
+        if not self.buffer and (self.fds or self.cut):
             raise ProtocolViolation("descriptors that no frame names")
 
     def take(self, names: object) -> dict[str, int]:
-        """The oldest descriptors under these names."""
+        """The oldest descriptors under these names; none where they were cut off."""
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise ProtocolViolation("`fds` is a list of different names")
+        if len(names) > len(self.fds) and self.cut:
+            self.cut = False
+            return {}
         if len(names) > len(self.fds):
             raise ProtocolViolation("a frame names descriptors that did not come")
         taken, self.fds = self.fds[: len(names)], self.fds[len(names) :]

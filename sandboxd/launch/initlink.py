@@ -9,15 +9,15 @@ and says `Closed` once.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sandboxd.errors import NotFound, ProtocolViolation, SandboxdError, TimedOut
-from sandboxd.kernel.fds import close_all
+from sandboxd.kernel.fds import CutOff, close_all, dup_all
+from sandboxd.launch.doorway import connect_to
 from sandboxd.launch.frames import CHUNK, FDS_LIMIT, VERSION, Inbox, Outbox, encode, error_from
 from sandboxd.launch.initevents import (
     Closed,
@@ -45,79 +45,17 @@ __all__ = [
     "ExecFailed",
     "InitEvent",
     "InitLink",
-    "InitSockets",
     "InitStatus",
     "Opened",
     "ServiceExited",
     "ServiceStatus",
     "SessionExited",
     "Started",
-    "bind_sockets",
 ]
 
 CALL_TIMEOUT, OUTBOX_LIMIT, DRAIN_TURNS = 30.0, 4 << 20, 64  # turns: frames' worth received in one go before others are served
 UCRED = struct.Struct("=iII")  # pid uid gid
 INTRODUCED = socket.CMSG_SPACE(UCRED.size) + socket.CMSG_SPACE(FDS_LIMIT * 4)
-
-
-class InitSockets(NamedTuple):
-    """Listening sockets for init to inherit; the daemon closes its copies once init has them."""
-
-    control: socket.socket
-    dial: socket.socket
-
-    def close(self) -> None:
-        """Close both."""
-        self.control.close()
-        self.dial.close()
-
-
-def bind_sockets(env_dir: Path) -> InitSockets:
-    """Listen on env_dir/init.sock and env_dir/dial.sock, replacing what an earlier init left; raises OSError."""
-    control = listen(env_dir, "init.sock", socket.SOCK_STREAM)
-    try:
-        return InitSockets(control, listen(env_dir, "dial.sock", socket.SOCK_SEQPACKET))
-    except BaseException:
-        control.close()
-        raise
-
-
-def listen(directory: Path, name: str, kind: socket.SocketKind) -> socket.socket:
-    """A listening socket; its path may be longer than sun_path's 108 bytes, so it goes by the directory's descriptor."""
-    folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        (directory / name).unlink(missing_ok=True)
-        sock.bind(f"/proc/self/fd/{folder}/{name}")
-        sock.listen(64)
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        os.close(folder)
-    return sock
-
-
-def connect_to(directory: Path, name: str) -> socket.socket:
-    """A connected stream socket; raises NotFound when nobody listens, BlockingIOError while its queue is full."""
-    gone = NotFound(f"init does not answer on {directory / name}", hint="the env has ended")
-    try:
-        folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise gone from None
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # before the greeting is sent, so that it carries the sender
-        sock.connect(f"/proc/self/fd/{folder}/{name}")
-    except (FileNotFoundError, ConnectionRefusedError):
-        sock.close()
-        raise gone from None
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        os.close(folder)
-    return sock
 
 
 Answer = asyncio.Future[tuple[dict[str, Any], dict[str, int]]]
@@ -259,12 +197,9 @@ class InitLink:
             raise NotFound("the env's init is gone", hint="the env has ended, or its init was lost")
         if self.outbox.size > OUTBOX_LIMIT:
             raise TimedOut("the env's init reads nothing", hint="kill the env")
-        self.count += 1
-        number = self.count
-        frame = encode({**asked, "id": number, "op": op, "fds": list(fds or {})})
         future: Answer = self.loop.create_future()
+        number = self._ask(op, asked, fds or {})
         self.waiting[number] = future
-        self.outbox.put(frame, [os.dup(fd) for fd in (fds or {}).values()])
         self._flush()
         taken = False
         try:
@@ -278,6 +213,12 @@ class InitLink:
             self.waiting.pop(number, None)
             if not taken and future.done() and not future.cancelled() and future.exception() is None:
                 close_all(list(future.result()[1].values()))  # it came, and the caller was cancelled
+
+    def _ask(self, op: str, asked: dict[str, Any], fds: Mapping[str, int]) -> int:
+        """Queue a call; its number. Raises OSError."""
+        self.count += 1
+        self.outbox.put(encode({**asked, "id": self.count, "op": op, "fds": list(fds)}), dup_all(list(fds.values())))
+        return self.count
 
     # -- the connection --------------------------------------------------------------------------------------------------
 
@@ -331,8 +272,10 @@ class InitLink:
         data, ancillary, flags, _ = self.sock.recvmsg(CHUNK, INTRODUCED, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         said = {kind: value for _, kind, value in ancillary}
-        self.inbox.fds += memoryview(said.get(socket.SCM_RIGHTS, b"")).cast("i")  # of an answer right behind the greeting
-        if flags & socket.MSG_CTRUNC or socket.SCM_CREDENTIALS not in said:
+        came = [*memoryview(said.get(socket.SCM_RIGHTS, b"")).cast("i")]  # of an answer right behind the greeting
+        self.inbox.cut = bool(flags & socket.MSG_CTRUNC)  # room is given for all that may come: this process has none
+        close_all(came) if self.inbox.cut else self.inbox.fds.extend(came)
+        if socket.SCM_CREDENTIALS not in said:
             raise ProtocolViolation("init did not introduce itself" if data else "init closed the connection")
         if (pid := UCRED.unpack(said[socket.SCM_CREDENTIALS])[0]) <= 0:
             raise ProtocolViolation("init is no process that can be seen from here" if data else "init closed the connection")
@@ -380,6 +323,11 @@ class InitLink:
         future = self.waiting.pop(as_int(message["id"]), None)  # what is broken above fails it with the link
         if future is None or future.done():
             return
+        if error is None and len(fds) < len(message.get("fds", [])):
+            error = CutOff().in_words()
+            if "session" in answer:  # nobody holds its other end: what was begun there is ended
+                self._ask("close_session", {"session": answer["session"], "grace": 0.0}, {})
+                self._flush()
         if error is not None:
             future.set_exception(error)
         else:

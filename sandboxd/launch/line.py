@@ -8,7 +8,6 @@ nobody takes are closed.
 import asyncio
 import contextlib
 import json
-import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,7 +55,7 @@ class Line:
         if not self.outgoing and not self.push(waiting, owned=False):
             return
         # A queued descriptor outlives the call, and the caller may close its own by then.
-        self.outgoing += [(piece, [os.dup(fd) for fd in load]) for piece, load in waiting]
+        self.outgoing += [(piece, fds.dup_all(load)) for piece, load in waiting]
         if self.outgoing:
             self.loop.add_writer(self.sock.fileno(), self.writable)
 
@@ -91,6 +90,8 @@ class Line:
                 data, came = fds.recv(self.sock, CHUNK)
             except (BlockingIOError, InterruptedError):
                 return
+            except fds.CutOff as error:  # the frame is whole: whoever takes it finds that its descriptors are not there
+                data, came = error.data, []
             except (OSError, ProtocolViolation):
                 data, came = b"", []
             self.received += came

@@ -7,11 +7,14 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from sandboxd.errors import LaunchFailed, WallUnavailable
 from sandboxd.isolation.plan import LaunchPlan, Profile
-from sandboxd.kernel import pidfd
+from sandboxd.isolation.steps import Step
+from sandboxd.kernel import fds, pidfd
 from sandboxd.launch.line import Line, Message
 
 HINT_UNPROVEN = "the launcher may be of another version: `sandbox daemon stop`, and it is started anew"
@@ -107,6 +110,11 @@ class Parked:
             self.answer.cancel()
 
 
+def shape_of(profile: Profile, base: Sequence[Step], ahead: Sequence[Step]) -> Shape:
+    """What a parked child is good for."""
+    return profile, msgspec.json.encode(base), msgspec.json.encode(ahead)
+
+
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:
     """The child's failure as an error: which wall does not hold, or which step could not be done, and what the kernel said."""
     if "wall" in answer:
@@ -125,6 +133,17 @@ def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed
         step=step,
         errno=int(answer.get("errno") or 0),
     )
+
+
+def gone() -> LaunchFailed:
+    """The launcher is not there."""
+    return LaunchFailed("the launcher has ended", hint="its log (launcher.log) may say why", step="launcher", errno=0)
+
+
+def unreceived() -> LaunchFailed:
+    """A child was made, and this process has no descriptors left to hold it by."""
+    error = fds.CutOff().in_words()
+    return LaunchFailed(f"no env can be started now: {error}", hint=error.hint, step="descriptors", errno=error.errno)
 
 
 def demand(plan: LaunchPlan, proven: frozenset[str]) -> None:

@@ -5,20 +5,22 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from sandboxd.kernel.fds import close_all, recv
-from sandboxd.launch.initlink import InitEvent, InitLink, bind_sockets
+from sandboxd.launch.doorway import bind_sockets
+from sandboxd.launch.initlink import InitEvent, InitLink
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHILD = Path(__file__).with_name("init_child.py")
@@ -182,6 +184,23 @@ async def start(env: Env, link: InitLink, name: str, plan: dict[str, Any], **mor
         return await link.start({"name": name, **plan}, logs=logs, **more)
     finally:
         close_all(list(logs))
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process may open nothing for a while; what is open stays so. The limit stays above what its user may have in flight,
+    which is held against it, too (unix(7), ETOOMANYREFS)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(2)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(256, *map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(2))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        close_all(taken)
 
 
 async def until(holds: Callable[[], bool]) -> None:

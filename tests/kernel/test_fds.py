@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 
@@ -51,12 +52,27 @@ open_now = max(int(name) for name in os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 2, open_now + 2))
 try:
     fds.recv(there, 10)
-except Exception as error:
-    found = [type(error).__name__, len(os.listdir("/proc/self/fd"))]
+except OSError as error:
+    found = [type(error).__name__, error.errno, error.data.decode(), len(os.listdir("/proc/self/fd"))]
 found.append(len(os.listdir("/proc/self/fd")))
 """)
-    assert found[0] == "ProtocolViolation"
-    assert found[1] == found[2]
+    assert found[:3] == ["CutOff", errno.EMFILE, "x"], "what came without them is there"
+    assert found[3] == found[4]
+
+
+def test_a_copy_of_all_or_of_none() -> None:
+    found = run("""
+import resource
+null = os.open("/dev/null", os.O_RDONLY)
+open_now = max(int(name) for name in os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 2, open_now + 2))
+before = len(os.listdir("/proc/self/fd"))
+try:
+    fds.dup_all([null] * 8)
+except OSError as error:
+    found = [error.errno, len(os.listdir("/proc/self/fd")) - before, len(fds.dup_all([null]))]
+""")
+    assert found == [errno.EMFILE, 0, 1]
 
 
 def test_the_end_is_empty() -> None:

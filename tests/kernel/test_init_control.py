@@ -25,12 +25,13 @@ from sandboxd.errors import (
 )
 from sandboxd.kernel.fds import close_all, send
 from sandboxd.launch import clients, initevents, initlink
+from sandboxd.launch.doorway import bind_sockets
 from sandboxd.launch.exits import read_exits
 from sandboxd.launch.frames import FDS_LIMIT, FRAME_LIMIT, VERSION, Inbox, Outbox, decode, encode, error_from, error_to
-from sandboxd.launch.initlink import Closed, InitLink, ServiceExited, SessionExited, Started, bind_sockets
+from sandboxd.launch.initlink import Closed, InitLink, ServiceExited, SessionExited, Started
 from sandboxd.launch.loop import READ, Loop
 from sandboxd.launch.pids import host_pids
-from tests.kernel.inits import Env, Recorder, connected, program, run, shell, start, until
+from tests.kernel.inits import Env, Recorder, connected, no_descriptors, program, run, shell, start, until
 
 # -- frames -------------------------------------------------------------------------------------------------------------
 
@@ -60,6 +61,34 @@ def test_frames_however_they_are_cut(pair, step: int) -> None:
     assert len(inbox.buffer) == 50
     ours.close()
     assert not inbox.pull()
+    inbox.close()
+
+
+def test_a_frame_whose_descriptors_were_cut_off_is_taken_without_them(pair) -> None:
+    ours, theirs = pair
+    inbox = Inbox(theirs)
+
+    def sent(*numbers: int) -> list[tuple[int, int]]:
+        for number in numbers:
+            send(ours, encode({"id": number, "fds": ["a", "b"] if number % 2 else []}), [0, 1] if number % 2 else [])
+        found = []
+        for _ in numbers:
+            with contextlib.suppress(BlockingIOError):
+                inbox.pull()
+            for message, fds in inbox.frames():
+                found.append((message["id"], len(fds)))
+                close_all(list(fds.values()))
+        return found
+
+    with no_descriptors():
+        assert sent(1, 2, 3) == [(1, 0), (2, 0), (3, 0)]
+        assert sent(4, 5) == [(4, 0), (5, 0)]
+    assert sent(6, 7, 8) == [(6, 0), (7, 2), (8, 0)]
+    with no_descriptors():
+        send(ours, encode({"id": 9}), [0])
+        inbox.pull()
+        with pytest.raises(ProtocolViolation):
+            list(inbox.frames())
     inbox.close()
 
 

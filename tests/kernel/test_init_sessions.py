@@ -1,6 +1,7 @@
 """Commands executed in an env and readers joined to its services, through a real pid 1."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -17,7 +18,7 @@ from sandboxd.launch.initlink import ServiceExited, SessionExited
 from sandboxd.launch.pids import host_pids
 from sandboxd.launch.pump import DROP_LIMIT
 from sandboxd.launch.sessions import SESSIONS_LIMIT
-from tests.kernel.inits import BOUND, Env, connected, hear, program, read, run, shell, start, until
+from tests.kernel.inits import BOUND, Env, connected, hear, no_descriptors, program, read, run, shell, start, until
 
 
 def code(event: SessionExited) -> int:
@@ -86,6 +87,25 @@ def test_exec_gives_the_three_streams_and_the_status(init_env) -> None:
             exited = await heard.wait(SessionExited)
             assert (exited.session, code(exited)) == (opened.session, 9)
             assert (await link.status()).sessions == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_session_that_cannot_be_held_is_refused_and_ended(init_env, tty: bool) -> None:
+    """Its descriptors are cut off where the daemon has no room; the link and its other calls go on."""
+    env = init_env()
+
+    async def main() -> None:
+        async with connected(env) as (link, heard):
+            with no_descriptors(), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                await link.exec(program("sleep", "1000", stdin=True, tty=tty))
+            await heard.wait(SessionExited)
+            assert (await link.status()).sessions == []
+            opened = await link.exec(shell("echo on"))
+            assert await read(opened.fds["stdout"]) == b"on\n"
+            await heard.wait(SessionExited, lambda event: event.session == opened.session)
+            os.close(opened.fds["stderr"])
 
     run(main())
 

@@ -27,6 +27,7 @@ from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
 from sandboxd.launch.source import TITLE
 from sandboxd.spec import EnvSpec, Network, Service
+from tests.kernel.inits import no_descriptors
 from tests.kernel.inside import ROOT
 from tests.walls.envs import PYTHON, Walls, wait_dead
 
@@ -313,6 +314,24 @@ def test_the_launchers_death_is_told_and_takes_the_parked_along(tmp_path: Path) 
         env.close()
         with pytest.raises(LaunchFailed, match="launcher has ended"):
             walls.launch(walls.planned(["/bin/true"]))
+    finally:
+        walls.close()
+
+
+def test_a_child_that_cannot_be_held_is_a_refusal_and_the_launcher_goes_on(tmp_path: Path) -> None:
+    """Its descriptors come with the word of it, and are cut off where there is no room (recvmsg(2), MSG_CTRUNC)."""
+    walls = Walls(tmp_path, pool=0, init="stand_in")
+    try:
+        launcher, runner = walls.launcher, walls.runner
+        deaths: list[str] = []
+        launcher.on_death = lambda: deaths.append("told")
+        plan = walls.planned(["/bin/true"])
+        shape = parked.shape_of(plan.profile, plan.base, [])
+        with no_descriptors(), pytest.raises(LaunchFailed, match=os.strerror(errno.EMFILE)):
+            runner.run(launcher.park(shape))
+        runner.run(until(lambda: not children_of(launcher.pid)))  # it ends by itself
+        walls.launch(plan).close()
+        assert deaths == []
     finally:
         walls.close()
 

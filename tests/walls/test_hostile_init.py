@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from sandboxd.launch.doorway import listen
 from sandboxd.launch.frames import Inbox, encode
-from sandboxd.launch.initlink import listen
 from sandboxd.protocol.messages import Inspect, Wait
 from tests.conftest import run_daemon
 from tests.daemon.asking import living, run, watched

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from sandboxd.daemon.berths import Berths
-from sandboxd.launch.initlink import connect_to
+from sandboxd.launch.doorway import connect_to
 from sandboxd.settings import Settings
 from sandboxd.store.rundir import prepare
 
