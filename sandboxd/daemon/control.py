@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from sandboxd import __version__
-from sandboxd.daemon.connection import Call, ClientGone, Connection, Departures, Handler, Methods, Peer
+from sandboxd.daemon.connection import Call, ClientGone, Connection, Handler, Methods, Peer
+from sandboxd.daemon.departures import Departures
 from sandboxd.daemon.parting import leaving, say
 from sandboxd.errors import PermissionDenied, QueueFull, SandboxdError
 from sandboxd.kernel.fds import ran_out
