@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxd.daemon.control import Bounds, ControlServer, Peer, refuse_descriptors
+from sandboxd.daemon.connection import Peer
+from sandboxd.daemon.control import Bounds, ControlServer, refuse_descriptors
 from sandboxd.daemon.departures import Departures
 from sandboxd.errors import QueueFull
 from sandboxd.protocol.framing import FRAME_CAP
