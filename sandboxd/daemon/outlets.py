@@ -2,7 +2,7 @@
 
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.states import ENDED
-from sandboxd.routing.orders import Outlet
+from sandboxd.routing.outlets import Outlet
 
 
 def outlet(record: EnvRecord | None, *, envs_dir: str) -> Outlet | None:

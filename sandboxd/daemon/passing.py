@@ -14,7 +14,7 @@ from sandboxd.errors import InvalidState, UsageError
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.view import env_info, rfc3339
 from sandboxd.protocol import messages as m
-from sandboxd.routing.orders import Passage
+from sandboxd.routing.outlets import Passage
 
 MOST_ALLOWED = 1000
 

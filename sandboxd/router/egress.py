@@ -10,17 +10,21 @@ import logging
 import socket
 
 from sandboxd.kernel.fds import raise_limit
+from sandboxd.router.bindings import MOST_LEFT
 from sandboxd.router.control import Wire
 from sandboxd.router.listener import split_address
 from sandboxd.router.loop import Loop, Signals
-from sandboxd.router.outlet import MOST_PASSAGES, Outlet
+from sandboxd.router.outlet import MOST_PASSAGES, SOON, Outlet
 from sandboxd.router.pipes import Pipes
 from sandboxd.router.resolver import Resolver
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
+from sandboxd.routing.outlets import Left
+from sandboxd.routing.outlets import Outlet as Given
 
 TRIM = 10.0
 SHARE = 8  # of the descriptors of all envs, two a connection, that one env may have
+ALL_LEFT = 24 << 20  # bytes of names of all envs that another worker is told: well below `control.MOST_UNSENT`
 REPORT = 1.0  # seconds between counts, while there is something to count
 
 log = logging.getLogger("sandboxd.egress")
@@ -37,6 +41,8 @@ class Egress:
         self.own: frozenset[int] = frozenset()
         self.numbers = 0
         self._trimming = False
+        self._retired = False
+        self._left: dict[str, list[Left]] = {}  # of envs that we were not told of yet
         self._active: set[Outlet] = set()
         self._wire = Wire(self.loop, link, self._take, self.loop.stop)
         self._signals = Signals(self.loop, self.loop.stop)
@@ -70,6 +76,7 @@ class Egress:
                 self.resolver.given = [split_address(address) for address in order.resolvers]
                 wanted = {one.env_id for one in order.outlets}
                 self._set(order.outlets, [env_id for env_id in self.outlets if env_id not in wanted])
+                self._left.clear()  # what is left is of envs that are gone
             case orders.ChangeOutlets():
                 self._set(order.outlets, order.gone)
             case orders.Release():
@@ -81,6 +88,10 @@ class Egress:
                 outlet = self.outlets.get(order.env_id)
                 self._tell(outlet.flows() if outlet is not None else orders.Flows(env_id=order.env_id, passages=[]))
                 self._tell(orders.Done(order=order.order))
+            case orders.Bequest():
+                self._take_up(order.left)
+            case orders.Retire():
+                self._retire()
             case orders.Stop():
                 self.loop.stop()
             case orders.Ping():
@@ -89,10 +100,45 @@ class Egress:
                 self._report()
                 self._tell(orders.Done(order=order.order))
 
+    def _take_up(self, left: Left) -> None:
+        """Go on from what another worker knew of an env, which may come before the order to let it out."""
+        self.numbers = max(self.numbers, left.numbers)
+        outlet = self.outlets.get(left.env_id)
+        if outlet is not None:
+            outlet.take_up(left)
+        elif not self._retired:
+            self._left.setdefault(left.env_id, []).append(left)
+
+    def _retire(self) -> None:
+        """Leave what is known to another worker, which is not there before that; serve who is connected, end with the last."""
+        self._retired = True
+        most = min(MOST_LEFT, ALL_LEFT // max(1, len(self.outlets)))
+        for outlet in self.outlets.values():
+            self._tell(orders.Bequest(left=outlet.leave(most)))
+            outlet.told_of = None
+            self.note(outlet)  # the master is another one now, and has heard nothing of it
+        self._tell(orders.Retired())
+        self._leave_if_done()
+
+    def ended(self, outlet: Outlet) -> None:
+        """From an outlet: a connection of its is over."""
+        if self._retired:
+            self._tell(orders.Bequest(left=outlet.ledger.leave()))
+            self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if not self._retired or any(outlet.passages for outlet in self.outlets.values()):
+            return
+        self._report()
+        if self._wire.is_flushed:
+            self.loop.stop()
+        else:
+            self.loop.at(self.loop.now + SOON, self._leave_if_done)
+
     def _tell(self, report: orders.Report) -> None:
         self._wire.send(orders.encode(report))
 
-    def _set(self, wanted: list[orders.Outlet], gone: list[str]) -> None:
+    def _set(self, wanted: list[Given], gone: list[str]) -> None:
         """Let go of those that are gone, change those that changed, begin those that are new."""
         for env_id in gone:
             outlet = self.outlets.pop(env_id, None)
@@ -106,7 +152,11 @@ class Egress:
                 continue
             if outlet is not None:
                 outlet.release()
-            self.outlets[now.env_id] = Outlet(self, now)
+            if self._retired:
+                continue
+            outlet = self.outlets[now.env_id] = Outlet(self, now)
+            for left in self._left.pop(now.env_id, []):
+                outlet.take_up(left)
         if self.outlets and not self._trimming:
             self._trimming = True
             self.loop.at(self.loop.now + TRIM, self._trim)

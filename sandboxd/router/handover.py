@@ -21,12 +21,14 @@ MOST = 64 << 20
 
 
 class Heir(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that serves on. fd: of the connection to it; begun: the part of a frame of its that has come."""
+    """A worker that serves on. fd: of the connection to it; begun: the part of a frame of its that has come; speaks: the
+    version of the orders that it knows, 0 for one that says nothing of it."""
 
     number: int
     pid: int
     fd: int
     begun: bytes = b""
+    speaks: int = 0
 
 
 class Estate(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sandboxd.egress import HOST, HOST_NAMES, Address, Verdict
 from sandboxd.routing import orders
+from sandboxd.routing.outlets import Left, Passage
 
 MOST_KEPT = 64
 
@@ -43,10 +44,10 @@ def facts(one: Passing) -> Facts:
     return one.number, one.names, one.address, one.port, state, verdict, one.reason, one.sent, one.received, one.began
 
 
-def told(known: Facts) -> orders.Passage:
+def told(known: Facts) -> Passage:
     """In words."""
     number, names, address, port, state, verdict, reason, sent, received, began = known
-    return orders.Passage(
+    return Passage(
         number=number,
         name=HOST_NAMES[0] if address == HOST else (names or [""])[0],
         address="" if address is None else str(address),
@@ -67,8 +68,9 @@ class Ledger:
     def __init__(self, env_id: str) -> None:
         self.env_id = env_id
         self.total = self.denied = self.sent = self.received = 0
-        self._denied: OrderedDict[tuple[str, int], orders.Passage] = OrderedDict()
-        self._ended: deque[Facts] = deque(maxlen=MOST_KEPT)
+        self._denied: OrderedDict[tuple[str, int], Passage] = OrderedDict()
+        self._ended: deque[Facts | Passage] = deque(maxlen=MOST_KEPT)
+        self._before = (0, 0, 0, 0)  # what another counted for us; less than nothing: what we left to another
 
     def end(self, one: Passing) -> None:
         """A connection is over."""
@@ -79,9 +81,12 @@ class Ledger:
         else:
             self._ended.append(facts(one))
 
-    def deny(self, seen: orders.Passage) -> None:
+    def deny(self, seen: Passage) -> None:
         """Keep what was denied, each place once."""
         self.denied += 1
+        self._keep(seen)
+
+    def _keep(self, seen: Passage) -> None:
         self._denied.pop((seen.name or seen.address, seen.port), None)
         self._denied[seen.name or seen.address, seen.port] = seen
         while len(self._denied) > MOST_KEPT:
@@ -106,11 +111,36 @@ class Ledger:
         """All that is known."""
         living = sorted(alive, key=lambda one: one.number)
         sums = self.traffic(living)
+        total, denied, sent, received = self._before
         return orders.Flows(
             env_id=self.env_id,
-            passages=[*map(told, self._ended), *self._denied.values(), *(told(facts(one)) for one in living)],
-            total=sums.out_begun,
-            denied=sums.out_denied,
-            sent=sums.out_sent,
-            received=sums.out_received,
+            passages=[*self._over(), *(told(facts(one)) for one in living)],
+            total=total + sums.out_begun,
+            denied=denied + sums.out_denied,
+            sent=sent + sums.out_sent,
+            received=received + sums.out_received,
         )
+
+    def _over(self) -> list[Passage]:
+        return [*(one if isinstance(one, Passage) else told(one) for one in self._ended), *self._denied.values()]
+
+    def leave(self) -> Left:
+        """What is over, for another to tell of; from here on it is not ours to tell."""
+        own = (self.total, self.denied, self.sent, self.received)
+        total, denied, sent, received = map(sum, zip(own, self._before, strict=True))
+        left = Left(env_id=self.env_id, passages=self._over(), total=total, denied=denied, sent=sent, received=received)
+        self._before = (-self.total, -self.denied, -self.sent, -self.received)
+        self._ended.clear()
+        self._denied.clear()
+        return left
+
+    def take_up(self, left: Left) -> None:
+        """Tell of it from here on."""
+        others = (left.total, left.denied, left.sent, left.received)
+        total, denied, sent, received = map(sum, zip(others, self._before, strict=True))
+        self._before = (total, denied, sent, received)
+        for seen in left.passages[-2 * MOST_KEPT :]:
+            if seen.state == "denied":
+                self._keep(seen)
+            else:
+                self._ended.append(seen)

@@ -24,6 +24,7 @@ from sandboxd.router.egress import Egress
 from sandboxd.router.handover import Estate, become, inherited
 from sandboxd.router.listener import address_of, bind, joined, split_address
 from sandboxd.router.loop import Loop, Signals
+from sandboxd.router.outgoing import EGRESS, Outgoing, goes_out
 from sandboxd.router.process import Pending, Worker
 from sandboxd.router.unixes import Files
 from sandboxd.router.worker import Router
@@ -37,7 +38,6 @@ MISSED_BEATS = 4
 PATIENCE = 3.0  # seconds for workers to end when told to
 SOON, LATE, YOUNG = 0.05, 5.0, 10.0  # before a replacement; before one of a worker that ended when it was that young
 PR_SET_PDEATHSIG = 1
-EGRESS = -2  # the number of the worker that has what goes out; -1 is nobody (`_pass_on`)
 RETIRED = 1 << 16  # from here on: workers of the program before us, which serve those whom they have
 
 log = logging.getLogger("sandboxd.router")
@@ -60,7 +60,7 @@ class Master:
             self._files.note(sock)
         self._ports: dict[tuple[str, int], tuple[orders.Published, socket.socket]] = {}
         self._table: list[bytes] = []  # as a whole, and what changed since
-        self._outlets: list[bytes] = []  # a whole table of them, then changes
+        self.outgoing = Outgoing(self)
         self._version = -1
         self._sums = Sums()
         self._turns = Turns(bounds.queued)
@@ -92,8 +92,10 @@ class Master:
             self._ports[split_address(joined(published.address, published.host_port))] = (published, sock)
         renumbered: dict[int, int] = {}
         for heir in estate.workers:
-            number = EGRESS if heir.number == EGRESS else RETIRED + len(self.workers)
-            worker = self.workers[number] = Worker(self, number, heir.pid, inherited(heir.fd))
+            place = len(self.workers)
+            out = goes_out(heir.number)
+            number = self.outgoing.inherit(heir.number, heir.speaks, place) if out else RETIRED + place
+            worker = self.workers[number] = Worker(self, number, heir.pid, inherited(heir.fd), heir.speaks)
             worker.wire.begun = heir.begun
             renumbered[heir.number] = number
         self._turns.take_up(estate.turns, renumbered)
@@ -103,7 +105,9 @@ class Master:
         if self._ending:
             return
         wires = [worker.wire for worker in self.workers.values()]
-        if not all(wire.open and wire.is_flushed for wire in wires):  # or one has ended, and is to be waited for
+        if (
+            not all(wire.open and wire.is_flushed for wire in wires) or not self.outgoing.is_settled
+        ):  # or one has ended, and is to be waited for
             self.loop.at(self.loop.now + SOON, partial(self._replace, order))
             return
         heirs = [worker.heir() for worker in self.workers.values()]
@@ -120,13 +124,14 @@ class Master:
         self._awaits_table = False
         retired = self._routers()
         for number in range(self._count):
-            self._begin(number)
+            self.begin(number)
         for worker in retired:
             worker.wire.send(orders.encode(orders.Retire()))
 
     # -- workers ---------------------------------------------------------------------------------------------------------
 
-    def _begin(self, number: int) -> None:
+    def begin(self, number: int) -> None:
+        """Fork it."""
         if self._ending or number in self.workers:
             return
         ours, theirs = socket.socketpair()
@@ -136,7 +141,7 @@ class Master:
         theirs.close()
         worker = self.workers[number] = Worker(self, number, pid, ours)
         if number == EGRESS:
-            for frame in self._outlets:
+            for frame in self.outgoing.first():
                 worker.wire.send(frame)
             return
         for frame in self._table:
@@ -177,13 +182,14 @@ class Master:
                 self.loop.stop()
             return
         if worker.number >= RETIRED:
+            self.outgoing.retired(worker.number)
             log.info("worker with pid %d, of the program before, ended (%d)", worker.pid, code)
             if self._awaits_table and not self._routers():
                 self._begin_all()  # nobody serves any more: better without a table than not at all
             return
         log.error("worker %d (pid %d) ended (%d): another takes its place", worker.number, worker.pid, code)
         delay = LATE if self.loop.now - worker.born < YOUNG and code >= 0 else SOON
-        self.loop.at(self.loop.now + delay, partial(self._begin, worker.number))
+        self.loop.at(self.loop.now + delay, partial(self.begin, worker.number))
 
     def told(self, worker: Worker, frame: bytes) -> None:
         """A worker reports."""
@@ -196,6 +202,10 @@ class Master:
                 self._done_by(worker.number, report.order)
             case orders.Wake() | orders.Ask() | orders.Stuck() | orders.Flows():
                 self._control.send(report)
+            case orders.Bequest():
+                self.outgoing.bequeathed(report)
+            case orders.Retired():
+                self.outgoing.retired(worker.number)
             case orders.Seek():
                 self._admit(self._turns.seek(report.env_id, Claim(worker.number, report.number)))
             case orders.Leave():
@@ -248,7 +258,7 @@ class Master:
                 for worker in self._routers():
                     worker.wire.send(orders.encode(order))
             case orders.SetOutlets() | orders.ChangeOutlets():
-                self._set_outlets(frame, order)
+                self.outgoing.set(frame, order)
             case orders.Listen():
                 self._relisten(order)
             case orders.Publish():
@@ -279,12 +289,12 @@ class Master:
             self.loop.stop()
 
     def _routers(self) -> list[Worker]:
-        return [worker for number, worker in self.workers.items() if number != EGRESS]
+        return [worker for number, worker in self.workers.items() if not goes_out(number)]
 
     def _takers(self, order: orders.Numbered) -> list[Worker]:
         """Whom an order is for."""
         if isinstance(order, orders.Look):
-            return [worker for number, worker in self.workers.items() if number == EGRESS]
+            return self.outgoing.workers()
         if isinstance(order, orders.Listen | orders.Publish):
             return [worker for number, worker in self.workers.items() if 0 <= number < RETIRED]
         return list(self.workers.values()) if isinstance(order, orders.Release | orders.Count) else self._routers()
@@ -352,16 +362,6 @@ class Master:
         for key in [key for key, (held, _) in self._ports.items() if order.means(held)]:
             self._close_listener(self._ports.pop(key)[1])
         self._pass_on(order)
-
-    def _set_outlets(self, frame: bytes, order: orders.SetOutlets | orders.ChangeOutlets) -> None:
-        """To the worker of what goes out, which there is from the first env on that has a way out."""
-        if isinstance(order, orders.SetOutlets):
-            self._outlets = []
-        self._outlets.append(orders.LENGTH.pack(len(frame)) + frame)
-        if EGRESS in self.workers:
-            self.workers[EGRESS].wire.send(self._outlets[-1])
-        elif order.outlets:
-            self._begin(EGRESS)
 
     def _relisten(self, order: orders.Listen) -> None:
         """Listen on exactly these; nothing changes when one of them is not to be had."""

@@ -11,9 +11,10 @@ import errno
 import ipaddress
 import os
 import socket
-from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from sandboxd.egress import (
     HOST,
@@ -32,6 +33,7 @@ from sandboxd.errors import ProtocolViolation
 from sandboxd.kernel import fds
 from sandboxd.kernel.nftables import RELAY, RELAY6
 from sandboxd.kernel.sockdiag import netns_cookie
+from sandboxd.router.bindings import Bindings
 from sandboxd.router.closing import reset
 from sandboxd.router.dialer import connect
 from sandboxd.router.forwarded import Forwarded
@@ -40,15 +42,16 @@ from sandboxd.router.listener import Accepted, Listener
 from sandboxd.router.loop import READ, Timer
 from sandboxd.router.outbound import NOTHING, OURS, Outbound, Way, has_route, is_local, place_of, reached_at, wanted
 from sandboxd.router.proxied import Proxied
-from sandboxd.router.resolver import Datagrams, Inquiry, Respond
+from sandboxd.router.resolver import MOST_OF_ONE, Datagrams, Inquiry, Respond
 from sandboxd.router.sharing import BATCH
 from sandboxd.routing import dns, orders
+from sandboxd.routing.outlets import Left, Passage, Question
+from sandboxd.routing.outlets import Outlet as Given
 
 if TYPE_CHECKING:
     from sandboxd.router.egress import Egress
 
 MOST_PASSAGES = 2048  # connections of one env; what is over is reset
-MOST_BOUND, MOST_NAMES = 4096, 16
 MOST_WAYS, STANDS = 1024, 1.0  # decisions that are remembered; seconds, since this host may get another address
 MOST_LISTENERS = 16
 TCP_LISTEN = 10
@@ -61,7 +64,7 @@ LOOPBACK = {dns.A: "127.0.0.1", dns.AAAA: "::1"}
 class Outlet:
     """See above."""
 
-    def __init__(self, worker: "Egress", order: orders.Outlet) -> None:
+    def __init__(self, worker: "Egress", order: Given) -> None:
         self.worker = worker
         self.loop = worker.loop
         self.pipes = worker.pipes
@@ -74,11 +77,12 @@ class Outlet:
         self.ledger = Ledger(order.env_id)
         self._ways: dict[bytes, Way] = {}
         self._batch = 0  # of the loop's, in which connections came last
-        self._bound: OrderedDict[Address, dict[str, None]] = OrderedDict()
+        self._bindings = Bindings()
         self._listeners: list[Listener | Datagrams] = []
         self._sock: _socket.socket | None = None
         self._timer: Timer | None = None
         self._pause = SOON
+        self._asked: list[Question] = []
         self.told_of: orders.Traffic | None = None
         self._ask()
 
@@ -142,11 +146,20 @@ class Outlet:
                     raise OSError(errno.EINVAL, "it does not listen")
                 self._listeners.append(Listener(self.loop, sock, self._taker(sock), self._room))
             elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_UDP:
-                self._listeners.append(Datagrams(self, sock))
+                datagrams = Datagrams(self, sock)
+                self._listeners.append(datagrams)
+                self._ask_again(datagrams)
             else:
                 raise OSError(errno.EINVAL, "neither TCP nor UDP")
         except OSError:
             sock.close()
+
+    def _ask_again(self, datagrams: Datagrams) -> None:
+        """What another worker left unanswered."""
+        own = [one for one in self._asked if (":" in one.host) == (datagrams.family == socket.AF_INET6)]
+        self._asked = [one for one in self._asked if one not in own]
+        for one in own:
+            datagrams.take(one.data, (one.host, one.port))
 
     def _taker(self, sock: socket.socket) -> Accepted:
         """Who takes the connections of a listener."""
@@ -222,7 +235,7 @@ class Outlet:
         if address in OURS:
             return Way(address, port, [], NOTHING, until, *place, "not a way out")
         local = address != HOST and is_local(address)
-        names = self.names_of(address)
+        names = self._bindings.names_of(address)
         return Way(address, port, names, self.decide(address, port, names, local=local), until, *place)
 
     def forget_ways(self) -> None:
@@ -235,16 +248,13 @@ class Outlet:
             return Verdict(allowed=False, rule="the router's own port")  # behind which are the envs of others
         return decide(self.rules, address, port, names=names, local=local)
 
-    def names_of(self, address: Address) -> list[str]:
-        """The names that this env was told the address for, the latest first."""
-        return list(reversed(self._bound.get(address, {})))
-
     def ended(self, passage: Outbound) -> None:
         """A connection is over."""
         self.passages.discard(passage)
         self.ledger.end(passage)
+        self.worker.ended(self)
 
-    def deny(self, seen: orders.Passage) -> None:
+    def deny(self, seen: Passage) -> None:
         """Something was denied before there was a connection."""
         self.ledger.deny(seen)
         self.worker.note(self)
@@ -299,24 +309,15 @@ class Outlet:
         if not found and verdict is not None:
             self._deny_name(question.name, verdict, "it leads to what is private")
         for address in found:
-            self._bind(address, question.name)
+            self._bindings.bind(address, question.name)
+        if found:
+            self.forget_ways()
         return dns.reply(question, answer.rcode, found, min(answer.ttl, LONGEST_TTL))
-
-    def _bind(self, address: Address, name: str) -> None:
-        self.forget_ways()
-        names = self._bound.setdefault(address, {})
-        self._bound.move_to_end(address)
-        names.pop(name, None)
-        names[name] = None
-        if len(names) > MOST_NAMES:
-            del names[next(iter(names))]
-        if len(self._bound) > MOST_BOUND:
-            self._bound.popitem(last=False)
 
     def _deny_name(self, name: str, verdict: Verdict, reason: str) -> None:
         self.worker.numbers += 1
         self.deny(
-            orders.Passage(
+            Passage(
                 number=self.worker.numbers,
                 name=name,
                 address="",
@@ -331,7 +332,7 @@ class Outlet:
 
     # -- changes ---------------------------------------------------------------------------------------------------------
 
-    def change(self, order: orders.Outlet) -> None:
+    def change(self, order: Given) -> None:
         """Other rules: what they no longer give is cut."""
         self.order = order
         self.rules = parse_all(order.rules)
@@ -345,15 +346,34 @@ class Outlet:
             ):
                 passage.cut()
 
-    def release(self) -> None:
-        """Let go of all that is of its network."""
+    def leave(self, most: int) -> Left:
+        """Take nobody more: another worker has what we know of it from here on. most: bytes of names."""
+        left = self.ledger.leave()
+        asked = [one for listener in self._listeners if isinstance(listener, Datagrams) for one in listener.waiting]
+        bound = self._bindings.leave(most)
+        self._close()
+        return msgspec.structs.replace(left, bound=bound, questions=[*asked, *self._asked], numbers=self.worker.numbers)
+
+    def take_up(self, left: Left) -> None:
+        """Go on from where another worker was."""
+        self.ledger.take_up(left)
+        self._bindings.take_up(left.bound)
+        self.forget_ways()
+        self._asked += left.questions[: 2 * MOST_OF_ONE]
+
+    def _close(self) -> None:
+        """Take nobody more."""
         if self._timer is not None:
             self._timer.cancel()
         self._hang_up()
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for passage in list(self.passages):
-            passage.cut()
         for inquiry in list(self.inquiries):
             inquiry.close()
+
+    def release(self) -> None:
+        """Let go of all that is of its network."""
+        self._close()
+        for passage in list(self.passages):
+            passage.cut()

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Worker:
     """One worker, seen from here."""
 
-    def __init__(self, master: "Master", number: int, pid: int, sock: socket.socket) -> None:
+    def __init__(self, master: "Master", number: int, pid: int, sock: socket.socket, speaks: int = orders.VERSION) -> None:
         self.number = number
+        self.speaks = speaks
         self.pid = pid
         self.born = master.loop.now
         self.missed = 0
@@ -34,7 +35,7 @@ class Worker:
 
     def heir(self) -> Heir:
         """What another program has to know of it."""
-        return Heir(number=self.number, pid=self.pid, fd=self.wire.fd, begun=self.wire.begun)
+        return Heir(number=self.number, pid=self.pid, fd=self.wire.fd, begun=self.wire.begun, speaks=self.speaks)
 
     def on_event(self, mask: int) -> None:
         """It ended."""

@@ -17,6 +17,7 @@ from sandboxd.kernel.nftables import RELAY, RELAY6
 from sandboxd.router.loop import READ, WRITE, Loop
 from sandboxd.router.relay import DONTWAIT, Side
 from sandboxd.routing import dns
+from sandboxd.routing.outlets import Question
 
 if TYPE_CHECKING:
     from sandboxd.router.outlet import Outlet
@@ -231,7 +232,9 @@ class Datagrams:
     def __init__(self, outlet: "Outlet", sock: socket.socket) -> None:
         self._outlet = outlet
         self._sock = sock
+        self.family = sock.family
         self._open = True
+        self._waiting: dict[tuple[tuple[str, int], int], bytes] = {}  # by who asks, and the number of what
         # Bound before `lo` had any address, it has none to answer from (inet_bind, inet_addr_type: a cold launch), so each
         # answer says where it comes from (ip(7), IP_PKTINFO), or the connection it belongs to would not be found.
         if sock.family == socket.AF_INET6:
@@ -247,15 +250,27 @@ class Datagrams:
                 data, source = self._sock.recvfrom(4096, DONTWAIT)
             except OSError:
                 return
-            question = dns.read_question(data)
-            if question is not None:
-                self._outlet.resolve(question, partial(self._send, question, source))
-            else:
-                refusal = dns.refusal(data)
-                if refusal is not None:
-                    self._put(refusal, source)
+            self.take(data, source)
+
+    def take(self, data: bytes, source: tuple[str, int]) -> None:
+        """One came."""
+        question = dns.read_question(data)
+        if question is not None:
+            if len(self._waiting) < MOST_OF_ONE:
+                self._waiting[source[:2], question.number] = data
+            self._outlet.resolve(question, partial(self._send, question, source))
+        else:
+            refusal = dns.refusal(data)
+            if refusal is not None:
+                self._put(refusal, source)
+
+    @property
+    def waiting(self) -> list[Question]:
+        """Those who have no answer yet."""
+        return [Question(data=data, host=source[0], port=source[1]) for (source, _), data in self._waiting.items()]
 
     def _send(self, question: dns.Question, source: tuple[str, int], message: bytes) -> None:
+        self._waiting.pop((source[:2], question.number), None)
         self._put(dns.fit(question, message), source)
 
     def _put(self, message: bytes, source: tuple[str, int]) -> None:

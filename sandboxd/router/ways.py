@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping
 
 from sandboxd.routing import orders
+from sandboxd.routing.outlets import Outlet
 
 MOST_CHANGES = 512
 
@@ -25,7 +26,7 @@ class Ways:
         self._send = send
         self._order = order
         self._numbers = numbers
-        self._outlets: dict[str, orders.Outlet] = {}
+        self._outlets: dict[str, Outlet] = {}
         self._ground: tuple[list[str], list[int]] | None = None
         self._changes = 0
         self._flows: dict[str, orders.Flows] = {}
@@ -35,7 +36,7 @@ class Ways:
         """Whether the worker knows of all of them, so that changes will do."""
         return self._ground is not None
 
-    def push(self, outlets: Mapping[str, orders.Outlet | None], *, resolvers: list[str], own: list[int], whole: bool) -> None:
+    def push(self, outlets: Mapping[str, Outlet | None], *, resolvers: list[str], own: list[int], whole: bool) -> None:
         """Have these be the ways out of these envs, and of no others if that is the whole. resolvers, own: see SetOutlets."""
         found = {env_id: one for env_id, one in outlets.items() if one is not None}
         known = self._outlets if whole else self._outlets.keys() & outlets.keys()
@@ -65,5 +66,18 @@ class Ways:
         return self._flows.pop(env_id, None) or orders.Flows(env_id=env_id, passages=[])
 
     def told(self, flows: orders.Flows) -> None:
-        """The worker's answer to a look, which comes before it is done."""
-        self._flows[flows.env_id] = flows
+        """A worker's answer to a look, which comes before it is done. Several have some of it while one retires."""
+        before = self._flows.get(flows.env_id)
+        self._flows[flows.env_id] = flows if before is None else both(before, flows)
+
+
+def both(one: orders.Flows, other: orders.Flows) -> orders.Flows:
+    """What two workers say of one env, as one."""
+    return orders.Flows(
+        env_id=one.env_id,
+        passages=sorted((*one.passages, *other.passages), key=lambda passage: passage.state == "open"),
+        total=one.total + other.total,
+        denied=one.denied + other.denied,
+        sent=one.sent + other.sent,
+        received=one.received + other.received,
+    )

@@ -12,12 +12,14 @@ from typing import TypeVar
 
 import msgspec
 
+from sandboxd.routing.outlets import Left, Outlet, Passage
 from sandboxd.routing.table import Change, RouteTable
 
-VERSION = 4
+VERSION = 5
 CHANGES = 2  # the first that takes ChangeTable
 BOUNDS = WAYS = 3  # the first that bounds the connections to an env, and that takes ChangeOutlets
 REPLACES = ONE = 4  # the first that takes Replace, and that unpublishes one port of several
+LEAVES = 5  # the first whose worker of what goes out leaves what it knows to another
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 
@@ -120,17 +122,6 @@ class Deny(Message, frozen=True, kw_only=True, tag="deny"):
     retry_after: int
 
 
-class Outlet(msgspec.Struct, frozen=True, kw_only=True):
-    """An env's way out. dial: the path of its dial.sock. cookie: of its network namespace. rules, forward: as in the spec."""
-
-    env_id: str
-    dial: str
-    cookie: int
-    owner: int
-    rules: list[str]
-    forward: list[str] = []
-
-
 class SetOutlets(Message, frozen=True, kw_only=True, tag="outlets"):
     """Replace all ways out. resolvers: HOST:PORT, none: those of the host. own: the router's ports, which no env may reach."""
 
@@ -151,6 +142,16 @@ class Look(Message, frozen=True, kw_only=True, tag="look"):
 
     order: int
     env_id: str
+
+
+class Bequest(Message, frozen=True, kw_only=True, tag="bequest"):
+    """From a worker of what goes out that retires to the one in its place, by way of the master: what it knows of an env."""
+
+    left: Left
+
+
+class Retired(Message, frozen=True, kw_only=True, tag="retired"):
+    """From a worker of what goes out to the master: it takes nobody more, and every bequest is told but for what ends later."""
 
 
 class Admit(Message, frozen=True, kw_only=True, tag="admit"):
@@ -199,7 +200,7 @@ class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
 
 
 Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit | Retire
-EgressOrder = SetOutlets | ChangeOutlets | Release | Count | Ping | Stop | Look  # to the worker of what goes out
+EgressOrder = SetOutlets | ChangeOutlets | Release | Count | Ping | Stop | Look | Bequest | Retire  # to that of what goes out
 BriefOrder = (
     BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny
     | SetOutlets | ChangeOutlets | Look | Replace
@@ -320,25 +321,6 @@ class AskNewest(Message, frozen=True, kw_only=True, tag="ask-newest"):
     """From worker to master: somebody asks for a host that is in no table yet; answered by Newest."""
 
 
-class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """One connection, or a name that was asked for (port 0). rule: what gave or denied it; lacking: what would have given it.
-
-    state: open, closed, denied or failed. began: seconds of the monotonic clock.
-    """
-
-    number: int
-    name: str
-    address: str
-    port: int
-    state: str
-    rule: str = ""
-    lacking: str = ""
-    reason: str = ""
-    sent: int = 0
-    received: int = 0
-    began: float = 0.0
-
-
 class Flows(Message, frozen=True, kw_only=True, tag="flows"):
     """What of an env goes out now and did lately; and since it began: connections, denied ones, bytes."""
 
@@ -350,7 +332,7 @@ class Flows(Message, frozen=True, kw_only=True, tag="flows"):
     received: int = 0
 
 
-Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest | Seek | Leave | Flows
+Report = Hello | Done | Counts | Wake | Ask | Stuck | AskNewest | Seek | Leave | Flows | Bequest | Retired
 
 _encoder = msgspec.json.Encoder()
 order_decoder: "msgspec.json.Decoder[Order]" = msgspec.json.Decoder(Order)

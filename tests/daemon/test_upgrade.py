@@ -48,7 +48,7 @@ def until(holds, what):
 
 
 def children(pid):
-    """The router's workers; that of what goes out stays (it alone knows which names its addresses were told for)."""
+    """The router's workers, but for that of what goes out (see test_egress_upgrade)."""
     pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {pid for pid in pids if Path(f"/proc/{pid}/comm").read_text() != "sandboxd-egress\n"}
 

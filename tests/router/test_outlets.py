@@ -4,6 +4,7 @@ import ipaddress
 from pathlib import Path
 
 from sandboxd.egress import HOST, Address, Verdict
+from sandboxd.router.bindings import MOST_BOUND, MOST_NAMES, Bindings
 from sandboxd.router.ledger import MOST_KEPT, Ledger
 from sandboxd.router.loop import Loop
 from sandboxd.router.outbound import has_route, is_local
@@ -68,3 +69,39 @@ def test_what_went_out_is_counted_and_the_latest_is_kept() -> None:
     assert [one.number for one in flows.passages if one.state == "denied"] == [*range(11, MOST_KEPT + 10), 1000], "each once"
     assert [(one.number, one.name) for one in flows.passages[-2:]] == [(1001, ""), (1002, "host.sandbox.internal")]
     assert (flows.denied, flows.sent, flows.received) == (MOST_KEPT + 12, MOST_KEPT + 12, 2 * (2 * MOST_KEPT + 25))
+
+
+def test_what_another_counted_is_told_once() -> None:
+    """Of two workers one tells of what is over, and only one."""
+    first, second = Ledger("e"), Ledger("e")
+    first.total = 3
+    first.end(Went(1, "closed", HOST))
+    first.end(Went(2, "denied", HOST, sent=0))
+    alive = Went(3, "open", HOST)
+    second.take_up(first.leave())
+    first.end(alive)
+    second.take_up(first.leave())
+    told, rest = second.flows([]), first.flows([])
+    assert sorted(one.number for one in told.passages) == [1, 2, 3]
+    assert (told.total, told.denied, told.sent, told.received) == (3, 1, 2, 6)
+    assert (rest.passages, rest.total, rest.denied, rest.sent, rest.received) == ([], 0, 0, 0, 0)
+    assert first.traffic([]).out_sent == 2, "each counts its own for the metrics"
+    assert second.traffic([]).out_sent == 0
+
+
+def test_names_of_addresses_are_bounded_and_left_to_another() -> None:
+    one, other = Bindings(), Bindings()
+    for number in range(MOST_BOUND + 5):
+        one.bind(ipaddress.ip_address(number), "many.example")
+    site = ipaddress.ip_address("93.184.216.34")
+    for number in range(MOST_NAMES + 2):
+        one.bind(site, f"name{number}.example")
+    assert one.names_of(ipaddress.ip_address(0)) == [], "the oldest is forgotten"
+    assert one.names_of(site)[0] == f"name{MOST_NAMES + 1}.example", "the latest comes first"
+    assert len(one.names_of(site)) == MOST_NAMES
+    other.bind(site, "own.example")
+    other.take_up(one.leave())
+    assert other.names_of(site)[:2] == ["own.example", f"name{MOST_NAMES + 1}.example"]
+    assert other.names_of(ipaddress.ip_address(MOST_BOUND)) == ["many.example"]
+    assert [address for address, _ in one.leave(most=MOST_NAMES * 20)][-1] == str(site), "of too much the latest"
+    assert one.leave(most=10) == []
