@@ -167,7 +167,8 @@ class Connection:
 
     # -- bytes in
 
-    def _readable(self) -> None:
+    def hear(self) -> None:
+        """Take up what has come."""
         for _ in range(READS_AT_ONCE):
             if not self._reading:
                 return
@@ -184,7 +185,7 @@ class Connection:
             self._incoming.feed(data)
             self._advance()
         # libuv disarms a handle that saw EPOLLERR after one callback: ask again, rather than wait for an event.
-        self._loop.call_soon(self._readable)
+        self._loop.call_soon(self.hear)
 
     def _end_of_input(self) -> None:
         """The client writes no more: it left, or (`nc -U` after its input) it shut down one way and waits for the answers."""
@@ -196,7 +197,7 @@ class Connection:
         if not self._reading:
             self._reading = True
             self._departures.forget(self._fd)
-            self._loop.add_reader(self._fd, self._readable)
+            self._loop.add_reader(self._fd, self.hear)
 
     def _pause(self) -> None:
         if self._reading:

@@ -212,8 +212,15 @@ class ControlServer:
         return None
 
     def _make_room(self, pid: int | None = None, uid: int | None = None) -> bool:
-        """Close the connection that was idle longest, of one process, one user or of all; False: none is idle."""
-        idle = [one for one in self._connections if one.idle and pid in (None, one.peer.pid) and uid in (None, one.peer.uid)]
+        """Close the connection that was idle longest, of one process, one user or of all; False: none is idle.
+
+        Who has asked and was not heard yet is not: nobody is to lose a call to somebody who came after it."""
+        meant = [one for one in self._connections if pid in (None, one.peer.pid) and uid in (None, one.peer.uid)]
+        for one in meant:
+            one.hear()
+        if not self._connections.issuperset(meant):
+            return True  # one of them had left
+        idle = [one for one in meant if one.idle]
         if not idle:
             return False
         oldest = min(idle, key=lambda one: one.since)

@@ -550,6 +550,39 @@ def test_busy_clients_make_no_room(path: Path, bounds: Bounds) -> None:
     under_uvloop(main())
 
 
+def test_who_has_asked_makes_no_room_before_he_was_heard(path: Path) -> None:
+    async def main() -> None:
+        toy = Toy()
+        async with serving(path, toy, Bounds(connections=3)):
+            asking = [Raw(path) for _ in range(3)]
+            for client in asking:  # all in one turn of the loop, in which the server does not get to read
+                client.sock.send(b'{"method":"io.sandboxd.Control.Stop","parameters":{"target":"a"}}\0')
+            async with Raw(path) as another:
+                assert (await another.answer())["error"] == f"{OURS}{QueueFull.__name__}"
+            toy.go.set()
+            for client in asking:
+                assert "error" not in await client.answer()
+                client.close()
+
+    under_uvloop(main())
+
+
+def test_who_has_left_makes_room_before_that_was_heard(path: Path) -> None:
+    async def main() -> None:
+        toy = Toy()
+        async with serving(path, toy, Bounds(connections=2)):
+            asking, leaving = Raw(path), Raw(path)
+            asking.sock.send(b'{"method":"io.sandboxd.Control.Stop","parameters":{"target":"a"}}\0')
+            leaving.close()
+            async with Raw(path) as another:
+                assert "error" not in await another.ask("List")
+            toy.go.set()
+            assert "error" not in await asking.answer()
+            asking.close()
+
+    under_uvloop(main())
+
+
 def test_hundreds_of_clients(path: Path) -> None:
     async def main() -> None:
         toy = Toy()
