@@ -5,6 +5,7 @@ import time
 
 from msgspec.structs import replace
 
+from sandboxd.daemon import building
 from sandboxd.daemon.accepting import check_reach
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.envs import EnvRequests
@@ -21,6 +22,7 @@ from sandboxd.protocol import messages as m
 from sandboxd.routing.keys import cookie_name, cookie_value, named_key
 
 MOST = 64  # templates of one user of many
+NO_ENV = "0" * 32  # an id that is none's
 
 
 class TemplateRequests:
@@ -70,6 +72,8 @@ class TemplateRequests:
             )
         environ = handed_on(params.environ)
         record = record_of(spec, spec.name, environ, params.directory, owner)
+        # What none of its envs could be made for is told to who registers it, not to each request.
+        building.make_plan(self.supervisor, record, self.supervisor.rundir.env_dir(NO_ENV), [])
         accepted = check_reach(self.supervisor.journal, record, accept=params.accept) if params.accept is not None else []
         template = Template(
             name=spec.name,

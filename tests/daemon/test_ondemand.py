@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from sandboxd.client import AsyncClient
-from sandboxd.errors import InvalidState, NameTaken, NotFound, QueueFull, UsageError
+from sandboxd.errors import InvalidState, NameTaken, NotFound, QueueFull, UsageError, WorkspaceInvalid
 from sandboxd.protocol import messages as m
 from sandboxd.spec import EnvSpec, Idle, Lifecycle, OnDemand, Service, Workspace
 from tests.conftest import run_daemon
@@ -366,6 +366,20 @@ def test_what_cannot_start_says_why_and_is_not_made_again_and_again(shared_daemo
     unregister(client, "missing")
 
 
+def test_what_no_env_could_be_made_of_is_refused_when_it_is_registered(shared_daemon, client, tmp_path):
+    before = client.call(m.Templates()).templates
+    (shared_daemon.dir / "inside").mkdir()
+    for path, why in ((shared_daemon.dir / "inside", "sandboxd's own directory"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(WorkspaceInvalid, match=why) as refused:
+            register(client, "inside", key="host", create=True, path=path)
+        assert str(path) in refused.value.message
+        assert refused.value.hint
+    assert client.call(m.Templates()).templates == before
+    register(client, "inside", key="host", create=True, path=tmp_path)  # what was refused has taken nothing
+    assert ask(shared_daemon, "a.inside").status == 200
+    unregister(client, "inside")
+
+
 def test_a_key_is_free_again_when_its_time_is_over(shared_daemon, client):
     register(client, "short", key="host", create=True, lifecycle=Lifecycle(ttl=2.0))
     first = ask(shared_daemon, "a.short")
@@ -611,6 +625,12 @@ def test_the_command_line(daemon, tmp_path):
     assert daemon.json("template", "ls")[0]["envs"] == 2
     assert "2/50" in daemon.sandbox("template", "ls").stdout
     assert json.loads(daemon.sandbox("template", "inspect", "shop").stdout)[0]["spec"]["on_demand"]["key"] == "host"
+    inside = daemon.dir / "inside"
+    inside.mkdir()
+    (inside / "sandbox.toml").write_text(TOML.format(echo=ECHO).replace("shop", "inside"))
+    refused = daemon.sandbox("up", cwd=inside, check=False)
+    assert (refused.returncode, f"workspace {inside} lies in sandboxd's own directory" in refused.stderr) == (2, True)
+    assert "use a directory of its own" in refused.stderr
     refused = daemon.sandbox("template", "rm", "shop", check=False)
     assert (refused.returncode, "template rm -f shop" in refused.stderr) == (1, True)
     daemon.sandbox("down", cwd=project)
