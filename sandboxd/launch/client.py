@@ -27,7 +27,8 @@ from sandboxd.kernel import fds, pidfd
 from sandboxd.launch.groups import Groups
 from sandboxd.launch.initevents import InitStatus, as_init_status
 from sandboxd.launch.interpreter import interpreter
-from sandboxd.launch.line import Line, Message
+from sandboxd.launch.line import Line, Message, framed
+from sandboxd.launch.orders import Orders
 from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
 from sandboxd.launch.parked import Parked, Shape, demand, failure_of, gone, shape_of, unreceived
 from sandboxd.launch.probes import look_at_layout
@@ -85,6 +86,7 @@ class Launcher:
         self.loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self.loop.create_future()
         self.line = Line(self.loop, control, self.heard, self.ended)
+        self.orders = Orders(self.loop, self.line.put)
         self.mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self.changes = select.poll()
         self.changes.register(self.mountinfo, select.POLLPRI)
@@ -265,11 +267,10 @@ class Launcher:
     def take(self, shape: Shape) -> Parked | None:
         """The oldest parked child that fits, out of the pool; one that is still building its base is better than a new one."""
         fitting = [child for child in self.parked if child.shape == shape]
-        if not fitting:
-            return None
-        child = next((child for child in fitting if child.is_ready), fitting[0])
-        child.on_change = None
-        self.parked.remove(child)
+        child = next((child for child in fitting if child.is_ready), next(iter(fitting), None))
+        if child is not None:
+            child.on_change = None
+            self.parked.remove(child)
         return child
 
     def drop(self, child: Parked) -> None:
@@ -290,11 +291,11 @@ class Launcher:
             else:
                 waiting.set_result(made)
 
-        coming = next((n for n, asked in enumerate(self.asked) if asked[:2] == (shape, self.adopt)), None)
-        if coming is not None:
-            self.asked[coming] = (shape, take, self.asked[coming][2])
-        else:
+        coming = next((n for n, asked in enumerate(self.asked) if asked[:2] == (shape, self.adopt)), -1)
+        if coming < 0:
             self.ask(shape, take)
+        else:
+            self.asked[coming] = (shape, take, self.asked[coming][2])
         try:
             return await waiting
         except asyncio.CancelledError:
@@ -323,10 +324,9 @@ class Launcher:
             take(LaunchFailed(f"no control group could be made: {error}", step="control group", errno=error.errno or 0))
             return
         self.asked.append((shape, take, group))
-        who, base, ahead = shape
-        path = group.encode()
+        (who, base, ahead), path = shape, group.encode()
         head = ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid, len(path), len(ahead))
-        self.line.send(head + path + ahead + base)
+        self.orders.put(framed(head + path + ahead + base))
 
     def heard(self, message: Message) -> None:
         """A frame of the launcher's: it is up, the host's mounts changed, or the answer to the oldest request."""

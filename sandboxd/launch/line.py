@@ -21,6 +21,13 @@ CHUNK = 1 << 16
 Message = dict[str, Any]
 
 
+def framed(body: bytes) -> bytes:
+    """A body as a frame; raises ProtocolViolation over the cap."""
+    if len(body) > OUT_LIMIT:
+        raise ProtocolViolation(f"a frame of {len(body)} bytes is over the cap of {OUT_LIMIT}")
+    return len(body).to_bytes(4, "little") + body
+
+
 class Line:
     """One connection. on_frame gets each message and takes its descriptors from `received`; on_end comes once."""
 
@@ -44,11 +51,12 @@ class Line:
 
     def send(self, body: bytes, given: Sequence[int] = ()) -> None:
         """Send a frame or queue it; the descriptors stay the caller's. Raises ProtocolViolation over the cap."""
-        if len(body) > OUT_LIMIT:
-            raise ProtocolViolation(f"a frame of {len(body)} bytes is over the cap of {OUT_LIMIT}")
+        self.put(framed(body), given)
+
+    def put(self, data: bytes, given: Sequence[int] = ()) -> None:
+        """The same of whole frames; the descriptors are of the first."""
         if not self.is_open:
             return
-        data = len(body).to_bytes(4, "little") + body
         loads = [list(given[at : at + fds.SCM_MAX_FD]) for at in range(0, len(given), fds.SCM_MAX_FD)] or [[]]
         pieces = [data[at : at + 1] for at in range(len(loads) - 1)] + [data[len(loads) - 1 :]]
         waiting = [*zip(pieces, loads, strict=True)]
