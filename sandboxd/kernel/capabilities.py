@@ -55,6 +55,13 @@ def empty() -> None:
     check(_capset(ctypes.byref(_nothing[0]), _nothing[1]), "capset")
 
 
+def again() -> None:
+    """Set what is held, to no effect: a process that takes this path once more meets no page of it for the first time."""
+    header, data = Header(VERSION_3, 0), (Data * 2)()
+    check(_capget(ctypes.byref(header), data), "capget")
+    check(_capset(ctypes.byref(header), data), "capset")
+
+
 def drop_bounding() -> None:
     """Empty the bounding and the ambient set and make uid 0 ordinary; needs CAP_SETPCAP in this user namespace."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, name="PR_CAP_AMBIENT_CLEAR_ALL")

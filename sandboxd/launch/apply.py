@@ -16,7 +16,7 @@ from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, mounts, namespaces, nftables
 from sandboxd.launch import walls
 from sandboxd.launch.dialer import listen
-from sandboxd.launch.targets import STRICT, find
+from sandboxd.launch.targets import STRICT, find, make
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,12 +202,11 @@ def rehearse(stage: Stage) -> None:
     """
     tree = mounts.open_tree(mounts.openat2(stage.root, "tmp", os.O_PATH, STRICT), recursive=True, subject="/tmp")
     mounts.mount_setattr(tree, QUIETLY, recursive=True, propagation=mounts.MS_PRIVATE, subject="/tmp")
-    find(stage.root, "/tmp", make_file=False)
-    for name in ("tmp", ".none"):  # what is not there takes another path
-        try:
-            os.close(mounts.openat2(stage.root, name, os.O_PATH, STRICT))
-        except KernelError:
-            continue
+    os.close(find(stage.root, "/tmp", make_file=False))
+    make(stage.root, "tmp/.none/.none", make_file=False)  # what is not there takes another path
+    os.rmdir("/tmp/.none/.none")
+    os.rmdir("/tmp/.none")
+    capabilities.again()
     namespaces.sethostname("parked")
     walls.rehearse(stage)
 

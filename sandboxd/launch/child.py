@@ -14,7 +14,7 @@ import os
 import select
 
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
-from sandboxd.launch import guard, init, plain, stager, talk, walls, warm
+from sandboxd.launch import guard, init, plain, quick, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
 
 INIT, STAGER, GROUP = 3, 4, 5  # descriptors: the sockets of each; the control group of services, where there is one
@@ -74,16 +74,17 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
             warm.rehearse()  # before the filter: what that refuses would wait for our own answer
         apply(stage, "ahead", plain.decode(ahead))
         init.settle()
+        start = quick.made()
         if in_time:
             talk.send(line, {"parked": True})
         frame = talk.receive(line)
         if frame is None:
             return 0
         plan, received = frame
-        titles.set_title(plan["title"])
         apply(stage, "init", plan["steps"])
         config, found = plan["config"], talk.named(plan["fds"], received)
         found["refused"], found["ways"], found["settled"] = stage.listener, stage.ways, True
+        found["quick"] = start
     except Exception as error:  # whatever can be wrong with a plan
         talk.send(line, failure(error))
         return 1
@@ -101,6 +102,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
     def launched(status: dict | None = None) -> None:  # type: ignore[type-arg]
         """Say so, once the first program runs: whoever hears it gets a core at once, which may be the one that it waits for.
         With what init would greet the daemon with, so that it need not wait for that."""
+        titles.set_title(plan["title"])
         talk.send(line, {"launched": True, "walls": stage.proven, "status": status})
         line.close()
 

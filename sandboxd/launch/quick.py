@@ -1,4 +1,4 @@
-"""The first program of an env by vfork, in half the time of a fork: made before its view stands, started once that does.
+"""The first program of an env by vfork, in half the time of a fork: its stdio and most of its start are made in the park.
 
 Runs inside pid 1; imports `kernel.spawn`. Of all programs only the first can go this way: a sibling could stop the new child
 before its exec, SIGSTOP being what no mask holds off, and with it pid 1, which vfork(2) suspends until then. What could fail
@@ -14,33 +14,54 @@ import resource
 from sandboxd.kernel import spawn
 from sandboxd.launch.program import DEFAULT_PATH, Birth, Program, Stdio
 
+NOTHING = {"argv": ["-"]}
+
 
 class Quick:
-    """A program, and all that can be made of its start without its view."""
+    """A start, for a program with neither terminal nor input. Its stdio goes with the program, or is closed."""
 
-    __slots__ = ("program", "spawn")
+    __slots__ = ("program", "spawn", "stdio")
 
-    def __init__(self, program: Program, stdio: Stdio, limits: list[tuple[int, int, int]]) -> None:
-        self.program = program
-        argv = [os.fsencode(word) for word in program.argv]
-        env = [os.fsencode(f"{key}={value}") for key, value in program.env.items()]
-        # The child's mask is ours. A SIGCHLD that comes meanwhile is lost; who ended before, init looks itself.
-        mask = _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    def __init__(self) -> None:
+        self.program: Program | None = None
+        self.stdio = Stdio(Program(NOTHING))
+        mask = _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # the program's is ours of now
         try:
-            self.spawn = spawn.Spawn(argv, env, stdio=stdio.three(), limits=limits)
+            self.spawn = spawn.Spawn(self.stdio.three())
         finally:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
+    def takes(self, program: Program, birth: Birth) -> bool:
+        """Whether it will start this one, which needs no more than that; else it has to be forked: into a control group, with
+        walls of its own, beyond our own limits."""
+        if program.tty or program.stdin or program.confine or birth.group >= 0:
+            return False
+        lower = []
+        for name, pair in program.rlimits.items():
+            number = getattr(resource, f"RLIMIT_{name}")
+            own = resource.getrlimit(number)
+            if own != pair:
+                lower.append((number, *pair))
+            if not within(pair, own):
+                return False
+        self.program = program
+        argv = [os.fsencode(word) for word in program.argv]
+        env = [os.fsencode(f"{key}={value}") for key, value in program.env.items()]
+        return self.spawn.fill(argv, env, lower)
+
     def start(self) -> int:
-        """Its pid, or 0 where it could not be started this way."""
-        path = os.fsencode(self.program.argv[0])
+        """Start it, within its view: its pid, or 0 where it cannot be executed this way."""
+        program = self.program
+        if program is None:
+            return 0
+        path = os.fsencode(program.argv[0])
         if b"/" not in path:
-            search = os.fsencode(self.program.env.get("PATH", DEFAULT_PATH)).split(b":")
+            search = os.fsencode(program.env.get("PATH", DEFAULT_PATH)).split(b":")
             places = [os.path.join(place, path) for place in search if place.startswith(b"/")]
             path = next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), b"")
-        before = os.umask(self.program.umask)
+        before = os.umask(program.umask)
         try:
-            os.chdir(os.fsencode(self.program.workdir))
+            os.chdir(os.fsencode(program.workdir))
             return self.spawn.start(path)
         except OSError:
             return 0
@@ -48,25 +69,14 @@ class Quick:
             os.umask(before)
             os.chdir("/")
 
+    def close(self) -> None:
+        """It is not needed."""
+        self.stdio.close()
 
-def made(program: Program, birth: Birth) -> tuple[Stdio, Quick | None] | None:
-    """Its stdio, and the start; None where it has to be forked: into a control group, onto a terminal, with walls of its own,
-    beyond our own limits."""
-    if program.tty or program.confine or birth.group >= 0 or not spawn.is_possible():
-        return None
-    lower = []
-    for name, pair in program.rlimits.items():
-        number = getattr(resource, f"RLIMIT_{name}")
-        own = resource.getrlimit(number)
-        if own != pair:
-            lower.append((number, *pair))
-        if not within(pair, own):
-            return None
-    stdio = Stdio(program)
-    try:
-        return stdio, Quick(program, stdio, lower)
-    except OSError:
-        return stdio, None
+
+def made() -> Quick | None:
+    """One, where the machine and its C library have what it takes."""
+    return Quick() if spawn.is_possible() else None
 
 
 def within(pair: tuple[int, int], own: tuple[int, int]) -> bool:

@@ -18,7 +18,6 @@ from sandboxd.launch.logfile import LogFiles
 from sandboxd.launch.loop import READ, Loop, complain
 from sandboxd.launch.program import PLAIN, REPORT_LIMIT, Program, Stdio, error_of, fork, set_window
 from sandboxd.launch.pump import Input, Output
-from sandboxd.launch.quick import made
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sandboxd.launch.frames import Message
+    from sandboxd.launch.quick import Quick
 
 SERVICES_LIMIT = 128
 NAME_LIMIT = 63  # as a DNS label
@@ -73,7 +73,7 @@ class Service:
 class Services:
     """All services of the env by name, and by the pid of their main process."""
 
-    __slots__ = ("birth", "by_name", "by_pid", "enter", "exits", "log_limit", "loop", "on_end", "retrying", "tell")
+    __slots__ = ("birth", "by_name", "by_pid", "enter", "exits", "log_limit", "loop", "on_end", "quick", "retrying", "tell")
 
     def __init__(self, loop: Loop, exits: ExitFile, log_limit: int, tell: Callable[[Message], None]) -> None:
         self.loop = loop
@@ -85,6 +85,7 @@ class Services:
         self.by_name: dict[str, Service] = {}
         self.by_pid: dict[int, Service] = {}
         self.retrying = False
+        self.quick: Quick | None = None
         self.enter: Callable[[], None] | None = None  # waits until the env's view of files is whole
 
     def come_in(self) -> None:
@@ -92,6 +93,14 @@ class Services:
         enter, self.enter = self.enter, None
         if enter is not None:
             enter()
+
+    def quickly(self, program: Program) -> Quick | None:
+        """The start that was made ahead, once, where it will do for this one."""
+        quick, self.quick = self.quick, None
+        if quick is not None and not quick.takes(program, self.birth):
+            quick.close()
+            return None
+        return quick
 
     def get(self, name: str) -> Service:
         """The service of that name; raises NotFound."""
@@ -133,9 +142,9 @@ class Services:
             raise InvalidState(f"service {service.name} is running", state="running")
         try:
             program = Program(asked)
-            stdio, quick = (None, None) if self.enter is None else made(program, self.birth) or (None, None)
+            quick = self.quickly(program)
             self.come_in()
-            stdio = stdio or Stdio(program)
+            stdio = quick.stdio if quick is not None else Stdio(program)
             pid, report = fork(program, stdio, self.birth, quick=quick)
         except SandboxdError as error:
             self.fail(service, error)
@@ -263,7 +272,7 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
             services.add(name, (logs[0], logs[1]))
         except (OSError, SandboxdError) as error:
             complain(f"the log of {name}", error)
-    services.enter = fds.get("enter")
+    services.enter, services.quick = fds.get("enter"), fds.get("quick")
     for name in config.get("start", []):
         service = services.add(name, None)
         try:
@@ -274,3 +283,5 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
             complain(f"starting {name}", error)
             services.fail(service, LaunchFailed(f"cannot start {name}: {error!r}", step="plan", errno=0))
     services.come_in()
+    if services.quick is not None:  # nothing was to be started
+        services.quick.close()

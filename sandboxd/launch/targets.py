@@ -1,13 +1,11 @@
 """Where in an env's own tree something is to be mounted: found there, or made.
 
-Imports the standard library, `errors` and `kernel`. Every name is resolved beneath the new root and through no link, since an
+Imports the standard library and `kernel`. Every name is resolved beneath the new root and through no link, since an
 env's home keeps what the env put there, and a link in it would lead to where it wants.
 """
 
-import errno
 import os
 
-from sandboxd.errors import KernelError
 from sandboxd.kernel import mounts
 
 STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_NO_SYMLINKS
@@ -16,11 +14,9 @@ STRICT = mounts.RESOLVE_BENEATH | mounts.RESOLVE_NO_MAGICLINKS | mounts.RESOLVE_
 def find(root: int, target: str, *, make_file: bool) -> int:
     """A descriptor of the place to mount on, made where it is missing."""
     path = target.lstrip("/") or "."
-    try:
-        return mounts.openat2(root, path, os.O_PATH, STRICT)
-    except KernelError as error:
-        if error.errno != errno.ENOENT:
-            raise
+    place = mounts.look(root, path, os.O_PATH, STRICT)
+    if place >= 0:
+        return place
     make(root, path, make_file=make_file)
     return mounts.openat2(root, path, os.O_PATH, STRICT)
 
@@ -47,9 +43,7 @@ def make(root: int, path: str, *, make_file: bool) -> None:
 def existing(root: int, names: list[str]) -> tuple[int, int]:
     """How many of the directories on the way are there, and a descriptor of the last of them; mostly it is all."""
     for there in range(len(names) - 1, 0, -1):
-        try:
-            return there, mounts.openat2(root, "/".join(names[:there]), os.O_PATH | os.O_DIRECTORY, STRICT)
-        except KernelError as error:
-            if error.errno != errno.ENOENT:
-                raise
+        parent = mounts.look(root, "/".join(names[:there]), os.O_PATH | os.O_DIRECTORY, STRICT)
+        if parent >= 0:
+            return there, parent
     return 0, mounts.openat2(root, ".", os.O_PATH | os.O_DIRECTORY, STRICT)

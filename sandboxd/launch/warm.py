@@ -78,9 +78,10 @@ def run_service(init: Init) -> None:
     """A service that logs, without a process."""
     service = init.services.by_name["web"]
     program = Program(PLAN)
-    stdio, quick = made(program, PLAIN) or (Stdio(program), None)
-    if quick is not None:
+    quick = made()
+    if quick is not None and quick.takes(program, PLAIN):
         quick.start()  # ENOENT; it reaps what it cloned
+    stdio = quick.stdio if quick is not None else Stdio(program)
     report, gone = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     init.services.begin(service, program, -2, stdio, report)
     os.close(gone)

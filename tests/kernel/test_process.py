@@ -139,7 +139,9 @@ def run_program(argv: list[str], limits: list[tuple[int, int, int]]) -> tuple[in
     words = [word.encode() for word in argv]
     with open(read, "rb") as output:
         try:
-            pid = spawn.Spawn(words, [b"A=1"], stdio=(null, write, null), limits=limits).start(words[0])
+            start = spawn.Spawn((null, write, null))
+            assert start.fill(words, [b"A=1"], limits)
+            pid = start.start(words[0])
         finally:
             os.close(write)
             os.close(null)
@@ -178,3 +180,13 @@ def test_many_and_long_arguments_arrive() -> None:
     words = [f"{number}" * 300 for number in range(300)]
     status, text = run_program(["/bin/echo", *words], [])
     assert (status, text.decode().split()) == (0, words)
+
+
+@pytestmark_spawn
+def test_what_is_too_much_is_refused() -> None:
+    start = spawn.Spawn((0, 1, 2))
+    assert not start.fill([b"x"] * 512, [], [])
+    assert not start.fill([b"x"], [b"A=1"] * 512, [])
+    assert not start.fill([b"x"], [], [(resource.RLIMIT_CORE, 0, 0)] * spawn.MOST)
+    assert start.start(b"/" + b"x" * spawn.PATH) == 0
+    assert start.fill([b"x"] * 511, [], [])

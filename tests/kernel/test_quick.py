@@ -21,52 +21,55 @@ def asked(**more: Any) -> dict[str, Any]:
 
 def test_it_starts_where_and_as_it_is_asked_to(tmp_path: Path) -> None:
     here, mask = os.getcwd(), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    later = tmp_path / "later"
+    program = Program(asked(argv=["sh", "-c", SHOW], workdir=str(later), umask=0o027, rlimits={"CORE": [0, 0]}))
     try:
-        program = Program(
-            asked(argv=["sh", "-c", SHOW], workdir=str(tmp_path / "later"), umask=0o027, rlimits={"CORE": [0, 0]})
-        )
-        prepared = made(program, PLAIN)
-        assert prepared is not None
-        stdio, quick = prepared
+        quick = made()
         assert quick is not None
-        (tmp_path / "later").mkdir()  # of the view there was nothing yet when it was made
         try:
+            assert quick.takes(program, PLAIN)
+            later.mkdir()  # of the view there was nothing yet when it was made
             pid = quick.start()
-            stdio.close_child()
-            with open(stdio.ours["stdout"], "rb", closefd=False) as output:
+            quick.stdio.close_child()
+            with open(quick.stdio.ours["stdout"], "rb", closefd=False) as output:
                 text = output.read()
         finally:
-            stdio.close()
+            quick.close()
         assert os.waitpid(pid, 0)[1] == 0
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == {signal.SIGCHLD, *mask}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.chdir(here)
-    assert text.decode().split() == [str(tmp_path / "later"), "0027", "1", "SigBlk:", "0" * 16, "0"]
+    assert text.decode().split() == [str(later), "0027", "1", "SigBlk:", "0" * 16, "0"]
 
 
 @pytest.mark.parametrize(
     "more", [{"argv": ["none"]}, {"argv": ["/etc/passwd"]}, {"workdir": "/none"}, {"argv": ["/" + "x" * 5000]}]
 )
 def test_what_cannot_be_started_so_leaves_no_child(more: dict[str, Any]) -> None:
-    here = os.getcwd()
-    prepared = made(Program(asked(**more)), PLAIN)
-    assert prepared is not None
-    stdio, quick = prepared
+    here, before = os.getcwd(), len(os.listdir("/proc/self/fd"))
+    quick = made()
+    assert quick is not None
     try:
-        assert quick is not None
+        assert quick.takes(Program(asked(**more)), PLAIN)
         assert quick.start() == 0
     finally:
-        stdio.close()
+        quick.close()
         os.chdir(here)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-
-
-def test_what_has_to_be_forked() -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    confined = asked(confine=[["landlock", 0]])
-    for more in (asked(tty=True), confined, asked(rlimits={"NOFILE": [1 << 30, 1 << 30]})):
-        assert made(Program(more), PLAIN) is None
-    assert made(Program(asked()), Birth(3)) is None
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "more", [{"tty": True}, {"stdin": True}, {"confine": [["landlock", 0]]}, {"rlimits": {"NOFILE": [1 << 30, 1 << 30]}}]
+)
+def test_what_has_to_be_forked(more: dict[str, Any]) -> None:
+    quick = made()
+    assert quick is not None
+    try:
+        assert not quick.takes(Program(asked(**more)), PLAIN)
+        assert not quick.takes(Program(asked()), Birth(3))
+        assert not quick.takes(Program(asked(argv=["x"] * 1000)), PLAIN)
+    finally:
+        quick.close()

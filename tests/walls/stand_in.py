@@ -19,6 +19,8 @@ def run(config, fds):
     own = [fds["control"], fds["dial"], fds["exits"], *(fd for pair in fds["logs"].values() for fd in pair)]
     own += [fd for ends in fds["attach"].values() for fd in ends.values()]
     own += [fds["refused"], *(way.fileno() for way in fds["ways"])]
+    ahead = [*fds["quick"].stdio.child, *fds["quick"].stdio.ours.values()] if fds["quick"] is not None else []
+    own += ahead
     with open("/proc/self/cmdline", "rb") as file:
         title = file.read().rstrip(b"\0").decode()
     with open("/proc/self/status") as file:
@@ -27,6 +29,7 @@ def run(config, fds):
         "descriptors": descriptors,
         "own": own,
         "ways": len(fds["ways"]),
+        "ahead": len(ahead),
         "inherited": [fd for fd in own if os.get_inheritable(fd)],
         "title": title,
         "path": [sys.path, sys.meta_path],
