@@ -80,6 +80,7 @@ def main() -> None:
         raise SystemExit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     journal.set_up(os.environ)
     raise_limit()  # the launcher's and each init's, too
+    gc.disable()  # what is made until it serves stays: to look through it again and again took a fifth of finding 500 envs
     ready = take_ready_fd()
     try:
         config = load(os.environ, os.geteuid())
@@ -218,10 +219,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
             loop.add_signal_handler(number, supervisor.leaving.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: supervisor.own(configuring.hang_up(), name="config"))
         log.info("sandboxd %s serves %s, routes %s", __version__, settings.socket, ", ".join(supervisor.router.listen))
-        # What was made so far lives for ever. What a request makes goes by reference count: to look for more every 700
-        # objects, as is usual, takes a twentieth of it (measured of `run`).
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 20)
+        let_garbage_be()
         tell(around.ready, "ok")
         manager.send("READY=1")
         manager.store(CONTROL, rundir.socket)
@@ -237,6 +235,14 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         await web.stop()
         await leave(supervisor)
     return supervisor.again
+
+
+def let_garbage_be() -> None:
+    """What was made so far lives for ever. What a request makes goes by reference count: to look for more every 700 objects, as
+    is usual, takes a twentieth of it (measured of `run`)."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 def guarded(table: dict[str, Handler]) -> dict[str, Handler]:

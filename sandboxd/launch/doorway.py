@@ -1,7 +1,7 @@
 """An env's two sockets on the daemon's side: bound for init to inherit, and connected to.
 
-Imports the standard library and `errors`. They lie in the env's directory, whose path may be longer than what a socket's
-address takes, so each is reached by a descriptor of that directory. None is left open by a failure.
+Imports the standard library and `errors`. They lie in the env's directory; where its path is longer than what a socket's
+address takes, each is reached by a descriptor of that directory. None is left open by a failure.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sandboxd.errors import NotFound
+
+ADDRESS, NAME = 108, 16  # bytes: of sun_path (unix(7)), and of it for a name in the directory
 
 
 class InitSockets(NamedTuple):
@@ -69,7 +71,10 @@ def connect_to(directory: Path, name: str) -> socket.socket:
 
 @contextlib.contextmanager
 def opened(directory: Path) -> Iterator[str]:
-    """A short path of a directory, for the while."""
+    """A path of a directory that is short enough, for the while."""
+    if len(os.fsencode(directory)) < ADDRESS - NAME:
+        yield str(directory)
+        return
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}"
