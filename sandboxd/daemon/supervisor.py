@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from sandboxd.daemon import receipts, scopes
+from sandboxd.daemon import addresses, receipts, scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
@@ -130,29 +130,7 @@ class Supervisor:
     async def start_router(self) -> None:
         """Find the router that an earlier daemon left, or start one; a new one whenever one dies."""
         try:
-            self.router = await scopes.outliving(
-                "router",
-                scopes.ROUTER,
-                lambda prefix: RouterHandle.start_or_adopt(
-                    dir=self.settings.state_dir,
-                    listen=self.settings.listen,
-                    prefix=prefix,
-                    handed=self.handed,
-                    bounds=Bounds(
-                        trusted=self.settings.trusted_proxies,
-                        per_source=self.settings.max_per_source,
-                        head=self.settings.head_timeout,
-                        idle=self.settings.client_timeout,
-                        dial=self.settings.connect_timeout,
-                        drain=self.settings.drain_timeout,
-                        queue=self.settings.connection_timeout,
-                        queued=self.settings.connection_queue,
-                        access_log=self.settings.access_log,
-                        access_log_limit=self.settings.access_log_limit,
-                    ),
-                    workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
-                ),
-            )
+            self.router = await addresses.the_same(self.journal, self.settings.listen, self._router_on)
         except PortTaken as error:
             hint = "end that process, or route from another address with SANDBOXD_LISTEN=127.0.0.1:PORT"
             raise PortTaken(error.message, hint=hint, **error.details) from error
@@ -162,6 +140,31 @@ class Supervisor:
         self.router.on_ask = self.demand.asked
         self.routes_changed()
         await self.publish_again()
+
+    async def _router_on(self, listen: list[str]) -> RouterHandle:
+        return await scopes.outliving(
+            "router",
+            scopes.ROUTER,
+            lambda prefix: RouterHandle.start_or_adopt(
+                dir=self.settings.state_dir,
+                listen=listen,
+                prefix=prefix,
+                handed=self.handed,
+                bounds=Bounds(
+                    trusted=self.settings.trusted_proxies,
+                    per_source=self.settings.max_per_source,
+                    head=self.settings.head_timeout,
+                    idle=self.settings.client_timeout,
+                    dial=self.settings.connect_timeout,
+                    drain=self.settings.drain_timeout,
+                    queue=self.settings.connection_timeout,
+                    queued=self.settings.connection_queue,
+                    access_log=self.settings.access_log,
+                    access_log_limit=self.settings.access_log_limit,
+                ),
+                workers=self.settings.router_workers or min(len(os.sched_getaffinity(0)), MOST_ROUTERS),
+            ),
+        )
 
     async def publish_again(self) -> None:
         """What live envs have published, at a router that does not hold it: a new one."""

@@ -109,10 +109,21 @@ def test_a_killed_launcher_or_router_is_replaced(served, which):
         deadline = time.monotonic() + PATIENCE
         while getattr(client.call(m.Status()), which) == first and time.monotonic() < deadline:
             time.sleep(0.05)
-        daemon.find_port()
-        assert daemon.request("web") == (200, b"alive")
+        assert daemon.request("web") == (200, b"alive")  # on the port that it had
         assert ended(client, run(client, "true", name="after").id).exit_code == 0
         remove(client, "after")
+
+
+def test_the_port_that_the_kernel_chose_stays_when_router_and_daemon_are_killed(served):
+    daemon, _, _ = served
+    with daemon.client() as client:
+        router = client.call(m.Status()).router_pid
+    port = daemon.port
+    daemon.kill()
+    os.kill(router, signal.SIGKILL)
+    daemon.start()  # asks for port 0, as the first one did
+    assert daemon.port == port
+    assert daemon.request("web") == (200, b"alive")
 
 
 def test_a_launch_outlives_its_launcher(tmp_path):

@@ -154,9 +154,6 @@ def test_nothing_is_lost_whatever_is_killed_under_load(daemon, tmp_path):
             lifecycle = Lifecycle(restart="always")
             run(client, [*SERVER, "3000"], name=place.name, path=place, port=3000, wait="ready", lifecycle=lifecycle)
         ids = {env.name: env.id for env in client.call(m.List(all=True)).envs}
-    daemon.environ["SANDBOXD_LISTEN"] = f"127.0.0.1:{daemon.port}"
-    daemon.kill()  # one that was told port 0 would give its next router another port
-    daemon.start()
     deaths, draw = Deaths(), random.Random(SEED)
     load = Load(daemon, deaths)
     struck = []
