@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import click
+import msgspec
 
 from sandboxd.cli import options, phrases, targets
 from sandboxd.cli.context import Cli, Flags
@@ -48,6 +49,16 @@ COLUMNS = {
     "AGE": lambda passage: phrases.age(passage.began, time.time()),
     "RULE": verdict,
 }
+COMING = {
+    "STATE": lambda passage: passage.state,
+    "FROM": lambda passage: passage.address,
+    "ASKED FOR": lambda passage: phrases.clean(passage.name),
+    "PORT": lambda passage: str(passage.port or ""),
+    "SENT": lambda passage: format_size(passage.sent),
+    "RECEIVED": lambda passage: format_size(passage.received),
+    "AGE": lambda passage: phrases.age(passage.began, time.time()),
+    "BY": lambda passage: passage.rule,
+}
 
 
 @click.command
@@ -61,11 +72,11 @@ def net(cli: Cli, flags: NetFlags) -> None:
     rules = [rule.strip() for text in flags.allow for rule in text.split(",") if rule.strip()]
     asked = Net(target=targets.one(cli, flags.name), allow=rules, follow=flags.follow)
     if flags.follow:
-        seen: dict[int, str] = {}
+        seen: dict[int, Passage] = {}
         for reply in cli.client.stream(asked):
             found = news(reply, seen)
             if flags.how in {None, "table"}:
-                out(*(f"{one.state:<8}{place(one)}  {verdict(one)}" for one in found))
+                out(*(f"{one.state:<8}{line(one)}" for one in found))
             else:
                 items(found, COLUMNS, how=flags.how)
             sys.stdout.flush()
@@ -73,8 +84,10 @@ def net(cli: Cli, flags: NetFlags) -> None:
     reply = cli.client.call(asked)
     if flags.how in {None, "table"}:
         out(*(phrases.clean(line) for line in summary(reply)))
-        if reply.passages:
-            out(*table(list(COLUMNS), ([cell(row) for cell in COLUMNS.values()] for row in reply.passages)))
+        for direction, columns in (("out", COLUMNS), ("in", COMING)):
+            rows = [one for one in reply.passages if one.direction == direction]
+            if rows:
+                out(*table(list(columns), ([cell(row) for cell in columns.values()] for row in rows)))
     else:
         items(reply.passages, COLUMNS, how=flags.how)
 
@@ -88,9 +101,18 @@ def summary(reply: NetReply) -> Iterator[str]:
     yield f"{reply.env.name} in: {reply.incoming} connections open" + (f", {reply.env.url}" if reply.env.url else "")
 
 
-def news(reply: NetReply, seen: dict[int, str]) -> list[Passage]:
-    """Those that began, or became another thing, since the last look."""
-    found = [one for one in reply.passages if seen.get(one.number) != one.state]
+def line(passage: Passage) -> str:
+    """Of one that is followed."""
+    if passage.direction == "in":
+        return f"from {passage.address} to {phrases.clean(passage.name)}  {passage.rule}"
+    return f"{place(passage)}  {verdict(passage)}"
+
+
+def news(reply: NetReply, seen: dict[int, Passage]) -> list[Passage]:
+    """Those that began, or became another thing, since the last look. One that comes in is not told of once it is over."""
+    now = {one.number: one for one in reply.passages}
+    over = [one for number, one in seen.items() if one.direction == "in" and number not in now]
+    found = [one for number, one in now.items() if number not in seen or seen[number].state != one.state]
     seen.clear()
-    seen.update((one.number, one.state) for one in reply.passages)
-    return found
+    seen.update(now)
+    return [*(msgspec.structs.replace(one, state="closed") for one in over), *found]

@@ -91,4 +91,5 @@ def passage(one: Passage, offset: float) -> m.Passage:
         sent=one.sent,
         received=one.received,
         began=rfc3339(one.began + offset),
+        direction="in" if one.incoming else "out",
     )

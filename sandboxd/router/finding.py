@@ -45,6 +45,7 @@ class Finding(Exchange):
 
     __slots__ = (
         "admitted",
+        "born",
         "deadline",
         "here",
         "host",
@@ -70,7 +71,8 @@ class Finding(Exchange):
         self.local = is_local(source[0], here[0])
         self.uid: int | None = None
         self.state = READING
-        self.deadline = router.loop.now + router.bounds.idle
+        self.born = router.loop.now
+        self.deadline = self.born + router.bounds.idle
         self.admitted: Backend | None = None
         self.host: bytes | None = None
         self.keyed: Keyed | None = None

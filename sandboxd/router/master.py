@@ -294,7 +294,7 @@ class Master:
     def _takers(self, order: orders.Numbered) -> list[Worker]:
         """Whom an order is for."""
         if isinstance(order, orders.Look):
-            return self.outgoing.workers()
+            return [worker for worker in self.workers.values() if goes_out(worker.number) or worker.speaks >= orders.LOOKS]
         if isinstance(order, orders.Listen | orders.Publish):
             return [worker for number, worker in self.workers.items() if 0 <= number < RETIRED]
         return list(self.workers.values()) if isinstance(order, orders.Release | orders.Count) else self._routers()

@@ -23,6 +23,7 @@ from sandboxd.router.control import Wire
 from sandboxd.router.doors import Doors
 from sandboxd.router.exchange import BLOCKED
 from sandboxd.router.finding import Finding
+from sandboxd.router.inbound import passages
 from sandboxd.router.listener import Listener, joined, split_address
 from sandboxd.router.logged import Logged, passage
 from sandboxd.router.loop import Loop, Signals
@@ -300,6 +301,8 @@ class Router:
                     self.backends.envs[order.env_id].release()
             case orders.Count():
                 self._report()
+            case orders.Look():
+                self.tell(orders.Flows(env_id=order.env_id, passages=passages(self._connections(), order.env_id)))
             case orders.Newest() | orders.Deny() | orders.Admit() | orders.Retire() | orders.Stop():
                 self._hear(order)
                 return

@@ -19,7 +19,7 @@ VERSION = 5
 CHANGES = 2  # the first that takes ChangeTable
 BOUNDS = WAYS = 3  # the first that bounds the connections to an env, and that takes ChangeOutlets
 REPLACES = ONE = 4  # the first that takes Replace, and that unpublishes one port of several
-LEAVES = 5  # the first whose worker of what goes out leaves what it knows to another
+LEAVES = LOOKS = 5  # the first whose worker of what goes out leaves what it knows to another; whose others can be asked, too
 MOST_FRAME = 16 << 20  # a table of 30,000 endpoints
 LENGTH = struct.Struct("<I")
 
@@ -138,7 +138,7 @@ class ChangeOutlets(Message, frozen=True, kw_only=True, tag="change-outlets"):
 
 
 class Look(Message, frozen=True, kw_only=True, tag="look"):
-    """What of an env goes out; answered by Flows and Done."""
+    """What of an env goes out and comes in; answered by Flows, of each worker, and Done."""
 
     order: int
     env_id: str
@@ -199,7 +199,10 @@ class BriefChangeTable(Message, frozen=True, kw_only=True, tag="change"):
     change: BriefChange
 
 
-Order = SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Newest | Deny | Admit | Retire
+Order = (
+    SetTable | ChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop
+    | Look | Newest | Deny | Admit | Retire
+)  # fmt: skip
 EgressOrder = SetOutlets | ChangeOutlets | Release | Count | Ping | Stop | Look | Bequest | Retire  # to that of what goes out
 BriefOrder = (
     BriefTable | BriefChangeTable | Listen | Publish | Unpublish | Release | Count | Ping | Stop | Deny
@@ -322,7 +325,7 @@ class AskNewest(Message, frozen=True, kw_only=True, tag="ask-newest"):
 
 
 class Flows(Message, frozen=True, kw_only=True, tag="flows"):
-    """What of an env goes out now and did lately; and since it began: connections, denied ones, bytes."""
+    """What of an env goes out now and did lately; and since it began: connections, denied ones, bytes. What comes in now."""
 
     env_id: str
     passages: list[Passage]

@@ -3,7 +3,9 @@
 Of `sandboxd.router.egress`, `sandboxd.router.outlet`, `sandboxd.router.ways` and `sandboxd.daemon.passing`.
 """
 
+import contextlib
 import errno
+import http.client
 import json
 import os
 import signal
@@ -332,3 +334,62 @@ def test_who_takes_all_connections_takes_none_of_a_neighbours(asked, shared_daem
             assert asked(f"host:{echo.port}", place) == {place: "echo hello"}
         finally:
             shared_daemon.sandbox("rm", "-f", "greedy")
+
+
+SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *args): pass
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Handler).serve_forever()
+"""
+
+
+def test_who_is_connected_to_an_env_is_seen(shared_daemon, require, tmp_path) -> None:
+    """By `sandboxd.router.inbound`: by name and by published port, and of no other env."""
+    require("userns")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        published = free.getsockname()[1]
+    run = [
+        "run",
+        "-d",
+        "--wait",
+        "-p",
+        f"{published}:3000",
+        "-p",
+        "3000",
+        "--name",
+        "seen",
+        "--",
+        "/usr/bin/python3",
+        "-c",
+        SERVER,
+    ]
+    shared_daemon.sandbox(*run, cwd=tmp_path)
+    shared_daemon.sandbox("run", "-d", "--name", "other", "--", "sleep", "1000", cwd=tmp_path)
+    try:
+        raw = socket.create_connection(("127.0.0.1", published), 30)
+        named = http.client.HTTPConnection("127.0.0.1", shared_daemon.port, timeout=30)
+        with raw, contextlib.closing(named):
+            raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert raw.recv(1)
+            host = f"seen.localhost:{shared_daemon.port}"
+            named.request("GET", "/", headers={"Host": host})
+            assert named.getresponse().read() == b"hello"
+            rows = {row["name"]: row for row in shared_daemon.json("net", "seen")}
+            assert rows.keys() == {host, f"127.0.0.1:{published}"}
+            for sock, row in ((raw, rows[f"127.0.0.1:{published}"]), (named.sock, rows[host])):
+                assert row["address"] == f"127.0.0.1:{sock.getsockname()[1]}"
+                assert (row["direction"], row["state"], row["port"]) == ("in", "open", 3000)
+            assert rows[f"127.0.0.1:{published}"]["received"] == len("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (rows[f"127.0.0.1:{published}"]["rule"], rows[host]["rule"]) == ("tcp", "http, idle")
+            assert shared_daemon.json("net", "other") == []
+            assert host in shared_daemon.sandbox("net", "seen").stdout
+        until(lambda: not shared_daemon.json("net", "seen"), "nobody is left")
+    finally:
+        shared_daemon.sandbox("rm", "-f", "seen", "other", cwd=tmp_path)

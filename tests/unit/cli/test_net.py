@@ -38,3 +38,21 @@ def test_following_tells_each_change_once(sandbox: Sandbox) -> None:
     replies = [REPLY, REPLY, m.NetReply(env=env(), rules=[], passages=closed)]
     done = sandbox("net", "-f", "shop", Net=replies)
     assert [line.split()[0] for line in done.out.splitlines()] == ["open", "failed", "denied", "closed"]
+
+
+CLIENT = m.Passage(
+    number=-9, name="shop.localhost", address="127.0.0.1:40000", port=3000, state="open", rule="http", sent=2048, direction="in"
+)
+
+
+def test_who_is_connected_is_shown_by_where_from_and_what_was_asked_for(sandbox: Sandbox) -> None:
+    reply = m.NetReply(env=env(), rules=[], passages=[*PASSAGES, CLIENT], incoming=1)
+    done = sandbox("net", "shop", Net=reply, Inspect=m.InspectReply(env=env()))
+    rows = [line.split() for line in done.out.splitlines()]
+    assert rows[-2][:4] == ["STATE", "FROM", "ASKED", "FOR"]
+    assert rows[-1][:5] == ["open", "127.0.0.1:40000", "shop.localhost", "3000", "2KiB"]
+    followed = sandbox("net", "-f", "shop", Net=[reply, reply, m.NetReply(env=env(), rules=[], passages=PASSAGES)])
+    assert followed.out.splitlines()[3:] == [
+        "open    from 127.0.0.1:40000 to shop.localhost  http",
+        "closed  from 127.0.0.1:40000 to shop.localhost  http",
+    ]
