@@ -523,13 +523,9 @@ class StatsReply(Reply, frozen=True, kw_only=True):
 
 
 class Passage(Reply, frozen=True, kw_only=True):
-    """One connection out of an env, or a name that it asked for and was denied (port 0).
-
-    state: open, closed, failed or denied; reason: why it failed. rule: what gave it, or denied it. allow: the rule that would
-    give it. sent, received: bytes, as the env sees it. began: RFC 3339. direction: out; or in, then name is the host or
-    published address that was asked for, address who asks, port the env's, rule the way it takes (http, tunnel, tls, tcp; of
-    http only a body that is under way is counted).
-    """
+    """A connection out of an env, a name that it asked for and was denied (port 0), or (direction `in`) a connection to it.
+    state: open, closed, failed or denied; reason: why it failed. rule: what gave it, or denied it; in: http, tunnel, tls, tcp.
+    allow: the rule that would give it. sent, received: bytes, as the env sees it. in: address is of who asks for `name`."""
 
     number: int
     name: str
