@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sandboxd.daemon.adopt import end_process, end_stray
 from sandboxd.errors import SandboxdError
 from sandboxd.kernel import cgroups, mounts, pidfd, titles
+from sandboxd.launch.groups import of_envs
 from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.lifecycle.leftovers import DOOMED, READY, Known, Sight, Thing, id_of, judge, strays
 from sandboxd.lifecycle.states import ALIVE, ENDED, State
@@ -87,12 +88,10 @@ class Janitor:
         """What there is; raises OSError."""
         supervisor = self.supervisor
         groups = supervisor.control.groups
-        names = os.listdir(groups.root) if groups is not None else []
-        paths = [f"{groups.root}/{name}" for name in names if name.startswith(cgroups.PREFIX)] if groups is not None else []
         return Sight(
             inits=inits_of(supervisor.launcher.pid),
             mounts=mounts.mount_points(os.getpid()),
-            groups={path: cgroups.is_populated(path) for path in paths},
+            groups={path: cgroups.is_populated(path) for path in (of_envs(groups.root) if groups is not None else [])},
             names=supervisor.rundir.names(),
             place=str(supervisor.rundir.envs_dir),
             sockets=supervisor.rundir.unborn_sockets(),

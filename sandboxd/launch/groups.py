@@ -105,14 +105,22 @@ def names_in(path: str) -> list[str]:
         return []
 
 
+def of_envs(root: str) -> list[str]:
+    """The paths of all envs' groups below a root, the users' too."""
+    paths: list[str] = []
+    for name in names_in(root):
+        if name.startswith(USER):
+            paths += of_envs(f"{root}/{name}")
+        elif name.startswith(cgroups.PREFIX):
+            paths.append(f"{root}/{name}")
+    return paths
+
+
 def sweep(root: str, known: Collection[str]) -> int:
     """Remove the empty groups that no env has; how many there were."""
-    found = 0
-    for name in names_in(root):
-        path = f"{root}/{name}"
-        if name.startswith(USER):
-            found += sweep(path, known)
-        if name.startswith(cgroups.PREFIX) and path not in known and not cgroups.is_populated(path):
+    removed = 0
+    for path in of_envs(root):
+        if path not in known and not cgroups.is_populated(path):
             with contextlib.suppress(KernelError):
-                found += cgroups.remove(path)
-    return found
+                removed += cgroups.remove(path)
+    return removed

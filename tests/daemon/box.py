@@ -140,7 +140,8 @@ def groups() -> Iterator[str]:
 def box(groups: str, made: Made) -> Iterator[Shared]:
     """One daemon for all of this file: to start one takes seconds."""
     require("userns")
-    daemon = Shared(SANDBOXD_ADMIN_GROUP=made.group, **({"SANDBOXD_CGROUP": groups} if groups else {}))
+    given = {"SANDBOXD_CGROUP": groups} if groups else {}
+    daemon = Shared(SANDBOXD_ADMIN_GROUP=made.group, SANDBOXD_JANITOR="1", **given)
     try:
         daemon.start()
         yield daemon

@@ -4,7 +4,9 @@ So of sandboxd.lifecycle.sharing, and of who may see what.
 """
 
 import os
+import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sandboxd.errors import Ambiguous, NotFound, PermissionDenied
 from sandboxd.spec import EnvSpec, Isolation, Network, Service
 from tests.daemon.asking import SERVER, until
 from tests.daemon.box import ALICE, BASE, BOB, Made, Shared, names, reach, reload, run
+from tests.daemons import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -44,6 +47,24 @@ def test_each_user_has_his_own(shared: Shared) -> None:
         assert root.call(m.Inspect(target=f"web.u{BOB}")).env.id == theirs
     assert shared.by(BOB, lambda client: client.call(m.Remove(target="web", force=True)).receipt.leaked) == {}
     assert shared.by(ALICE, names) == [f"web of {ALICE}"]
+
+
+def test_a_group_of_nobody_below_a_users_is_taken_away_with_what_lives_in_it(shared: Shared, groups: str) -> None:
+    """So of sandboxd.daemon.janitor."""
+    if not groups:
+        pytest.skip("no cgroup v2 is mounted here")
+    kept = shared.by(ALICE, run("web", shared.home(ALICE)))
+    with shared.client() as root:
+        group = root.call(m.Inspect(target=kept)).env.cgroup
+        stray = Path(group).with_name("env-" + "f" * 16)
+        for part in ("", "init", "svc"):
+            (stray / part).mkdir()
+        with subprocess.Popen(["sleep", "1000"]) as sleeper:
+            (stray / "svc" / "cgroup.procs").write_text(str(sleeper.pid))
+            assert sleeper.wait(PATIENCE) == -signal.SIGKILL
+        until(lambda: not stray.exists(), "it is gone")
+        until(lambda: f"cgroups {stray}: it belonged to no env, and was removed" in shared.log(), "it is told")
+        assert root.call(m.Inspect(target=kept)).env.state == "ready"
 
 
 def test_what_one_cannot_reach_the_daemon_does_not_reach_for_him(shared: Shared) -> None:
