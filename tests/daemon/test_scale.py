@@ -155,7 +155,7 @@ def test_up_under_load_and_down_after_it(shared_daemon, client, tmp_path, gate):
     askers = [Asking(shared_daemon, "loaded", "/slow") for _ in range(6)]
     try:
         until(lambda: inspect(client, "loaded").scale.ready == 3, "three are ready")
-        assert inspect(client, "loaded").scale.busy == 6
+        until(lambda: inspect(client, "loaded").scale.busy == 6, "all of them are counted")
         assert "connections in use, 2 to each, from 1 to 3" in shared_daemon.sandbox("why", "loaded").stdout
     finally:
         gate()
@@ -236,14 +236,16 @@ def test_other_limits_reach_the_replicas(shared_daemon, client, tmp_path):
     scaled(client, "limited", 2)
     before = inspect(client, "limited-2").id
     client.call(m.Update(target="limited", limits={"pids": 512}))
-    until(lambda: "limited-3" in names(client) or inspect(client, "limited-2").id != before, "a new one comes first")
     until(lambda: is_renewed(client, before), "the old one is gone")
     remove(client, "limited")
 
 
 def is_renewed(client, before):
     found = inspect(client, "limited").scale
-    replicas = [inspect(client, name) for name in found.names if name in names(client)]
+    try:
+        replicas = [inspect(client, name) for name in found.names]
+    except NotFound:  # it may go at any time
+        return False
     return found.ready == 2 and [one.limits["pids"] for one in replicas] == [512] and replicas[0].id != before
 
 
