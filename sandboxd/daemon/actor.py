@@ -73,6 +73,8 @@ class Actor:
         if isinstance(event, ev.Launched | ev.LimitsChanged):
             self.supervisor.news.add(self.record.id)
         self.supervisor.note(self.record)
+        if isinstance(event, ev.ServiceReady):
+            self.supervisor.push_routes()  # requests wait for it, and making places for the envs to come would be first
         return effects
 
     async def _perform(self, effects: Sequence[ev.Effect]) -> None:

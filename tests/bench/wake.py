@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tests.bench.peers import ENVIRON
-from tests.bench.ready import answer, begun, server
+from tests.bench.ready import POOL, answer, begun, server
 from tests.bench.results import Row, row
 from tests.daemons import Daemon
 
@@ -60,7 +60,7 @@ def wait_until_stopped(client: Any, name: str) -> None:
     """Until nobody has used it for long enough, and the pool is full."""
     from sandboxd.protocol.messages import Inspect, Status
 
-    while client.call(Inspect(target=name)).env.state != "stopped" or client.call(Status()).pool < 1:
+    while client.call(Inspect(target=name)).env.state != "stopped" or client.call(Status()).pool < POOL:
         time.sleep(0.05)
 
 
@@ -70,7 +70,7 @@ def start(daemon: Daemon, client: Any, name: str) -> float:
 
     client.call(Stop(target=name))
     time.sleep(REST)
-    while client.call(Status()).pool < 1:
+    while client.call(Status()).pool < POOL:
         time.sleep(0.002)
     begun = time.perf_counter()
     client.call(Start(target=name))
