@@ -27,13 +27,14 @@ class Asking(Side):
     """The request that is under way, if `busy`.
 
     sent, received: the request is out, the answer in, as a whole. begun: some of the answer went to the client. keep: the
-    upstream can be used again. closing: the client's connection ends after the answer. carry: read, and not yet used. Bases
-    of one Client and not its parts: objects that know each other would be garbage that only the collector can find.
+    upstream can be used again. again: see `Repeating`. closing: the client's connection ends after the answer. carry: read, and
+    not yet used. Bases of one Client and not its parts: objects that know each other would be garbage that only the collector
+    can find.
     """
 
     __slots__ = (
         *("bounds", "pipes", "peer", "trusted", "carry", "eof", "cookie"),
-        *("upstreams", "backend", "request", "upstream", "dial", "tunnel", "sending", "receiving", "interim"),
+        *("again", "upstreams", "backend", "request", "upstream", "dial", "tunnel", "sending", "receiving", "interim"),
         *("busy", "sent", "received", "begun", "keep", "closing", "until_close", "continued"),
     )
 
@@ -45,6 +46,7 @@ class Asking(Side):
         self.trusted = False
         self.carry = b""
         self.cookie = b""  # the Set-Cookie line that the next answer is to have
+        self.again: Upstream | None = None
         self.upstreams: dict[Backend, Upstream] = {}
         self.backend: Backend | None = None
         self.request: Request | None = None
@@ -75,6 +77,10 @@ class Asking(Side):
         """From an upstream: see `Asker`, here and below."""
         raise NotImplementedError
 
+    def pass_on(self, upstream: Upstream, count: int) -> None:
+        """From an upstream."""
+        raise NotImplementedError
+
     def unanswered(self, upstream: Upstream, reason: str, *, silent: bool) -> None:
         """From an upstream."""
         raise NotImplementedError
@@ -103,6 +109,7 @@ class Asking(Side):
 
     def ask(self, request: Request, backend: Backend) -> None:
         """Bring the request to the service."""
+        self.again = None
         self.received = self.begun = self.keep = self.closing = self.until_close = self.continued = False
         self.interim = 0
         self.busy = True
@@ -180,6 +187,7 @@ class Asking(Side):
     def _send(self, upstream: Upstream, request: Request) -> None:
         self.upstream = upstream
         upstream.awaiting = True
+        upstream.repeated = False
         upstream.bodiless = request.method == b"HEAD"
         head = serialise_request(request, self.peer, trusted=self.trusted)
         left, chunked = request.length, None
@@ -239,6 +247,7 @@ class Asking(Side):
 
     def forget(self, upstream: Upstream) -> None:
         """Close it, and keep it no longer."""
+        self.again = None
         if self.upstreams.get(upstream.backend) is upstream:
             del self.upstreams[upstream.backend]
         upstream.awaiting = False

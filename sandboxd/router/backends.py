@@ -90,9 +90,9 @@ class Env:
 
 class Backend:
     """One endpoint. family: which of 127.0.0.1 and ::1 answered last. peers: all replicas, of the first one. refused_until:
-    a replica that took no connection. size, last, known: see `Upstream`."""
+    a replica that took no connection. size, last, known, whole: see `Upstream`."""
 
-    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "peers", "refused_until", "size")
+    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "peers", "refused_until", "size", "whole")
 
     def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
         self.endpoint = endpoint
@@ -102,7 +102,7 @@ class Backend:
         self.peers: list[Backend] = []
         self.refused_until = 0.0
         self._stock: Stock | None = None
-        self.size = 0
+        self.size = self.whole = 0
         self.last = b"\0"
         self.known: Response | None = None
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from sandboxd.router import secure
 from sandboxd.router.backends import Backend
 from sandboxd.router.closing import linger, probe, release, reset_when_taken
-from sandboxd.router.finding import BUSY, HELD, LEAVING, READING, Finding
+from sandboxd.router.finding import BUSY, HELD, LEAVING, READING
 from sandboxd.router.loop import READ, WRITE
 from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
+from sandboxd.router.repeating import Repeating
 from sandboxd.routing import pages
 from sandboxd.routing.framing import FramingError
 from sandboxd.routing.requests import Request, parse_request
@@ -22,19 +23,18 @@ if TYPE_CHECKING:
     from sandboxd.router.worker import Router
 
 
-class Client(Finding):
-    """See above. size, head, known: of the last request, and, once two of one size came, its bytes and what they were parsed
-    to: clients that poll send the same head over and over. A new connection begins with those of the one before it.
+class Client(Repeating):
+    """See above. size, head: of the last request, and, once two of one size came, its bytes: clients that poll send the same
+    head over and over. A new connection begins with those of the one before it.
     """
 
-    __slots__ = ("head", "known", "proceeding", "scanned", "size", "unread")
+    __slots__ = ("head", "proceeding", "scanned", "size", "unread")
 
     def __init__(self, router: "Router", sock: _socket.socket, source: tuple[str, int], here: tuple[str, int]) -> None:
         """`source`, `here`: the address it came from and the one it came to."""
         super().__init__(router, sock, source, here)
         self.size = router.size
         self.head = router.head
-        self.known = router.known
         self.scanned = 0
         self.proceeding = False
         self.unread = False
@@ -81,7 +81,11 @@ class Client(Finding):
         if not count:
             self.close()
         elif not held and count == len(self.head) and shared.startswith(self.head) and self.known is not None:
-            self._take_request(self.known)
+            again = self.again
+            if again is not None and self.admitted is again.backend:
+                self.ask_again(again)
+            else:
+                self._take_request(self.known)
         elif self._take_head(held + count) and self.carry:
             self._proceed()
 

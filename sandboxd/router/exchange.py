@@ -32,6 +32,10 @@ class Exchange(Asking):
         """It is over. `unread`: the client may still be sending what nobody reads."""
         raise NotImplementedError
 
+    def learn(self, upstream: Upstream) -> None:
+        """An answer went out in one piece, as it came."""
+        raise NotImplementedError
+
     def next_request(self) -> None:
         """It is over, and the connection goes on."""
         raise NotImplementedError
@@ -129,6 +133,7 @@ class Exchange(Asking):
         upstream.reused = True
         if upstream.mask != READ:
             upstream.want(READ)
+        self.learn(upstream)
         self.next_request()
 
     def _pass_last(self, upstream: Upstream, start: int, end: int) -> None:
@@ -290,6 +295,7 @@ class Exchange(Asking):
 
     def drop(self) -> None:
         """Let go of everything; the client is going."""
+        self.again = None
         if self.busy:
             self._drop_exchange()
         for upstream in self.upstreams.values():

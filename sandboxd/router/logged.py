@@ -116,6 +116,9 @@ class Logged(Client):
         self.status = page.status
         super().answer_page(page, close=close)
 
+    def learn(self, upstream: Upstream) -> None:
+        """Each request is written down, so each takes the whole way."""
+
     # -- bytes -----------------------------------------------------------------------------------------------------------
 
     def put(self, data: bytes | memoryview) -> bool:

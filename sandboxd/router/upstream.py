@@ -23,6 +23,9 @@ class Asker(Protocol):
     def answered(self, upstream: "Upstream", response: Response, start: int, end: int) -> bool:
         """shared[start:end] begins with that head; returns whether another head is to follow (1xx)."""
 
+    def pass_on(self, upstream: "Upstream", count: int) -> None:
+        """shared[:count] is a whole answer to a request that was repeated, its head the last one's."""
+
     def unanswered(self, upstream: "Upstream", reason: str, *, silent: bool) -> None:
         """No answer will come; `silent`: not one byte of it came."""
 
@@ -40,10 +43,26 @@ class Asker(Protocol):
 
 
 class Upstream(Side):
-    """`awaiting`: a head is due. `bodiless`: it answers HEAD. `reused`: it has served a request before. `turn`: its place among
-    those that its env allows, where it bounds them; then it is not kept."""
+    """`awaiting`: a head is due. `repeated`: to the request it had last. `bodiless`: it answers HEAD. `reused`: it has served a
+    request before. `turn`: its place among those that its env allows, where it bounds them; then it is not kept."""
 
-    __slots__ = ("asker", "awaiting", "backend", "bodiless", "head", "known", "last", "reused", "size", "tunnelled", "turn")
+    __slots__ = (
+        *(
+            "asker",
+            "awaiting",
+            "backend",
+            "bodiless",
+            "head",
+            "known",
+            "last",
+            "repeated",
+            "reused",
+            "size",
+            "tunnelled",
+            "turn",
+        ),
+        "whole",
+    )
 
     def __init__(self, loop: Loop, sock: _socket.socket, backend: Backend, asker: Asker) -> None:
         super().__init__(loop, sock)
@@ -51,6 +70,7 @@ class Upstream(Side):
         self.asker = asker
         self.awaiting = False
         self.bodiless = False
+        self.repeated = False
         self.reused = False
         self.tunnelled = False
         self.turn: Turn | None = None
@@ -60,6 +80,7 @@ class Upstream(Side):
         self.size = backend.size
         self.last = backend.last
         self.known = backend.known
+        self.whole = backend.whole  # bytes of that answer with its body, where such a one can go out as it came; else 0
         backend.env.open += 1
         backend.env.held.add(self)
         loop.hold_foreign()
@@ -168,6 +189,9 @@ class Upstream(Side):
         if not count:
             self.asker.unanswered(self, "it closed the connection before it answered", silent=not held)
             return
+        if count == self.whole and self.repeated and not held and shared.startswith(self.last, 0, count):
+            self.asker.pass_on(self, count)
+            return
         # Within `count`: behind it stands what another connection left there.
         if not held and shared.startswith(self.last, 0, count) and self.known is not None and not self.bodiless:
             self._hand_over(self.known, count)
@@ -177,7 +201,7 @@ class Upstream(Side):
         try:
             while (response := parse_response(shared, at, end, bodiless=self.bodiless)) is not None:
                 if response.end == self.size and not at and response.status >= 200 and not self.bodiless:
-                    self.last, self.known = self.backend.last, self.backend.known = bytes(view[: response.end]), response
+                    self._remember(response)
                 self.size = self.backend.size = response.end
                 # Once the answer is handed over, the next request may be on its way already and `shared` be used for it.
                 if not self.asker.answered(self, response, at, end):
@@ -186,6 +210,14 @@ class Upstream(Side):
             self.head = bytes(view[at:end])
         except FramingError as error:
             self.asker.unanswered(self, error.reason, silent=False)
+
+    def _remember(self, response: Response) -> None:
+        """The head at the begin of the shared buffer, for this connection and those to come."""
+        backend = self.backend
+        plain = response.verbatim and not response.close and response.length >= 0
+        self.last = backend.last = bytes(view[: response.end])
+        self.known = backend.known = response
+        self.whole = backend.whole = response.end + response.length if plain else 0
 
     def _hand_over(self, response: Response, end: int) -> None:
         try:

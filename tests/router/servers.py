@@ -123,13 +123,52 @@ def serve_book(sock: socket.socket) -> None:
             return
 
 
+def series(listener: socket.socket, _name: str) -> None:
+    """Answers request after request, of whichever connection, with the next of SERIES: what is asked for says nothing of it."""
+    each(listener, serve_series, iter(SERIES))
+
+
+def serve_series(sock: socket.socket, rows: Iterator[tuple[bytes, ...]]) -> None:
+    file = sock.makefile("rb")
+    while read_head(file):
+        pieces = next(rows)
+        for piece in pieces:
+            sock.sendall(piece)
+            if piece is not pieces[-1]:
+                time.sleep(0.02)  # so that they do not arrive as one
+        if pieces[-1] == b"":
+            return
+
+
 def one_at_a_time(listener: socket.socket, name: str) -> None:
     while True:
         sock, _ = listener.accept()
         guarded(serve_http, sock, name)
 
 
-SERVERS = {"http": http, "echo": echo, "raw": raw, "answers": answers, "single": one_at_a_time, "book": book}
+HEAD = b"HTTP/1.1 200 OK\r\nServer: series\r\nContent-Length: %d\r\n\r\n"
+ALIKE = [(HEAD % 5 + letter * 5,) for letter in (b"a", b"b", b"c", b"d")]
+SERIES: list[tuple[bytes, ...]] = [
+    *ALIKE,
+    (HEAD % 5 + b"e", b"eeee"),
+    *ALIKE,
+    (HEAD % 5, b"fffff"),
+    *ALIKE,
+    (HEAD % 6 + b"gggggg",),
+    *ALIKE,
+    (HEAD.replace(b"200", b"404") % 5 + b"hhhhh",),
+    *ALIKE,
+    (b"HTTP/1.1 100 Continue\r\n\r\n", HEAD % 5 + b"iiiii"),
+    *ALIKE,
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\njj\r\n0\r\n\r\n",),
+    *ALIKE,
+    (HEAD % 5 + b"kkkkk", b""),  # and closes, which it did not say
+    *ALIKE,
+    (HEAD % 20000 + b"l" * 20000,),
+    *[(HEAD % 20000 + b"m" * 20000,)] * 3,
+    (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nnnnnn", b""),
+]
+SERVERS = {"http": http, "echo": echo, "raw": raw, "answers": answers, "single": one_at_a_time, "book": book, "series": series}
 
 
 def pattern(count: int) -> bytes:
