@@ -23,6 +23,7 @@ from tests.daemons import PATIENCE, Daemon
 SECONDS = float(os.environ.get("CRASH_SECONDS", "4"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
 ENVS, THREADS = 4, 2
+LEAST = 3  # deaths, however busy the machine is
 HOLD = 40.0  # a request may wait that long: for its env to be back
 
 
@@ -102,36 +103,35 @@ def until(holds, what):
 
 
 def strike(daemon, deaths, draw):
-    """Kill something, and wait until what it did is done again."""
-    what = draw.choice(["daemon", "daemon", "launcher", "router", "worker", "init"])
+    """Kill something, or several at once, and wait until what they did is done again."""
+    struck = draw.sample(["daemon", "launcher", "router", "worker", "init"], draw.choice([1, 1, 1, 2, 3]))
+    name = f"e{draw.randrange(ENVS)}"
     with daemon.client() as client:
-        status = client.call(m.Status())
-        name = f"e{draw.randrange(ENVS)}"
-        init = inspect(client, name).pid
-    if what == "daemon":
-        with deaths.of(what):
-            daemon.kill()
+        status, init = client.call(m.Status()), inspect(client, name).pid
+    workers = Path(f"/proc/{status.router_pid}/task/{status.router_pid}/children").read_text().split()
+    pids = {"launcher": status.launcher_pid, "router": status.router_pid, "worker": int(draw.choice(workers)), "init": init}
+    with contextlib.ExitStack() as spans:
+        for what in struck:
+            spans.enter_context(deaths.of(f"init of {name}" if what == "init" else what))
+        for what in struck:
+            if what == "daemon":
+                daemon.kill()
+            elif pids[what] is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pids[what], signal.SIGKILL)
+        if "daemon" in struck:
             time.sleep(draw.random() / 2)  # without one: nobody is there to be waited for
             daemon.start()
-    elif what == "launcher":
-        with deaths.of(what), contextlib.suppress(ProcessLookupError):
-            os.kill(status.launcher_pid, signal.SIGKILL)
-            until(lambda: status_of(daemon).launcher_pid not in (None, 0, status.launcher_pid), "another launcher")
-    elif what == "router":
-        with deaths.of(what), contextlib.suppress(ProcessLookupError):
-            os.kill(status.router_pid, signal.SIGKILL)
-            until(lambda: status_of(daemon).router_pid != status.router_pid and answers(daemon, name), "another router")
-    elif what == "worker":
-        workers = Path(f"/proc/{status.router_pid}/task/{status.router_pid}/children").read_text().split()
-        victim = int(draw.choice(workers))
-        with deaths.of(what), contextlib.suppress(ProcessLookupError):
-            os.kill(victim, signal.SIGKILL)
-            until(lambda: not Path(f"/proc/{victim}").exists() and answers(daemon, name), "another worker")
-    elif init is not None:
-        with deaths.of(f"init of {name}"), contextlib.suppress(ProcessLookupError):
-            os.kill(init, signal.SIGKILL)
-            until(lambda: now(daemon, name).pid not in (None, init) and answers(daemon, name), f"{name} is back")
-    return what
+        if "launcher" in struck:
+            until(lambda: status_of(daemon).launcher_pid not in (None, 0, pids["launcher"]), "another launcher")
+        if "router" in struck:
+            until(lambda: status_of(daemon).router_pid != pids["router"], "another router")
+        if "worker" in struck:
+            until(lambda: not Path(f"/proc/{pids['worker']}").exists(), "the worker is gone")
+        if "init" in struck and init is not None:
+            until(lambda: now(daemon, name).pid not in (None, init), f"{name} is back")
+        until(lambda: answers(daemon, name), f"{name} is served")
+    return "+".join(struck)
 
 
 def status_of(daemon):
@@ -159,7 +159,7 @@ def test_nothing_is_lost_whatever_is_killed_under_load(daemon, tmp_path):
     struck = []
     try:
         end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(struck) < LEAST:
             struck.append(strike(daemon, deaths, draw))
         until(lambda: all(answers(daemon, name) for name in ids), "all are served again")
     finally:
