@@ -32,7 +32,7 @@ GROWTH = 1.25
 LATE, LATE_GROWTH = 0.1, 1.5  # half a second on, what has declared no port hardly has one: of a thousand such, each look counts
 LONGEST_PAUSE = 0.25
 LONGEST_SEARCH_PAUSE = 30.0
-WHOLE = 5.0  # such pauses and longer ones are followed by a look, whatever was counted
+WHOLE = 20.0  # such pauses and longer ones are followed by a look, whatever was counted
 STATUS_LINE_CAP = 4096
 
 

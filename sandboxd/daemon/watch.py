@@ -100,13 +100,14 @@ class Watch:
     def _check(self, actor: "Actor") -> None:
         record = actor.record
         self.supervisor.control.check(actor)
-        if record.init is not None and not record.cgroup:
-            self._expendable[record.id] = sacrifice(record.init.pid, self._expendable.get(record.id, frozenset()))
         try:
             sample = self.look(record, gate=record.limits.memory, traffic=False)
         except (SandboxdError, OSError) as error:
             log.warning("env %s cannot be sampled: %s", record.name, error)
             return
+        if record.init is not None and not record.cgroup:
+            known = self._expendable.get(record.id, frozenset())
+            self._expendable[record.id] = sacrifice(record.init.pid, self._sampler.tree, known)
         verdict = judge(sample, record.limits, record.enforced)
         if not verdict.within:
             limiting.end(actor, verdict._replace(value=max(verdict.value, self.peak(record, verdict))))

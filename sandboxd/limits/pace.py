@@ -8,7 +8,7 @@ from sandboxd.limits.usage import Sample
 
 TICK = 0.25  # seconds, for a limit that holds only because we look
 SELDOM = 4.0  # for any other, to notice what it met
-MOST_TIMES = 8  # as long, while nothing runs
+MOST_TIMES = 8  # as long, while nothing runs: step by step, or at once where a limit holds without us
 LEAST = 0.015
 STILL, LONG = 0.01, 0.2  # seconds of CPU time, in seconds that are long enough to say so: it is counted in ticks
 
@@ -22,5 +22,5 @@ def pause(last: Sample, before: Sample | None, memory: int | None, *, sampled: b
     if memory is not None and rate > 0:
         return min(usual, max(LEAST, (memory - last.memory) / rate / 2))
     if last.now - before.now >= LONG and last.cpu_seconds - before.cpu_seconds < STILL:
-        return min(max(earlier, usual) * 2, usual * MOST_TIMES)
+        return min(max(earlier, usual) * 2, usual * MOST_TIMES) if sampled else usual * MOST_TIMES
     return usual

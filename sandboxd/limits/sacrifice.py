@@ -5,18 +5,20 @@ process of the whole machine by its size and oom_score_adj, which anybody may ra
 inherit (proc_pid_oom_score_adj(5)). Pid 1 is left where it is: to lower a score takes CAP_SYS_RESOURCE.
 """
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from sandboxd.limits.sampler import children, walk
+from sandboxd.limits.sampler import Stat
 
 SCORE = 200  # of -1000 to 1000: as systemd gives what an ordinary user starts
 
 
-def sacrifice(init_pid: int, known: AbstractSet[int]) -> AbstractSet[int]:
-    """Raise the score of all below an init where it has children besides the known ones; its children now."""
-    found = frozenset(children(init_pid))
+def sacrifice(init_pid: int, tree: Mapping[int, Stat], known: AbstractSet[int]) -> AbstractSet[int]:
+    """Raise the score of all below an init, as they were seen just now, where it has children besides the known ones; its
+    children now."""
+    found = frozenset(pid for pid, stat in tree.items() if stat.parent == init_pid)
     if found - known:
-        for pid in walk(init_pid):
+        for pid in tree:
             raise_score(pid)
     return found
 

@@ -37,9 +37,10 @@ class Stat(NamedTuple):
 
 
 class Sampler:
-    """Looks at envs; remembers only where their tmpfs mounts are."""
+    """Looks at envs; remembers only where their tmpfs mounts are. tree: the processes of the last one."""
 
     def __init__(self) -> None:
+        self.tree: dict[int, Stat] = {}
         self._mounts: dict[int, tuple[int, list[MemoryMount]]] = {}  # by pid, with its start time: pids are used again
 
     def forget(self, init_pid: int) -> None:
@@ -59,7 +60,7 @@ class Sampler:
         init = read_stat(init_pid)
         if init is None:
             raise KernelError(3, "open", f"/proc/{init_pid}/stat", hint="the env has ended")
-        tree = walk(init_pid)
+        tree = self.tree = walk(init_pid)
         rss = sum(stat.rss for stat in tree.values()) * PAGE
         io = [read_io(pid) for pid in tree] if traffic else []
         mounts, tmpfs = ([], 0) if gate is None else self._memoryfs((init_pid, init.start), list(tree))

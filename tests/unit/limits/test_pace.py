@@ -31,6 +31,7 @@ def test_an_env_that_stands_still_is_looked_at_ever_less_often() -> None:
     for expected in (2, 4, 8, 8):
         found = pause(seen(2, 1, M), seen(1, 1, M), 100 * M, sampled=True, earlier=found)
         assert found == expected * TICK
+    assert pause(seen(2, 1, M), seen(1, 1, M), None, sampled=False, earlier=SELDOM) == MOST_TIMES * SELDOM
 
 
 SAMPLES = st.builds(seen, st.floats(0, 1e6), st.floats(0, 1e6), st.integers(0, 1 << 40))
