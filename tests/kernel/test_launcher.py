@@ -87,6 +87,21 @@ def test_the_pool_fills_is_used_and_fills_again(tmp_path: Path) -> None:
         walls.close()
 
 
+def test_the_pool_grows_and_shrinks_and_who_is_too_many_ends(tmp_path: Path) -> None:
+    walls = Walls(tmp_path, pool=1, init="stand_in")
+
+    async def resize(size: int) -> None:
+        walls.launcher.resize(size)
+
+    try:
+        launcher, runner = walls.launcher, walls.runner
+        for size in (1, 4, 2, 0):
+            runner.run(resize(size))
+            runner.run(until(lambda size=size: launcher.pool == size == len(children_of(launcher.pid))))  # type: ignore[misc]
+    finally:
+        walls.close()
+
+
 def test_a_child_that_is_expected_is_the_one_that_is_used(tmp_path: Path) -> None:
     walls = Walls(tmp_path, pool=0, init="stand_in")
 
