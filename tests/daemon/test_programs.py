@@ -45,6 +45,24 @@ int main(int count, char **words) {
     return size < 0;
 }
 """
+GO = """
+package main
+
+import (
+	"io"
+	"net/http"
+	"os"
+)
+
+func main() {
+	answer, err := http.Get("http://" + os.Args[1] + "/hello")
+	if err != nil {
+		println(err.Error())
+		os.Exit(1)
+	}
+	io.Copy(os.Stdout, answer.Body)
+}
+"""
 SSH = "ssh -i {work}/id -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no -o LogLevel=ERROR "
 SSH += "-o UserKnownHostsFile=/dev/null"
 APT = "-o Dir::State=$PWD/apt-{name} -o Dir::Cache=$PWD/apt-{name} -o Dir::Etc::sourcelist=$PWD/list-{name} "
@@ -65,6 +83,7 @@ PROGRAMS = {
             f" apt-get -qq -o APT::Update::Error-Mode=any {APT} update >&2 && apt-cache {APT} policy demo", "7.7"),
     "psql": ("psql", "psql -X -A -t -h {name} -U x -c 'select 42' x", "42"),
     "node": ("node", "node -e '{node}' {name}", sites.HELLO),
+    "go": ("gccgo", "GODEBUG=netdns=go ./go-fetch {name}", sites.HELLO),  # by a resolver of its own
     "java": ("javac", "java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC Fetch.java {name}", sites.HELLO),
 }  # fmt: skip
 NEEDED = ["openssl", "ssh-keygen", "busybox", *sorted({needed for needed, _, _ in PROGRAMS.values()})]
@@ -102,6 +121,10 @@ def came(world: tuple[World, Path]) -> dict[str, list[object]]:
     root = next(iter(work.parent.glob("site*")))
     (work / "Fetch.java").write_text(JAVA)
     (work / "static.c").write_text(STATIC)
+    (work / "fetch.go").write_text(GO)
+    subprocess.run(
+        ["gccgo", "-static", "-o", str(work / "go-fetch"), str(work / "fetch.go")], check=True, stderr=subprocess.DEVNULL
+    )
     subprocess.run(["gcc", "-static", "-O1", "-o", str(work / "static"), str(work / "static.c")], check=True)
     lines = []
     for program, (_, command, _) in PROGRAMS.items():
