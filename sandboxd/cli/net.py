@@ -29,7 +29,7 @@ class NetFlags(Flags, frozen=True, kw_only=True):
 def place(passage: Passage) -> str:
     """NAME:PORT, or the address where no name is known."""
     host = passage.name or (f"[{passage.address}]" if ":" in passage.address else passage.address)
-    return phrases.clean(f"{host}:{passage.port}" if passage.port else host)
+    return phrases.clean(f"{host}:{passage.port}" if passage.port else host) or "any"
 
 
 def verdict(passage: Passage) -> str:

@@ -178,6 +178,7 @@ class Outlet:
         self.worker.note(self)
         if len(self.passages) + len(self.inquiries) >= self.worker.most:
             reset(sock)
+            self._deny("", NOTHING, f"{self.worker.most} connections are open at once already")
             return False
         return True
 
@@ -284,7 +285,7 @@ class Outlet:
         else:
             verdict = decide_name(self.rules, name)
         if not verdict.allowed:
-            self._deny_name(name, verdict, "")
+            self._deny(name, verdict, "")
             respond(dns.reply(question, dns.NXDOMAIN))
         elif kind in (dns.SVCB, dns.HTTPS):  # they carry addresses that would be bound to nothing
             respond(dns.reply(question, dns.NOERROR))
@@ -307,14 +308,15 @@ class Outlet:
             elif address.version == 4 or has_route(address):
                 found.append(address)
         if not found and verdict is not None:
-            self._deny_name(question.name, verdict, "it leads to what is private")
+            self._deny(question.name, verdict, "it leads to what is private")
         for address in found:
             self._bindings.bind(address, question.name)
         if found:
             self.forget_ways()
         return dns.reply(question, answer.rcode, found, min(answer.ttl, LONGEST_TTL))
 
-    def _deny_name(self, name: str, verdict: Verdict, reason: str) -> None:
+    def _deny(self, name: str, verdict: Verdict, reason: str) -> None:
+        """What has no address yet."""
         self.worker.numbers += 1
         self.deny(
             Passage(

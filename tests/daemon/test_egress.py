@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import psutil
 import pytest
@@ -311,9 +312,9 @@ hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 poll, held = select.poll(), []
 for _ in range(int(sys.argv[2])):
-    held.append(socket.create_connection(("198.51.100.1", int(sys.argv[1])), 60))
+    held.append(socket.create_connection((sys.argv[3], int(sys.argv[1])), 60))
     poll.register(held[-1], 0)
-over = poll.poll(60000)
+over = poll.poll(int(sys.argv[4]))
 with open("full", "w") as file:
     file.write(str(len(over)))
 select.select([], [], [])
@@ -321,19 +322,59 @@ select.select([], [], [])
 
 
 def test_who_takes_all_connections_takes_none_of_a_neighbours(asked, shared_daemon, echo, tmp_path) -> None:
-    """What is over is reset at once, and not kept waiting; it takes 2,100 connections, so a second or two."""
-    os.mkfifo(tmp_path / "full")
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as quiet:
-        port = quiet.getsockname()[1]
-        argv = ["run", "-d", "--name", "greedy", "--egress", f"host:{port}", "--"]
-        argv += ["/usr/bin/python3", "-c", GREEDY, str(port), str(MOST_PASSAGES + 60)]
-        shared_daemon.sandbox(*argv, cwd=tmp_path)
+    """What is over is reset at once, by name, and not kept waiting. It takes twice 2,100 connections, so some seconds."""
+    count = MOST_PASSAGES + 60
+    with ExitStack() as stack:
+        for name, how, place, wait in (("greedy", "", "198.51.100.1", 60_000), ("unbound", "host", "127.0.0.1", 0)):
+            quiet = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=4096))
+            port = str(quiet.getsockname()[1])
+            work = tmp_path / name
+            work.mkdir()
+            os.mkfifo(work / "full")
+            flags = ["--network", how] if how else ["--egress", f"host:{port}"]
+            argv = ["run", "-d", "--name", name, *flags, "--", "/usr/bin/python3", "-c", GREEDY]
+            shared_daemon.sandbox(*argv, port, str(count), place, str(wait), cwd=work)
         try:
-            assert int((tmp_path / "full").read_text()) > 0
+            assert int((tmp_path / "greedy" / "full").read_text()) > 0
+            assert int((tmp_path / "unbound" / "full").read_text()) == 0, "without the bound all of them stand"
+            reasons = {row["reason"] for row in shared_daemon.json("net", "greedy") if row["state"] == "denied"}
+            assert len(reasons) == 1
+            assert reasons.pop().endswith(" connections are open at once already")
             place = f"198.51.100.1:{echo.port}"
             assert asked(f"host:{echo.port}", place) == {place: "echo hello"}
         finally:
-            shared_daemon.sandbox("rm", "-f", "greedy")
+            shared_daemon.sandbox("rm", "-f", "greedy", "unbound")
+
+
+ITSELF = """
+import errno, json, socket
+def come(address, port):
+    try:
+        with socket.create_connection((address, port), 20) as sock:
+            sock.settimeout(20)
+            sock.sendall(b"x" * 100)
+            while sock.recv(100):
+                continue
+            return "ok"
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+found = {f"{address} {port}": come(address, port)
+         for address, port in (("198.18.83.67", 15001), ("127.0.0.1", 15001))}
+with socket.create_server(("198.18.83.67", 0)) as own, socket.create_connection(own.getsockname(), 20) as sock:
+    found["own"] = "ok"
+print(json.dumps(found))
+"""
+
+
+def test_the_relay_itself_is_no_place_to_go(asked, shared_daemon, echo, tmp_path) -> None:
+    """Its listener is there, and refuses who was not led to it, whatever the rules; at its address the env's own may listen."""
+    wide = f"open,lan,host,198.18.0.0/15,host:{echo.port}"
+    argv = ["run", "--rm", "--egress", wide, "--", "/usr/bin/python3", "-c", ITSELF]
+    found = json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout)
+    assert found.pop("own") == "ok"
+    assert found.pop("127.0.0.1 15001") == "ECONNREFUSED", "it is nowhere else"
+    assert set(found.values()) <= {"ECONNRESET", "EPIPE"}, "answered, and then reset: it is there"
+    assert asked(wide, f"198.51.100.1:{echo.port}")[f"198.51.100.1:{echo.port}"] == "echo hello", "who is led there is served"
 
 
 SERVER = """
@@ -355,22 +396,8 @@ def test_who_is_connected_to_an_env_is_seen(shared_daemon, require, tmp_path) ->
     require("userns")
     with socket.create_server(("127.0.0.1", 0)) as free:
         published = free.getsockname()[1]
-    run = [
-        "run",
-        "-d",
-        "--wait",
-        "-p",
-        f"{published}:3000",
-        "-p",
-        "3000",
-        "--name",
-        "seen",
-        "--",
-        "/usr/bin/python3",
-        "-c",
-        SERVER,
-    ]
-    shared_daemon.sandbox(*run, cwd=tmp_path)
+    argv = ["run", "-d", "--wait", "-p", f"{published}:3000", "-p", "3000", "--name", "seen"]
+    shared_daemon.sandbox(*argv, "--", "/usr/bin/python3", "-c", SERVER, cwd=tmp_path)
     shared_daemon.sandbox("run", "-d", "--name", "other", "--", "sleep", "1000", cwd=tmp_path)
     try:
         raw = socket.create_connection(("127.0.0.1", published), 30)

@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -165,12 +166,33 @@ def test_tls_must_ask_for_the_name_that_was_given(inside, require) -> None:
     assert inside(f"{SITE},site.example", TLS, SITE, "other.example").strip() == "secret", "an address gives all of it"
 
 
-def test_datagrams_carry_names_and_nothing_else(inside, world) -> None:
+def test_no_other_family_is_a_side_door(asked) -> None:
+    """A name's IPv4 address given, neither IPv6 nor IPv4 in its clothes leads elsewhere; `open` has all of them."""
+    doors = [f"{SITE6}:80", f"::ffff:{OTHER}:80"]
+    found = asked("site.example", *doors, "six.example:80", "site.example:80")
+    assert found.pop("site.example:80") == SITE
+    assert found.pop("six.example:80") == "no name"
+    assert set(found.values()) <= DENIED
+    assert asked("open", *doors) == {doors[0]: SITE6, doors[1]: OTHER}
+
+
+def test_datagrams_carry_names_and_nothing_else(inside, world, tmp_path) -> None:
     query = "abcd01000001000000000000" + "0b" + b"tunnel-data".hex() + "07" + b"example".hex() + "00" + "00100001"
     name, other = inside("site.example", UDP, query).split()
     assert name.startswith("abcd8183"), "answered here, whatever server was meant: no such name"
     assert other in {"PermissionError", "ConnectionRefusedError"}
     assert "tunnel-data.example" not in world.asked
+    known = query.replace("0b" + b"tunnel-data".hex(), "04" + b"site".hex()).replace("00100001", "00010001")
+    assert inside("site.example", UDP, known).split()[0].endswith(socket.inet_aton(SITE).hex()), "what a rule gives is answered"
+    # Without the rules the question goes out, and without a network of its own so does the datagram.
+    inside("open", UDP, query)
+    assert "tunnel-data.example" in world.asked
+    server = world.sockets["udp", SITE, 5353]
+    answering = threading.Thread(target=lambda: server.sendto(b"leaked", server.recvfrom(4096)[1]), daemon=True)
+    answering.start()
+    argv = ["run", "--rm", "--network", "host", "--", "/usr/bin/python3", "-c", UDP, query]
+    assert world.daemon.sandbox(*argv, cwd=tmp_path).stdout.split()[1] == b"leaked".hex()
+    answering.join(30)
 
 
 def test_what_was_denied_says_what_would_allow_it_and_is_allowed_live(world, tmp_path) -> None:
