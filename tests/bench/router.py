@@ -118,7 +118,7 @@ class Load(NamedTuple):
 LOADS = (
     Load("requests at 64 connections", "/", 64),
     Load("requests at 1 connection", "/", 1),
-    Load("requests at 64 connections, no two alike", "/", 64, script=UNLIKE),
+    Load("requests at 64 connections, no two alike", "/unlike", 64, script=UNLIKE),
     Load("bulk download", "/bulk", 2, bulk=True),
     Load("new connections", "/", 16, close=True),
 )
@@ -240,9 +240,14 @@ def measure(port: int, load: Load, seconds: float) -> Found:
     command = ["wrk", "-t1", f"-c{load.connections}", f"-d{max(1, round(seconds))}s", "--latency"]
     if load.close:
         command += ["-H", "Connection: close"]
-    output = subprocess.run(
-        [*command, f"http://127.0.0.1:{port}{load.path}"], check=True, capture_output=True, text=True
-    ).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        if load.script:
+            script.write(load.script)
+            script.flush()
+            command += ["-s", script.name]
+        output = subprocess.run(
+            [*command, f"http://127.0.0.1:{port}{load.path}"], check=True, capture_output=True, text=True
+        ).stdout
     if "Non-2xx" in output:
         raise RuntimeError(f"port {port}: {output}")
     return Found(
