@@ -17,7 +17,7 @@ from sandboxd.router.relay import BUFFER, DONTWAIT, shared, view
 from sandboxd.router.repeating import Repeating
 from sandboxd.routing import pages
 from sandboxd.routing.framing import FramingError
-from sandboxd.routing.requests import Request, parse_request
+from sandboxd.routing.requests import Request, is_plain, parse_request
 
 if TYPE_CHECKING:
     from sandboxd.router.worker import Router
@@ -81,11 +81,7 @@ class Client(Repeating):
         if not count:
             self.close()
         elif not held and count == len(self.head) and shared.startswith(self.head) and self.known is not None:
-            again = self.again
-            if again is not None and self.admitted is again.backend:
-                self.ask_again(again)
-            else:
-                self._take_request(self.known)
+            self._take_request(self.known)
         elif self._take_head(held + count) and self.carry:
             self._proceed()
 
@@ -123,10 +119,13 @@ class Client(Repeating):
         self.router.join(secure.Secure(self.router, self.sock, self.source, self.here, data))
 
     def _take_request(self, request: Request) -> None:
+        backend, again = self.admitted, self.again
+        if again is not None and again.backend is backend and request.host == self.host and is_plain(request):
+            self.ask_again(again, request)
+            return
         if self.router.draining and not request.upgrade:
             request.close = True
         self.request = request
-        backend = self.admitted
         if backend is not None and request.host == self.host:
             # As before: same name, same table (see `Router.obey`), so the same answer to every question `find` asks.
             backend.env.requests += 1
@@ -230,7 +229,7 @@ class Client(Repeating):
 
     def take_last(self) -> None:
         """The answer that is to come, or the next one, is the last."""
-        self.size, self.head, self.known = 0, b"\0", None
+        self.size, self.head, self.known, self.again = 0, b"\0", None, None
         if self.request is not None and not self.begun and not self.request.upgrade:
             self.request.close = True
 

@@ -14,7 +14,7 @@ from sandboxd.router.loop import READ, Loop
 from sandboxd.router.relay import BUFFER, DONTWAIT, Side, shared, view
 from sandboxd.router.turns import Turn
 from sandboxd.routing.framing import FramingError
-from sandboxd.routing.responses import Response, parse_response
+from sandboxd.routing.responses import Response, goes_as_it_is, parse_response
 
 
 class Asker(Protocol):
@@ -203,6 +203,9 @@ class Upstream(Side):
                 if response.end == self.size and not at and response.status >= 200 and not self.bodiless:
                     self._remember(response)
                 self.size = self.backend.size = response.end
+                if self.repeated and not at and response.end + response.length == end and goes_as_it_is(response):
+                    self.asker.pass_on(self, end)
+                    return
                 # Once the answer is handed over, the next request may be on its way already and `shared` be used for it.
                 if not self.asker.answered(self, response, at, end):
                     return
@@ -214,10 +217,9 @@ class Upstream(Side):
     def _remember(self, response: Response) -> None:
         """The head at the begin of the shared buffer, for this connection and those to come."""
         backend = self.backend
-        plain = response.verbatim and not response.close and response.length >= 0
         self.last = backend.last = bytes(view[: response.end])
         self.known = backend.known = response
-        self.whole = backend.whole = response.end + response.length if plain else 0
+        self.whole = backend.whole = response.end + response.length if goes_as_it_is(response) else 0
 
     def _hand_over(self, response: Response, end: int) -> None:
         try:

@@ -125,6 +125,17 @@ def parse_request(data: bytes | bytearray, end: int, bounds: Bounds, scanned: in
     return request
 
 
+def is_plain(request: Request) -> bool:
+    """Whether nothing is to be decided for it but where it goes, and it may be sent a second time."""
+    return (
+        request.simple
+        and not request.close
+        and request.minor == b"1"
+        and request.method in IDEMPOTENT
+        and request.method != b"HEAD"  # its answer would have to be read as one
+    )
+
+
 def read_specials(request: Request, specials: list[tuple[bytes, bytes]]) -> None:
     """Take what framing, routing and hops need out of the fields that matter to them."""
     connection: bytes | None = None

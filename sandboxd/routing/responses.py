@@ -92,6 +92,11 @@ def parse_response(data: bytes | bytearray, start: int, end: int, *, bodiless: b
     return response
 
 
+def goes_as_it_is(response: Response) -> bool:
+    """Whether it can be passed on in its own bytes, and the connection goes on behind a body of known length."""
+    return response.verbatim and not response.close and response.status >= 200 and response.length >= 0
+
+
 def read_specials(response: Response, specials: list[tuple[bytes, bytes]], minor: bytes) -> None:
     """Take what framing and hops need out of the fields that matter to them."""
     length: bytes | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxd.daemon.supervisor import MOST_ROUTERS
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Network, Publish
 from tests.daemon.asking import inspect, remove, run
@@ -131,6 +132,7 @@ def test_who_is_served_goes_on_and_nobody_is_refused(served, tmp_path):
         before = client.call(m.Status())
         pid = inspect(client, "web").pid
     workers = children(before.router_pid)
+    assert len(workers) == min(MOST_ROUTERS, len(os.sched_getaffinity(0)))  # one for each core, where nothing is said
     slow = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=2 * PATIENCE)
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as tunnel:
         tunnel.sendall(b"GET /slow HTTP/1.0\r\n\r\n")

@@ -19,16 +19,17 @@ def body_of(pieces: tuple[bytes, ...]) -> bytes:
     return body or b"jj"
 
 
-@pytest.mark.parametrize("room", [None, 4096])
-def test_each_answer_is_its_own(bench: Bench, standin: Callable[..., Standin], room: int | None) -> None:
+@pytest.mark.parametrize(("room", "varied"), [(None, False), (4096, False), (None, True)])
+def test_each_answer_is_its_own(bench: Bench, standin: Callable[..., Standin], room: int | None, varied: bool) -> None:
     env = standin("shop", serve=[("series", "127.0.0.1", 3000)])
     bench.push([env.endpoint()])
     sock = bench.connect()
     if room is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)  # then the larger answers do not go out at once
     with Talk(sock) as talk:
-        for pieces in SERIES:
-            answer = talk.send(REQUEST).answer()
+        for number, pieces in enumerate(SERIES):
+            request = REQUEST.replace(b"GET /", b"GET /%03d" % number) if varied else REQUEST
+            answer = talk.send(request).answer()
             while answer.status == 100:
                 answer = talk.answer()
             assert (answer.status, answer.body) == (404 if b" 404 " in pieces[0] else 200, body_of(pieces))

@@ -27,14 +27,19 @@ def connections(pid: int) -> int:
 
     /proc/net/tcp is read in pieces: what comes and goes meanwhile has it show a socket twice, or not at all.
     """
-    inodes = set()
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return len(opened(pid) & {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "01"})
+
+
+def opened(pid: int) -> set[str]:
+    """What that process has open, as /proc/PID/fd names it."""
+    found = set()
     for fd in os.listdir(f"/proc/{pid}/fd"):
         try:
-            inodes.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
         except FileNotFoundError:
             continue
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return len(inodes & {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "01"})
+    return found
 
 
 def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[..., Standin]) -> None:
@@ -57,6 +62,23 @@ def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[.
     assert pair.handle.counts[env.env_id]["open"] == 0  # all of both are closed once it is confirmed
     for talk in talks:
         talk.close()
+
+
+def listeners(port: int) -> set[str]:
+    """The sockets that listen there."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "0A" and int(fields[1].partition(":")[2], 16) == port}
+
+
+def test_they_share_one_socket_and_nobody_else_joins_them(pair: Bench) -> None:
+    pair.push([])  # so both listen by now
+    (shared,) = listeners(pair.port)  # closing one of several would reset who waits in its queue (SO_REUSEPORT)
+    for pid in (pair.handle.pid, *pair.workers()):
+        assert shared in opened(pid)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", pair.port))
 
 
 def test_a_change_is_in_force_in_all_workers_and_in_those_to_come(pair: Bench, standin: Callable[..., Standin]) -> None:
