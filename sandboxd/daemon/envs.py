@@ -60,6 +60,8 @@ class EnvRequests:
         assert isinstance(params, m.Run)
         if params.again is not None:
             return await self.run_on(call, params, params.again)
+        if params.exists == "error" and params.spec.network.mode != "host":
+            self.supervisor.launcher.expect()
         record = self.new_record(params, owner_of(call.peer, shared=self.supervisor.settings.shared))
         if params.accept is not None:
             record = replace(record, accepted=check_reach(self.supervisor.journal, record, accept=params.accept))

@@ -2,13 +2,14 @@
 
 Pure. The stager builds the view. Pid 1 lays walls upon itself. Those that depend on nothing of the env are laid `ahead`, while
 nobody waits: a filter of system calls alone takes the kernel 0.1 ms. A child that is parked fits a plan whose profile, base and
-`ahead` are its own. Walls that need the whole view are laid, and proven, once that stands.
+`ahead` are its own. Walls that need the whole view are laid, and proven, once that stands. Of the base pid 1 sets up the
+network, which is a third of it and needs no view, at the same time as the stager does the rest.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sandboxd.isolation.steps import Affinity, AnyStep, Capabilities, Listen, Phase, Prove, Seccomp
+from sandboxd.isolation.steps import Affinity, AnyStep, Capabilities, Listen, Loopback, Phase, Prove, Seccomp, Step, Way
 
 IN_VIEW = ("mount", "proc", "landlock")  # walls that hold, or are raised, only once the view is whole
 
@@ -41,3 +42,9 @@ def parts(steps: Sequence[AnyStep], *, parked: bool) -> Parts:
         return Parts(view, [], own, confined)
     ahead: list[AnyStep] = [step for step in own if isinstance(step, Listen | Capabilities | Seccomp | Prove)]
     return Parts(view, ahead, [step for step in own if step not in ahead], confined)
+
+
+def halves(base: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+    """The stager's part of the base, and pid 1's."""
+    network: list[Step] = [step for step in base if isinstance(step, Loopback | Way)]
+    return [step for step in base if step not in network], network

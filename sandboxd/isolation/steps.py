@@ -214,13 +214,6 @@ class Listen(Step, frozen=True):
     proxy: int = 0
 
 
-class Bounding(Step, frozen=True):
-    """Empty the bounding and ambient sets, and set no_new_privs: nothing executed from here on gains privileges."""
-
-    phase: ClassVar[Phase] = Phase.PRIVILEGES
-    words: ClassVar[str] = "empty the capability bounding set and set no_new_privs"
-
-
 class Capabilities(Step, frozen=True):
     """Give up every capability."""
 
@@ -290,7 +283,7 @@ class Prove(Step, frozen=True):
 
 AnyStep = (
     Enter | Directories | Files | Links | System | Devices | Tmpfs | Proc | Devpts | Pivot | Resize | Bind | Hostname | Loopback
-    | Groups | Queues | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Way | Bounding | Ruleset | Rules | Capabilities
+    | Groups | Queues | Rlimits | Affinity | Seal | Leave | Sysctl | Mask | Way | Ruleset | Rules | Capabilities
     | Landlock | Listen | Seccomp | Prove
 )  # fmt: skip
 

@@ -15,7 +15,6 @@ from sandboxd.isolation.facts import Layout, MountFact, PlaceFacts
 from sandboxd.isolation.steps import (
     AnyStep,
     Bind,
-    Bounding,
     Devices,
     Devpts,
     Directories,
@@ -124,7 +123,6 @@ def base_steps(
         steps.append(Mask([], [], [(BLANK, path) for path in layout.subids]))
     if egress:
         steps.append(Way())
-    steps.append(Bounding())
     return steps
 
 

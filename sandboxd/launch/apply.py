@@ -312,12 +312,6 @@ def way(_: Stage) -> None:
     nftables.open_way()
 
 
-def bounding(_: Stage) -> None:
-    """Nothing to gain any more."""
-    capabilities.drop_bounding()
-    capabilities.no_new_privs()
-
-
 def empty(_: Stage) -> None:
     """Nothing held any more."""
     capabilities.empty()
@@ -357,7 +351,6 @@ APPLY = {
     "mask": mask,
     "way": way,
     "listen": listen,
-    "bounding": bounding,
     "capabilities": empty,
     "rlimits": rlimits,
     "affinity": affinity,

@@ -15,7 +15,8 @@ import select
 
 from sandboxd.kernel import capabilities, fds, namespaces, signals, titles
 from sandboxd.launch import guard, init, plain, quick, stager, talk, walls, warm
-from sandboxd.launch.apply import Stage, StepFailed, apply, bounding
+from sandboxd.launch.apply import Stage, StepFailed, apply
+from sandboxd.launch.dialer import open_diag
 
 INIT, STAGER, GROUP = 3, 4, 5  # descriptors: the sockets of each; the control group of services, where there is one
 
@@ -64,19 +65,9 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
         ahead = drop(line)
         if ahead is None:
             return 0
-        os.setsid()
-        bounding(Stage())
-        titles.set_title(talk.PARKED)
         stage = Stage()
         stage.bridge = bridge
-        in_time = not select.select([line], [], [], 0)[0]
-        if in_time:
-            warm.rehearse()  # before the filter: what that refuses would wait for our own answer
-        apply(stage, "ahead", plain.decode(ahead))
-        init.settle()
-        start = quick.made()
-        if in_time:
-            talk.send(line, {"parked": True})
+        start = park(stage, line, *plain.decode(ahead))
         frame = talk.receive(line)
         if frame is None:
             return 0
@@ -116,6 +107,32 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
     found["enter"], found["launched"], found["broken"], found["proven"] = enter, launched, broken, stage.proven
     run_init(config, found)
     return 0
+
+
+def park(stage: Stage, line: _socket.socket, network: list, ahead: list) -> quick.Quick | None:  # type: ignore[type-arg]
+    """What depends on nothing of the env, and the start of its first program. What somebody waits for comes first."""
+    os.setsid()
+    capabilities.drop_bounding()
+    capabilities.no_new_privs()
+    apply(stage, "network", network)
+    tell_network(line)
+    titles.set_title(talk.PARKED)
+    in_time = not select.select([line], [], [], 0)[0]
+    if in_time:
+        warm.rehearse()  # before the filter: what that refuses would wait for our own answer
+    apply(stage, "ahead", ahead)
+    init.settle()
+    start = quick.made()
+    if in_time:
+        talk.send(line, {"parked": True})
+    return start
+
+
+def tell_network(line: _socket.socket) -> None:
+    """A socket of this network that sees what listens in it, which readiness will ask; and the network's number."""
+    diag = open_diag()
+    talk.send(line, {"netns_cookie": namespaces.netns_cookie()}, [diag.fileno()])
+    diag.close()
 
 
 def failure(error: Exception) -> dict[str, object]:

@@ -20,7 +20,7 @@ import msgspec
 
 from sandboxd.errors import KernelError, LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
-from sandboxd.isolation.parking import parts
+from sandboxd.isolation.parking import halves, parts
 from sandboxd.isolation.plan import LaunchPlan, default_profile, default_walls
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, pidfd
@@ -162,7 +162,8 @@ class Launcher:
                     limit(child.group)
                 answer = await child.launch(init_half(plan, taken, given()))
             if answer.get("launched") is not True:
-                lists = {"base": plan.base, "steps": taken.view, "init": taken.own, "walls": taken.confined}
+                base, network = halves(plan.base)
+                lists = {"base": base, "network": network, "steps": taken.view, "init": taken.own, "walls": taken.confined}
                 described = [step.describe() for step in {**taken._asdict(), **lists}.get(str(answer.get("failed")), [])]
                 raise failure_of(f"env {plan.name}", described, answer)
             proven = frozenset(map(str, answer.get("walls", ())))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from sandboxd.errors import LaunchFailed, WallUnavailable
+from sandboxd.isolation.parking import halves
 from sandboxd.isolation.plan import LaunchPlan, Profile
 from sandboxd.isolation.steps import Step
 from sandboxd.kernel import fds, pidfd
@@ -50,12 +51,15 @@ class Parked:
 
     def heard(self, message: Message) -> None:
         """A frame of the child's."""
+        if "netns_cookie" in message:
+            self.netns_cookie = int(message["netns_cookie"])
+            if self.diag < 0 and self.init.received:
+                self.diag = self.init.received.pop(0)
         if message.get("parked") is True:
-            self.netns_cookie = int(message.get("netns_cookie", self.netns_cookie))
             self.pid = int(message.get("pid", self.pid))  # without a pid namespace: below a guard, whose end is the env's
-            if message.get("diag") is True and self.diag < 0 and self.stager.received:
-                self.diag = self.stager.received.pop(0)
             self.waiting_for -= 1
+        elif "netns_cookie" in message:
+            return
         elif not self.answer.done():
             self.answer.set_result(message)
             self.failed = message if "failed" in message else None
@@ -112,7 +116,8 @@ class Parked:
 
 def shape_of(profile: Profile, base: Sequence[Step], ahead: Sequence[Step]) -> Shape:
     """What a parked child is good for."""
-    return profile, msgspec.json.encode(base), msgspec.json.encode(ahead)
+    view, network = halves(base)
+    return profile, msgspec.json.encode(view), msgspec.json.encode((network, ahead))
 
 
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:

@@ -19,7 +19,6 @@ from sandboxd.errors import KernelError
 from sandboxd.kernel import capabilities, fds, namespaces, titles
 from sandboxd.launch import plain, talk, walls
 from sandboxd.launch.apply import Stage, StepFailed, apply, aside, go_home, rehearse
-from sandboxd.launch.dialer import open_diag
 
 SAMPLE = {"steps": [["bind", "/a", "/a", True]], "fds": [["handed"]]}
 
@@ -31,7 +30,7 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
         host, root = aside(stage)
         apply(stage, "base", plain.decode(base))
         first = max(line.fileno(), bridge.fileno(), stage.home, host, root, stage.root, stage.ruleset) + 1
-        tell_network(line)
+        talk.send(line, {"parked": True})
         if not select.select([line], [], [], 0)[0]:
             rehearse_all(stage, first)
         # It stays open until our end: with the last descriptor goes the copy, and that is a wait for other cores.
@@ -55,13 +54,6 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
         talk.send(line, {"failed": "plan", "index": -1, **talk.in_words(error)})
         return 1
     return 0
-
-
-def tell_network(line: _socket.socket) -> None:
-    """That the base stands; and a socket of this network that sees what listens in it, which readiness will ask."""
-    diag = open_diag()
-    talk.send(line, {"parked": True, "netns_cookie": namespaces.netns_cookie(), "diag": True}, [diag.fileno()])
-    diag.close()
 
 
 def rehearse_all(stage: Stage, first: int) -> None:
