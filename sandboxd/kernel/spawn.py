@@ -14,6 +14,7 @@ import struct
 from sandboxd.kernel.libc import check, function, libc
 
 CLONE_VM, CLONE_VFORK = 0x100, 0x4000
+READ_WRITE, PRIVATE_ANONYMOUS = 0x3, 0x22
 SIGCHLD = 17  # of all architectures that Python runs on but mips and hppa, for which `is_possible` says no
 CONTEXTS = {"x86_64": 1024, "aarch64": 8192}  # more than sizeof(ucontext_t): 968 and 4560 bytes. No other machine was tried
 CONTEXT = CONTEXTS.get(os.uname().machine, 0)
@@ -34,7 +35,10 @@ def _optional(name: str, *argtypes: type):  # type: ignore[no-untyped-def]
     return function(name, *argtypes) if hasattr(libc, name) else None
 
 
-Area = ctypes.c_char * SPACE
+_mmap = function(
+    "mmap", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long, restype=ctypes.c_void_p
+)
+_munmap = function("munmap", ctypes.c_void_p, ctypes.c_size_t)
 _getcontext = _optional("getcontext", ctypes.c_void_p)  # musl has none
 _make = {
     count: _optional("makecontext", ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_long] * (1 + count)) for count in range(4)
@@ -66,11 +70,14 @@ class Spawn:
     same process, which has one thread.
     """
 
-    __slots__ = ("area", "argv", "environ", "failed", "first", "kept", "path")
+    __slots__ = ("argv", "environ", "failed", "first", "kept", "path")
 
     def __init__(self, stdio: tuple[int, int, int]) -> None:
-        self.area = Area()
-        self.failed = ctypes.addressof(self.area)  # its first byte
+        # Of its own: what is never touched is no memory, and all of it goes back at once (of the heap it stayed: 0.1 MB).
+        self.failed = _mmap(None, SPACE, READ_WRITE, PRIVATE_ANONYMOUS, -1, 0)  # the first byte
+        if self.failed == ctypes.c_void_p(-1).value:
+            self.failed = 0
+            check(-1, "mmap")
         self.environ = self.failed + SPACE - POINTERS
         self.argv = self.environ - POINTERS
         self.path = self.argv - PATH
@@ -99,15 +106,24 @@ class Spawn:
 
     def start(self, path: bytes) -> int:
         """Execute that file, once: its pid, or 0 where that cannot be."""
-        if len(path) >= PATH:
+        if len(path) >= PATH or not self.failed:
             return 0
         ctypes.memmove(self.path, path + b"\0", len(path) + 1)
         first = self.failed + 64 + self.first * CONTEXT
-        pid = check(_clone(CALLS["setcontext"], self.path, CLONE_VM | CLONE_VFORK | SIGCHLD, first), "clone")
-        if self.area[0] != b"\0":
-            os.waitpid(pid, 0)
-            return 0
-        return pid
+        try:
+            pid = check(_clone(CALLS["setcontext"], self.path, CLONE_VM | CLONE_VFORK | SIGCHLD, first), "clone")
+            if ctypes.c_char.from_address(self.failed).value == b"\0":
+                return pid
+        finally:
+            self.close()
+        os.waitpid(pid, 0)
+        return 0
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        place, self.failed = self.failed, 0
+        if place:
+            _munmap(place, SPACE)
 
 
 def chain(start: int, first: int, calls: list[tuple[str, tuple[int, ...]]]) -> None:

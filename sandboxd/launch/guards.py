@@ -33,12 +33,13 @@ class Guard(NamedTuple):
 
 
 def guard(trees: Iterable[str], code: Iterable[str]) -> Guard:
-    """What to guard in these trees (resolved paths). code: our own, wherever it lies."""
+    """What to guard in these trees. code: our own, wherever it lies. All of them are resolved paths."""
     protect: dict[str, bool] = {}
     pins: dict[str, None] = {}
     blank: list[str] = []
     for tree in trees:
-        wanted = dict.fromkeys([*(path for path in obeyed(tree) if os.path.lexists(path)), *code])
+        wanted = dict.fromkeys(path for path in obeyed(tree) if os.path.lexists(path))
+        wanted |= dict.fromkeys(path for path in code if path.startswith(f"{tree}/"))
         hooks = os.path.join(tree, ".git", "hooks")
         git = os.path.dirname(hooks)
         if os.path.isdir(git) and os.access(git, os.W_OK) and not os.path.lexists(hooks):

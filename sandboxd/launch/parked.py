@@ -114,10 +114,20 @@ class Parked:
             self.answer.cancel()
 
 
+# Bases that were taken apart, as plans share them: one that is held here keeps its id.
+_bases: dict[int, tuple[Sequence[Step], bytes, list[Step]]] = {}
+MOST_BASES = 32
+
+
 def shape_of(profile: Profile, base: Sequence[Step], ahead: Sequence[Step]) -> Shape:
     """What a parked child is good for."""
-    view, network = halves(base)
-    return profile, msgspec.json.encode(view), msgspec.json.encode((network, ahead))
+    found = _bases.get(id(base))
+    if found is None:
+        view, network = halves(base)
+        if len(_bases) >= MOST_BASES:
+            _bases.clear()
+        found = _bases[id(base)] = base, msgspec.json.encode(view), network
+    return profile, found[1], msgspec.json.encode((found[2], ahead))
 
 
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:

@@ -71,6 +71,7 @@ class Quick:
 
     def close(self) -> None:
         """It is not needed."""
+        self.spawn.close()
         self.stdio.close()
 
 

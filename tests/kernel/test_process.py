@@ -189,4 +189,8 @@ def test_what_is_too_much_is_refused() -> None:
     assert not start.fill([b"x"], [b"A=1"] * 512, [])
     assert not start.fill([b"x"], [], [(resource.RLIMIT_CORE, 0, 0)] * spawn.MOST)
     assert start.start(b"/" + b"x" * spawn.PATH) == 0
+    start.close()
+    assert start.start(b"/bin/true") == 0
+    start = spawn.Spawn((0, 1, 2))
     assert start.fill([b"x"] * 511, [], [])
+    start.close()
