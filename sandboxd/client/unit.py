@@ -97,7 +97,7 @@ def transient(settings: Settings, whose: Sequence[str], command: Sequence[str], 
         # It said why, and would again: a setting that cannot be meant, a port that is taken.
         "RestartPreventExitStatus": str(EXIT_SANDBOXD),
         "WatchdogSec": "60",
-        "TimeoutStartSec": "60",
+        "TimeoutStartSec": "180",
         "TimeoutStopSec": "30",
         # Where the launcher got no scope of its own, the envs live in this unit and are to survive it.
         "KillMode": "process",

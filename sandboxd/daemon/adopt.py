@@ -32,7 +32,7 @@ from sandboxd.lifecycle.states import ALIVE, State
 from sandboxd.store.journal import Journal, newer
 
 log = logging.getLogger(__name__)
-FIRST_WORD = 2.0
+FIRST_WORD = 5.0
 AGAIN = 1.0  # seconds until an env is tried again for which no descriptor was left
 AT_ONCE = 64  # envs that are looked at together: one that does not answer must not hold up the others
 

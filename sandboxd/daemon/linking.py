@@ -6,10 +6,12 @@ since what happened between the two is in it and in nothing else. Adoption knows
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from sandboxd.daemon import denials
-from sandboxd.errors import SandboxdError
+from sandboxd.errors import SandboxdError, TimedOut
+from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import InitLink
 from sandboxd.lifecycle import events as ev
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from sandboxd.daemon.building import Built
 
 log = logging.getLogger(__name__)
-TIMEOUT = 5.0
+TIMEOUT, MOST = 5.0, 60.0  # seconds; the longer for one that has had no CPU to answer on, as on a machine that is overrun
 
 
 async def meet(body: "Body", built: "Built") -> None:
@@ -39,8 +41,7 @@ async def meet(body: "Body", built: "Built") -> None:
 async def greet(body: "Body", link: InitLink, built: "Built") -> None:
     """Hear init's greeting; one that does not greet must not stay."""
     try:
-        async with asyncio.timeout(TIMEOUT):
-            await link.greeted()
+        await greeted(link, built.pid)
         status, refused = link.greeted_with(), link.refused_before()
     except (SandboxdError, OSError, TimeoutError) as error:
         if body.link is link and body.pidfd >= 0:
@@ -54,6 +55,19 @@ async def greet(body: "Body", link: InitLink, built: "Built") -> None:
             body.report_status()
 
 
+async def greeted(link: InitLink, pid: int) -> None:
+    """Wait for the greeting of init, process `pid`; raises TimedOut, NotFound. The link is closed unless it came."""
+    deadline = time.monotonic() + MOST
+    try:
+        while not (await asyncio.wait([link.hello], timeout=TIMEOUT))[0]:
+            if time.monotonic() >= deadline or not pidfd.wants_cpu(pid):
+                raise TimedOut(f"no greeting within {TIMEOUT:g} s", hint="it is stuck, or in other hands")
+    except BaseException:
+        link.close()
+        raise
+    await link.greeted()
+
+
 async def adopt(body: "Body", fd: int, cookie: int) -> None:
     """Watch an init by its pidfd (owned from here on) and speak with it; raises what is wrong with its greeting."""
     hold(body, fd)
@@ -63,7 +77,14 @@ async def adopt(body: "Body", fd: int, cookie: int) -> None:
 
 async def connect(body: "Body") -> None:
     """Speak with its init; what that greets with is for `report_status` to tell."""
-    body.link = await InitLink.connect(directory_of(body), body.on_init_event, timeout=TIMEOUT)
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            link = await InitLink.open(directory_of(body), body.on_init_event)
+    except TimeoutError:
+        raise TimedOut(f"nobody accepts on its init.sock within {TIMEOUT:g} s") from None
+    init = body.actor.record.init
+    await greeted(link, init.pid if init is not None else 0)
+    body.link = link
     body.greeting = body.link.greeted_with()
     denials.note(body.actor, body.link.refused_before())
 

@@ -186,6 +186,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
     """Build, adopt, serve, leave; whether another is to take over here."""
     set_title("sandboxd")
     manager = around.manager
+    manager.starting()
     supervisor = await build(settings, rundir, around.routed)
     configuring, auditing = Configuring(supervisor, around.config, manager), Auditing(supervisor)
     watch = Watch(supervisor)
@@ -221,7 +222,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         log.info("sandboxd %s serves %s, routes %s", __version__, settings.socket, ", ".join(supervisor.router.listen))
         let_garbage_be()
         tell(around.ready, "ok")
-        manager.send("READY=1")
+        manager.ready()
         manager.store(CONTROL, rundir.socket)
         supervisor.own(manager.keep(supervisor), name="notify")
         await supervisor.leaving.wait()

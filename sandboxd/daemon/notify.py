@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STATUS_SECONDS = 5.0
+MORE, MOST = 60.0, 900.0  # seconds: how long the next step of a start may take, and all of them
 
 
 class Notifier:
@@ -28,6 +29,7 @@ class Notifier:
     def __init__(self, path: str, watchdog: float) -> None:
         self.path = path
         self.watchdog = watchdog
+        self._again: asyncio.TimerHandle | None = None
         self.environ: dict[str, str] = {}  # as it was, for a daemon that takes over in this process
 
     @classmethod
@@ -57,6 +59,20 @@ class Notifier:
                 sock.sendmsg(["\n".join(lines).encode()], rights, flags, address)
             except OSError as error:
                 log.debug("the service manager does not hear: %s", error)
+
+    def starting(self, left: float = MOST) -> None:
+        """Say that the start goes on, and again until it is over. Where the machine is overrun, or there are thousands of envs,
+        it takes longer than the unit has for one, and the next would be no faster. Each step of it is bounded by itself."""
+        if not self.path or left <= 0:
+            return
+        self.send(f"EXTEND_TIMEOUT_USEC={MORE * 1e6:.0f}")  # counts where less than that is left of TimeoutStartSec
+        self._again = asyncio.get_running_loop().call_later(MORE / 4, self.starting, left - MORE / 4)
+
+    def ready(self) -> None:
+        """It is over."""
+        if self._again is not None:
+            self._again.cancel()
+        self.send("READY=1")
 
     async def keep(self, supervisor: "Supervisor") -> None:
         """Say again and again that the loop turns, and how many envs there are whenever that has changed."""

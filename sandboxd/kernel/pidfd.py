@@ -41,6 +41,15 @@ def start_time(pid: int) -> int | None:
     return int(fields[19])
 
 
+def wants_cpu(pid: int) -> bool:
+    """Whether that process would run if it had a CPU, or its pages: it is runnable, or in a wait of the kernel's."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in {b"R", b"D"}  # proc(5)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def parent_of(pid: int) -> int:
     """The parent's pid; 0 when the process is gone, or its parent is not in sight."""
     try:

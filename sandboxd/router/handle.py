@@ -46,6 +46,7 @@ from sandboxd.routing.table import Change, RouteTable
 
 START = 60.0  # seconds for a new router to say hello; a third of what the unit gives a start
 ANSWER = 5.0  # seconds for an order; all are carried out at once
+GREETING = 30.0  # seconds for one that runs: a busy machine is no reason to end every connection
 BEAT = 5.0
 MISSED_BEATS = 4  # then it is stuck, and is killed, so that another can be started
 
@@ -137,7 +138,7 @@ class RouterHandle:
         return self
 
     @classmethod
-    async def _adopt(cls, directory: Path, bound: float = ANSWER) -> "RouterHandle | None":
+    async def _adopt(cls, directory: Path, bound: float | None = None) -> "RouterHandle | None":
         sock = connect(directory)
         if sock is None:
             return None
@@ -148,7 +149,7 @@ class RouterHandle:
             sock.close()
             return None
         try:
-            await handle._greet(bound)
+            await handle._greet(bound or GREETING)
         except (TimedOut, Internal):
             log.warning("the router (pid %d) does not answer and is replaced", pid)
             handle._kill()

@@ -27,17 +27,19 @@ class Doubter(Watcher, Protocol):
 
 
 class Newest:
-    """Those who asked, in turn: answers come in the order of questions."""
+    """Those who asked, in turn: answers come in the order of questions. begun: there is a table; before the first one, which a
+    daemon that looks for its envs may take a while for, nobody need ask."""
 
     def __init__(self, loop: Loop, tell: Callable[[orders.Report], None]) -> None:
         self._loop = loop
         self._tell = tell
         self._asking: deque[tuple[Doubter, int]] = deque()
         self._tickets = UNASKED
+        self.begun = False
 
     def is_certain(self, who: Doubter) -> bool:
         """Whether no newer table is on its way; else that is asked, once, and `reconsider` called when it is known."""
-        if who.ticket == UNASKED:
+        if who.ticket == UNASKED and self.begun:
             self._tickets += 1
             who.ticket = self._tickets
             self._asking.append((who, who.ticket))

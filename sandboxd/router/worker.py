@@ -333,6 +333,7 @@ class Router:
     def _set_table(self, order: orders.SetTable | orders.ChangeTable) -> None:
         if isinstance(order, orders.SetTable):
             self.backends.replace(order.table)
+            self.newest.begun = True
             self._table_changed(None)
             return
         touched = self.backends.change(order.change)

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -194,3 +195,20 @@ def test_what_is_too_much_is_refused() -> None:
     start = spawn.Spawn((0, 1, 2))
     assert start.fill([b"x"] * 511, [], [])
     start.close()
+
+
+def test_who_waits_for_a_cpu_is_told_from_who_sleeps() -> None:
+    with subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        assert pidfd.wants_cpu(busy.pid)
+        busy.kill()
+    assert not pidfd.wants_cpu(busy.pid)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as idle:
+        assert idle.stdin is not None
+        assert idle.stdout is not None
+        idle.stdin.write(b"\n")
+        idle.stdin.flush()
+        idle.stdout.readline()
+        while pidfd.wants_cpu(idle.pid):  # until it reads again
+            time.sleep(0.001)

@@ -268,7 +268,7 @@ def test_the_death_of_a_router_is_told_once_and_another_can_be_started(directory
 
 
 def test_a_router_that_does_not_answer_is_replaced(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandboxd.router.handle.ANSWER", 0.5)
+    monkeypatch.setattr("sandboxd.router.handle.GREETING", 0.5)
     bench = Bench(directory)
     bench.call(bench.handle.close)
     os.kill(bench.handle.pid, signal.SIGSTOP)

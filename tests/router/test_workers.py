@@ -1,6 +1,7 @@
 """Several workers behind one listening socket: sandboxd.router.master, sandboxd.router.control, sandboxd.router.line."""
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -40,6 +41,18 @@ def opened(pid: int) -> set[str]:
         except FileNotFoundError:
             continue
     return found
+
+
+def test_before_the_first_table_nobody_is_told_that_there_is_nothing(bench: Bench, standin: Callable[..., Standin]) -> None:
+    """A router that is new knows no env, and its daemon may take a while to find them: whoever comes by then waits."""
+    with Talk(bench.connect()) as early, Talk(bench.connect()) as lost:
+        early.send(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n")
+        lost.send(b"GET / HTTP/1.1\r\nHost: none.localhost\r\n\r\n")
+        bench.run(bench.handle.count())  # which the worker answers after what it has read
+        bench.spin(0.2)
+        assert select.select([early.sock, lost.sock], [], [], 0)[0] == []
+        bench.push([standin("shop").endpoint()])
+        assert (early.answer().status, lost.answer().status) == (200, 404)
 
 
 def test_both_serve_and_their_counts_are_summed(pair: Bench, standin: Callable[..., Standin]) -> None:

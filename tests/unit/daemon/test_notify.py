@@ -57,6 +57,29 @@ def test_an_abstract_name_is_reached(tmp_path: Path) -> None:
         assert ear.recv(100) == b"READY=1"
 
 
+def test_a_start_that_takes_its_time_is_not_ended_for_it(ear: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandboxd.daemon.notify.MORE", 0.04)
+
+    async def main() -> list[bytes]:
+        notifier = Notifier(ear.getsockname(), 0)
+        loop = asyncio.get_running_loop()
+        ear.setblocking(False)
+        notifier.starting()
+        heard = [await loop.sock_recv(ear, 200) for _ in range(3)]
+        notifier.ready()
+        while heard[-1] != b"READY=1":
+            heard.append(await loop.sock_recv(ear, 200))
+        await asyncio.sleep(0.1)  # in which ten more would have come
+        with pytest.raises(BlockingIOError):
+            ear.recv(200)
+        notifier.starting(0)  # no longer than that in all
+        with pytest.raises(BlockingIOError):
+            ear.recv(200)
+        return heard
+
+    assert set(asyncio.run(main())) == {b"EXTEND_TIMEOUT_USEC=40000", b"READY=1"}
+
+
 def test_the_loop_says_that_it_turns_and_what_it_does(ear: socket.socket) -> None:
     async def main() -> list[bytes]:
         envs = supervisor(State.READY, State.READY, State.FAILED)
