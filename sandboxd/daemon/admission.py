@@ -107,9 +107,17 @@ class Admission:
         if not self.waiting and self.obstacle(record) is None:
             self.look_soon()
             return True
-        if len(self.waiting) >= self.supervisor.settings.queue:
+        if len(self.waiting) >= self._places(record):
             raise self.full(record)
         return False
+
+    def _places(self, record: EnvRecord) -> int:
+        """How many may wait when this one comes: of many users one has half of what the others leave."""
+        most = self.supervisor.settings.queue
+        if not record.user:
+            return most
+        others = sum(1 for ticket in self.waiting.values() if ticket.owner != record.owner)
+        return others + (most - others + 1) // 2
 
     def full(self, record: EnvRecord, waited: float | None = None) -> QueueFull:
         """Why it may not start, and what to do."""
@@ -167,13 +175,16 @@ class Admission:
     def _pump(self) -> None:
         """Admit whose turn it is, as long as there is room."""
         self._due = False
-        aside = []
+        aside, unfit = [], set()
         while self.supervisor.adopted and (ticket := self._queue.next(self._last, self._groups)) is not None:
             actor = self.supervisor.actors.get(ticket.env_id)
             if actor is not None and actor.record.state is State.QUEUED:
-                if self.quotas.over(actor.record, self.supervisor.roll.admitted):
+                if ticket.owner in unfit or self.quotas.over(actor.record, self.supervisor.roll.admitted):
                     aside.append(ticket)  # whose quota is met keeps nobody else waiting
-                elif self.obstacle(actor.record) is not None:
+                elif (found := self.obstacle(actor.record)) is not None and found.limit == "memory":
+                    unfit.add(ticket.owner)  # nor does who asks for more than is left: it is his own that wait behind it
+                    aside.append(ticket)
+                elif found is not None:
                     break
                 else:
                     self._last = ticket.owner

@@ -107,7 +107,7 @@ async def publish(router: "RouterHandle", record: EnvRecord) -> None:
                 service=service_of_port(record, published.port),
                 port=published.port,
                 proxy=published.proxy_protocol,
-                owner=record.owner,
+                owner=record.owner if published.address.startswith("unix:") else -1,
             )
         )
 

@@ -10,8 +10,9 @@ from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.building import service_of_port
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.supervisor import Supervisor
-from sandboxd.errors import InvalidState, NotOffered, PortTaken, UsageError
+from sandboxd.errors import InvalidState, NotOffered, PermissionDenied, PortTaken, UsageError
 from sandboxd.lifecycle.records import EnvRecord
+from sandboxd.lifecycle.sharing import LOWEST_PORT
 from sandboxd.lifecycle.view import env_info
 from sandboxd.network.ports import pick_free_port
 from sandboxd.protocol import messages as m
@@ -53,9 +54,14 @@ class ForwardRequests:
         router = self.supervisor.router
         if router.ways.speaks < ONE:
             raise NotOffered("the router that runs is of an older version", hint="sandbox daemon stop --all, and start it anew")
+        host_port = params.host_port or params.port
+        if record.user and record.owner and host_port < LOWEST_PORT:  # the router would bind it as root
+            if params.host_port:
+                raise PermissionDenied(f"ports below {LOWEST_PORT} are root's", hint="name a higher HOSTPORT, or none")
+            host_port = pick_free_port()
         held = Published(
             address=LOOPBACK,
-            host_port=params.host_port or params.port,
+            host_port=host_port,
             env_id=record.id,
             service=service_of_port(record, params.port),
             port=params.port,

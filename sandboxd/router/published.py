@@ -1,8 +1,9 @@
 """Published ports: a host address that leads to one port of an env, as raw TCP.
 
-Asked for by name (`-p 8080:3000`), so whoever can reach the address may connect, as with any program that listens there. A
+Asked for by name (`-p 8080:3000`), so whoever can reach the address may connect, as with any program that listens there; but
+of this host's loopback, opened for somebody (`sandbox forward`), only who may reach the env by its name. A
 connection for an env that is starting or asleep waits like a request does; one that cannot be served is reset, since raw TCP
-has no other words. Imports the dialer, tunnel and listener.
+has no other words. Imports access, the dialer, tunnel and listener.
 """
 
 import _socket
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from sandboxd.router import unixes
+from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.closing import release, reset
 from sandboxd.router.dialer import Dial
@@ -239,6 +241,22 @@ class Raw(Side):
                 backend.env.bytes_out += tunnel.outward.moved
 
 
+class Guarded(Raw):
+    """One to a port that is there for somebody. here, local, uid: see `access`."""
+
+    __slots__ = ("here", "local", "uid")
+
+    def __init__(self, router: "Router", port: "Port | None", sock: _socket.socket, source: tuple[str, int]) -> None:
+        super().__init__(router, port, sock, source)
+        self.here: tuple[str, int] = sock.getsockname()[:2]
+        self.local = is_local(source[0], self.here[0])
+        self.uid: int | None = None
+
+    def may_reach(self, backend: Backend) -> bool:
+        """As a request may."""
+        return self.router.access.allows(self, backend.endpoint)
+
+
 class Port:
     """One published port and its listener."""
 
@@ -269,12 +287,13 @@ class Port:
         self._listener.close()
 
     def _accepted(self, sock: _socket.socket, source: tuple[str, int]) -> None:
+        kind = Raw if self.published.owner < 0 else Guarded
         if sock.family == socket.AF_UNIX:
-            source = (unixes.PEER, unixes.peer(sock)[0])
+            kind, source = Raw, (unixes.PEER, unixes.peer(sock)[0])
         if not self._router.admits(source[0]):
             reset(sock)
             return
-        raw = Raw(self._router, self, sock, source)
+        raw = kind(self._router, self, sock, source)
         if self.published.proxy:
             raw.early = proxied.header(source, (unixes.PEER, 0) if sock.family == socket.AF_UNIX else sock.getsockname())
         self._router.join(raw)

@@ -51,8 +51,8 @@ class Listen(Message, frozen=True, kw_only=True, tag="listen"):
 
 
 class Publish(Message, frozen=True, kw_only=True, tag="publish"):
-    """Listen on a host address for one port of an env, as raw TCP; answered by Done. address: an IP, or `unix:/PATH`, bound as
-    `owner`. proxy: begin with a PROXY protocol v2 header."""
+    """Listen on a host address for one port of an env, as raw TCP; answered by Done. address: an IP, reached by whom the env's
+    name is where there is an `owner`; or `unix:/PATH`, bound as him. proxy: begin with a PROXY protocol v2 header."""
 
     order: int
     address: str

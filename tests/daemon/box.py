@@ -66,10 +66,18 @@ class Shared(Daemon):
 
     def by(self, uid: int, work: Callable[[Any], Any], groups: Sequence[int] = ()) -> Any:
         """What `work` gives a user with a client of his own, as JSON has it; an error of ours by its name."""
+        with self.held(uid, work, groups) as found:
+            return found
+
+    @contextmanager
+    def held(self, uid: int, work: Callable[[Any], Any], groups: Sequence[int] = ()) -> Iterator[Any]:
+        """The same, while his client, and what `work` keeps open, stay until the end."""
         reading, writing = os.pipe()
+        staying, leaving = os.pipe()
         child = os.fork()
         if child == 0:
             try:
+                os.close(leaving)
                 os.setgroups(groups)
                 os.setgid(primary(uid))
                 os.setuid(uid)
@@ -78,16 +86,22 @@ class Shared(Daemon):
                         found = work(client)
                     except SandboxdError as error:
                         found = [error.code, error.message]
-                os.write(writing, json.dumps(found).encode())
+                    os.write(writing, json.dumps(found).encode())
+                    os.close(writing)
+                    os.read(staying, 1)
             except BaseException:
                 os.write(writing, json.dumps(["failed", traceback.format_exc()[-2000:]]).encode())
             finally:
                 os._exit(0)
         os.close(writing)
-        with os.fdopen(reading, "rb") as said:
-            found = json.loads(said.read())
-        os.waitpid(child, 0)
-        return found
+        os.close(staying)
+        try:
+            with os.fdopen(reading, "rb") as said:
+                found = json.loads(said.read())
+            yield found
+        finally:
+            os.close(leaving)
+            os.waitpid(child, 0)
 
 
 def primary(uid: int) -> int:

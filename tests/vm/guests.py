@@ -113,7 +113,7 @@ def run(name: str, wanted: Iterable[Check]) -> tuple[dict[tuple[str, str], Resul
     with tempfile.TemporaryDirectory(prefix="sandboxd-vm-") as tmp:
         out = Path(tmp, "out")
         command = ["python3", "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", "tests/vm/guest", "--tb=short"]
-        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "--confcutdir", "tests/vm/guest", "--timeout", "600"]
+        command += ["-p", "no:cacheprovider", "--import-mode=importlib", "--confcutdir", "tests/vm/guest", "--timeout", "900"]
         command += ["-o", "junit_family=xunit1", "--junitxml", "/out/results.xml", "--durations", "0", "--durations-min", "1"]
         command += sorted({f"tests/vm/guest/{check.file}::{check.name}" for check in wanted})
         start = time.monotonic()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE = 200  # seconds: the guest is emulated, and a unit has 180 to start
+PATIENCE = 400  # seconds: the guest is emulated, a unit has 180 to start, and more as long as it goes on
 
 
 class Host:
