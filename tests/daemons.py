@@ -160,7 +160,7 @@ class Daemon:
             self.process = self.keeper.spawn(argv, self.environ, stdio, extra={"SANDBOXD_READY_FD": write})
         os.close(write)
         try:
-            said = read_line(ready, PATIENCE)
+            said = read_line(ready, 4 * PATIENCE)  # a start loads all of it: 30 s were too few beside a load of 20
         except (TimeoutError, EOFError) as error:
             raise AssertionError(f"the daemon did not become ready: {error!r}\n{self.log()}") from None
         finally:
