@@ -209,12 +209,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
             manager.store(CONTROL, sock)
 
         doorstep = Doorstep(rundir, move)
-        supervisor.own(watch.run(), name="watch")
-        supervisor.own(supervisor.idling.run(), name="idling")
-        supervisor.own(supervisor.demand.run(), name="demand")
-        supervisor.own(supervisor.scaling.run(), name="scaling")
-        supervisor.own(supervisor.admission.guard(watch), name="memory")
-        supervisor.own(Janitor(supervisor).run(), name="janitor")
+        begin(supervisor, watch)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.leaving.set)
@@ -244,6 +239,16 @@ def let_garbage_be() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
+
+
+def begin(supervisor: Supervisor, watch: Watch) -> None:
+    """What goes on by itself until the daemon leaves."""
+    supervisor.own(watch.run(), name="watch")
+    supervisor.own(supervisor.idling.run(), name="idling")
+    supervisor.own(supervisor.demand.run(), name="demand")
+    supervisor.own(supervisor.scaling.run(), name="scaling")
+    supervisor.own(supervisor.admission.guard(watch), name="memory")
+    supervisor.own(Janitor(supervisor).run(), name="janitor")
 
 
 def guarded(table: dict[str, Handler]) -> dict[str, Handler]:
