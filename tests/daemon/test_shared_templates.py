@@ -84,8 +84,8 @@ def test_a_request_makes_an_env_of_the_templates_owner(shared: Shared) -> None:
     private.mkdir(exist_ok=True)
     private.chmod(0o700)
     os.chown(private, ALICE, ALICE)
-    shared.by(BOB, register("thief", private))
-    assert shared.by(BOB, ensure("thief", "one"))[0] == "WorkspaceInvalid"
+    assert shared.by(BOB, register("thief", private))[0] == "WorkspaceInvalid"
+    assert shared.by(ALICE, register("thief", private)).startswith("http")
 
 
 def answer(shared: Shared, uid: int, host: str) -> tuple[int, str]:
