@@ -50,6 +50,11 @@ def wants_cpu(pid: int) -> bool:
         return False
 
 
+def is_stuck(pid: int, missed: int, most: int) -> bool:
+    """Whether a process that has missed so many heartbeats is to be given up; who waits for a CPU may miss some more."""
+    return missed >= most and (missed >= 6 * most or not wants_cpu(pid))
+
+
 def parent_of(pid: int) -> int:
     """The parent's pid; 0 when the process is gone, or its parent is not in sight."""
     try:

@@ -22,6 +22,7 @@ import msgspec
 
 from sandboxd import __version__
 from sandboxd.errors import Internal, LaunchFailed, TimedOut
+from sandboxd.kernel.pidfd import is_stuck
 from sandboxd.router import accesslog
 from sandboxd.router.line import Line
 from sandboxd.router.starting import (
@@ -44,9 +45,8 @@ from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
 from sandboxd.routing.table import Change, RouteTable
 
-START = 60.0  # seconds for a new router to say hello; a third of what the unit gives a start
+START, GREETING = 60.0, 30.0  # seconds for a new router to say hello, a third of what the unit has; and for one that runs
 ANSWER = 5.0  # seconds for an order; all are carried out at once
-GREETING = 30.0  # seconds for one that runs: a busy machine is no reason to end every connection
 BEAT = 5.0
 MISSED_BEATS = 4  # then it is stuck, and is killed, so that another can be started
 
@@ -342,7 +342,7 @@ class RouterHandle:
                     self.on_stuck(report.env_id)
 
     def _on_beat(self) -> None:
-        if self._beats_missed >= MISSED_BEATS:
+        if is_stuck(self.pid, self._beats_missed, MISSED_BEATS):
             log.error("the router (pid %d) is stuck and is killed", self.pid)
             self._kill()
             return

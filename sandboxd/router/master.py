@@ -18,6 +18,7 @@ import msgspec
 
 from sandboxd.kernel import fds
 from sandboxd.kernel.libc import prctl
+from sandboxd.kernel.pidfd import is_stuck
 from sandboxd.kernel.titles import set_title
 from sandboxd.router.control import Control
 from sandboxd.router.egress import Egress
@@ -225,7 +226,7 @@ class Master:
     def _beat(self) -> None:
         for worker in list(self.workers.values()):
             worker.missed += 1
-            if worker.missed > MISSED_BEATS:
+            if is_stuck(worker.pid, worker.missed, MISSED_BEATS + 1):
                 log.error("worker %d (pid %d) is stuck and is killed", worker.number, worker.pid)
                 worker.kill()
             else:

@@ -9,7 +9,8 @@ import pytest
 
 from sandboxd.daemon import linking
 from sandboxd.errors import NotFound, TimedOut
-from sandboxd.launch.initlink import InitLink, listen
+from sandboxd.launch.doorway import listen
+from sandboxd.launch.initlink import InitLink
 
 # Takes the connection that comes, and greets after so many seconds.
 SILENT = """

@@ -202,8 +202,10 @@ def test_who_waits_for_a_cpu_is_told_from_who_sleeps() -> None:
         assert busy.stdout is not None
         busy.stdout.readline()
         assert pidfd.wants_cpu(busy.pid)
+        assert [pidfd.is_stuck(busy.pid, missed, 4) for missed in (3, 4, 23, 24)] == [False, False, False, True]
         busy.kill()
     assert not pidfd.wants_cpu(busy.pid)
+    assert [pidfd.is_stuck(busy.pid, missed, 4) for missed in (3, 4)] == [False, True]
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as idle:
         assert idle.stdin is not None
         assert idle.stdout is not None
