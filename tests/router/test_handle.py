@@ -188,6 +188,7 @@ def test_published_ports_come_and_go(bench: Bench, standin: Callable[..., Standi
 
 
 def test_a_published_port_of_an_env_that_is_not_there(bench: Bench) -> None:
+    bench.push([])
     port = free_port()
     bench.run(bench.handle.publish(Published(address="127.0.0.1", host_port=port, env_id="c" * 32, service="web", port=1)))
     with pytest.raises(ConnectionResetError):  # at once, or when it reads
