@@ -24,7 +24,8 @@ def freeze() -> int:
     """Have all that is there now live for ever: neither collected nor, from 3.12 on, counted; how many objects are not counted.
 
     Before a process is forked from which others are: pages of what they only look at stay shared (measured of an env's pid 1:
-    1.86 MB of its own with 3.13, 1.05 so). None of it is ever freed, which is what it is there for.
+    1.86 MB of its own with 3.13, 1.05 so). None of it is ever freed, which is what it is there for. With 3.11 it is 2.1: of the
+    527 pages that a pid 1 has for itself there, 172 are as they were at its birth, and 127 differ in one or two words.
     """
     gc.collect()
     found = everything() if is_immortality_known() else []  # what is frozen is not listed any more

@@ -3,6 +3,8 @@
 Imports the standard library. A profile attaches to the file that is executed (apparmor(7)), and one for /usr/bin/python3 would
 open user namespaces to every Python program; so `sandbox doctor --fix` makes a copy for us alone and attaches it there. Whoever
 may run the copy may still use it: it is root's, and the profile narrows a door that Ubuntu calls a tripwire, no wall.
+A newer Python is not looked for, though with 3.12 a pid 1 holds half of what it does with 3.11 (kernel.heap): what guards every
+env would depend on who started the daemon with which PATH, and would be another than the one that was tried with the rest.
 Invariant: a copy is used only when nobody but root could have made it and it is this very interpreter.
 """
 
