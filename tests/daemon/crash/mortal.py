@@ -1,4 +1,5 @@
-"""The daemon, dying by SIGKILL at the N-th point of its work: `python -m tests.daemon.crash.mortal`, N in CRASH_AT.
+"""The daemon, dying by SIGKILL at a point of its work: `python -m tests.daemon.crash.mortal`, which one in CRASH_AT: the N-th,
+or by name the first of its kind.
 
 A point is the moment before or after each effect of the state machine, each write to the journal, each order to router,
 launcher or parked child, and each change to an env's directory. Everything behind a point is the real thing. Where it died is
@@ -24,14 +25,14 @@ class Fate:
     """Counts points; the one that is meant is the last."""
 
     def __init__(self) -> None:
-        self.at = int(os.environ.get("CRASH_AT", "0"))
+        self.at = os.environ.get("CRASH_AT", "0")
         self.count = 0
         self.log = os.environ.get("CRASH_LOG", "")
 
     def point(self, name: str) -> None:
         """Here it may end."""
         self.count += 1
-        if self.count != self.at:
+        if self.at not in (str(self.count), name):
             return
         if self.log:
             log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from sandboxd.daemon.body import PERFORM
 from sandboxd.errors import DaemonUnreachable, InvalidState, NotFound
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Service
@@ -23,6 +24,7 @@ from tests.daemons import Daemon
 
 LOST = (DaemonUnreachable, ConnectionError, BrokenPipeError)
 MORTAL = "tests.daemon.crash.mortal"
+WHEN = ("before", "after")
 STARTS = 20  # in a row that may die before they are through
 
 
@@ -38,7 +40,7 @@ class Known(msgspec.Struct):
 class Story:
     """A daemon that may die, and what is known of its envs. fates: at which point of its work each next one dies (0: never)."""
 
-    def __init__(self, daemon: Daemon, place: Path, fates: Iterator[int]) -> None:
+    def __init__(self, daemon: Daemon, place: Path, fates: Iterator[int | str]) -> None:
         self.daemon = daemon
         self.place = place
         self.fates = fates
@@ -186,11 +188,15 @@ class Witness:
         self.connection.close()
 
 
-def fates(seed: int, deaths: int, longest: int) -> Iterator[int]:
-    """At which point each daemon dies; after so many deaths none does any more."""
+def fates(seed: int, deaths: int, longest: int) -> Iterator[int | str]:
+    """At which point each daemon dies; after so many deaths none does any more. Every third at an effect, before or after: each
+    in its turn."""
     draw = random.Random(seed)
-    for _ in range(deaths):
-        yield min(draw.randint(1, longest), draw.randint(1, longest))  # most in what is done after a death
+    effects = [f"{when} {perform.__qualname__} {effect.__name__}" for effect, perform in PERFORM.items() for when in WHEN]
+    draw.shuffle(effects)
+    for number in range(deaths):
+        early = min(draw.randint(1, longest), draw.randint(1, longest))  # most in what is done after a death
+        yield effects[number // 3 % len(effects)] if number % 3 == 2 else early
     while True:
         yield 0
 

@@ -23,6 +23,7 @@ def served(daemon, tmp_path):
     story = Story(daemon, place, fates(SEED, DEATHS, 300))
     story.run("anchor", [*SERVER, "3000"], path=place, port=3000)
     yield story
+    daemon.kill()  # the last one may be meant to die yet, when it has said that it ends all
     daemon.module = "sandboxd"
 
 
