@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sandboxd.daemon import building, denials, freezing, limiting, linking, relinking
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.daemon.timers import Timers
-from sandboxd.errors import Internal, LaunchFailed, NotFound, SandboxdError, UsageError
+from sandboxd.errors import Internal, LaunchFailed, NotFound, SandboxdError, TimedOut, UsageError
 from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import (
     Closed,
@@ -94,7 +94,7 @@ class Body:
             await linking.meet(self, launched)
             self.actor.post(building.told(launched))
             self.report_status()
-        except (SandboxdError, OSError) as error:
+        except Exception as error:  # whatever it is: a start that ends without a word is waited for for ever
             if building.comes_back(error, self.actor.supervisor.missing):
                 self.actor.supervisor.admission.exhausted()
                 await self._end_launch()
@@ -123,7 +123,14 @@ class Body:
     async def _end_launch(self) -> None:
         await self.let_go()
         self.leave_group()
-        await self.actor.supervisor.router.unpublish(self.actor.record.id)
+        await self._close_ports()
+
+    async def _close_ports(self) -> None:
+        """What a router that is gone listened on went with it; what a stuck one does not let go, the janitor takes."""
+        try:
+            await self.actor.supervisor.router.unpublish(self.actor.record.id)
+        except (Internal, TimedOut) as error:
+            log.warning("env %s: its published ports were not closed: %s", self.actor.record.name, error)
 
     def init_gone(self) -> None:
         """Its pidfd says that init has ended, and with it all of the env."""
@@ -213,10 +220,8 @@ class Body:
         """The env has ended: nobody may reach for it any more."""
         await self.let_go()
         self.leave_group()
-        env_id = self.actor.record.id
-        router = self.actor.supervisor.router
-        await router.unpublish(env_id)
-        if not await router.release(env_id):
+        await self._close_ports()
+        if not await self.actor.supervisor.router.release(self.actor.record.id):
             log.warning("env %s: the router did not confirm in time that it let go", self.actor.record.name)
         for session in list(self._sessions):
             self._end_session(session, 137)

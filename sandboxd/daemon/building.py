@@ -5,6 +5,7 @@ on this side, and on any failure nothing half-made stays but the directory, whic
 """
 
 import errno
+import logging
 import os
 from collections.abc import Container
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sandboxd.daemon.berths import APPEND, LOGS, Berth, log_name, unnamed
-from sandboxd.errors import SandboxdError
+from sandboxd.errors import Internal, LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import LimitFacts
 from sandboxd.isolation.plan import LaunchPlan, plan
 from sandboxd.isolation.steps import Affinity
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
     from sandboxd.daemon.supervisor import Supervisor
     from sandboxd.router.handle import RouterHandle
+
+
+log = logging.getLogger(__name__)
+STARTED_ANEW = ("launcher", "router")
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +67,8 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         if record.spec.isolation.level != "full":
             make_scratch(env_dir)
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
-        await publish(supervisor.router, record)
+        router = supervisor.router
+        await publish(router, record)
         launched = await supervisor.launcher.launch(
             made,
             lambda: replace(first, logs=open_logs(env_dir, list(record.services), opened, ahead), attach=attach),
@@ -71,6 +77,8 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     finally:
         for fd in opened:
             os.close(fd)
+    if supervisor.router is not router:  # it has died meanwhile; to the next one this env was none to be reached as yet
+        await republish(supervisor.router, record)
     return Built(
         pid=launched.pid,
         pidfd=launched.pidfd,
@@ -97,19 +105,29 @@ def make_scratch(env_dir: Path) -> None:
 
 
 async def publish(router: "RouterHandle", record: EnvRecord) -> None:
-    """Have the router listen on the env's published host addresses; raises PortTaken."""
+    """Have the router listen on the env's published host addresses; raises PortTaken, LaunchFailed where it has died."""
     for published in record.spec.network.publish:
-        await router.publish(
-            Published(
-                address=published.address,
-                host_port=published.host_port,
-                env_id=record.id,
-                service=service_of_port(record, published.port),
-                port=published.port,
-                proxy=published.proxy_protocol,
-                owner=record.owner if published.address.startswith("unix:") else -1,
-            )
+        held = Published(
+            address=published.address,
+            host_port=published.host_port,
+            env_id=record.id,
+            service=service_of_port(record, published.port),
+            port=published.port,
+            proxy=published.proxy_protocol,
+            owner=record.owner if published.address.startswith("unix:") else -1,
         )
+        try:
+            await router.publish(held)
+        except Internal as error:
+            raise LaunchFailed(error.message, hint=error.hint, step="router", errno=0) from error
+
+
+async def republish(router: "RouterHandle", record: EnvRecord) -> None:
+    """At a new router, of an env that runs: who took its port meanwhile has it, and it runs on."""
+    try:
+        await publish(router, record)
+    except SandboxdError as error:
+        log.error("env %s: its published port is lost: %s", record.name, error)
 
 
 def make_plan(
@@ -308,9 +326,9 @@ def close_all(attach: dict[str, dict[str, int]]) -> None:
 
 
 def comes_back(error: Exception, missing: Container[str]) -> bool:
-    """Whether what was missing comes back by itself: namespaces (the quota is used up for a moment after an env's end), or the
-    launcher, which is started anew when it dies. missing: what could not be started anew the last time."""
+    """Whether what was missing comes back by itself: namespaces (the quota is used up for a moment after an env's end), or
+    launcher or router, which are started anew when they die. missing: what could not be started anew the last time."""
     if not isinstance(error, SandboxdError):
         return False
     no_namespace = error.details.get("errno") == errno.ENOSPC and "clone3" in error.message
-    return no_namespace or (error.details.get("step") == "launcher" and "launcher" not in missing)
+    return no_namespace or (error.details.get("step") in STARTED_ANEW and error.details["step"] not in missing)

@@ -15,7 +15,7 @@ from sandboxd.daemon import addresses, receipts, scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import Admission
 from sandboxd.daemon.berths import Berths
-from sandboxd.daemon.building import publish
+from sandboxd.daemon.building import republish
 from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.clock import Clock
 from sandboxd.daemon.demand import Demand
@@ -169,13 +169,9 @@ class Supervisor:
     async def publish_again(self) -> None:
         """What live envs have published, at a router that does not hold it: a new one."""
         held = {published.env_id for published in self.router.published}
-        for actor in self.actors.values():
-            if actor.record.init is None or actor.record.id in held:
-                continue
-            try:
-                await publish(self.router, actor.record)
-            except PortTaken as error:
-                log.error("env %s: its published port is lost: %s", actor.record.name, error)
+        for actor in list(self.actors.values()):
+            if (actor.record.init is not None or actor.body.pidfd >= 0) and actor.record.id not in held:
+                await republish(self.router, actor.record)
 
     async def end_forwards(self) -> None:
         """Close what an earlier daemon had the router forward, once its envs are known: who asked for it is gone."""

@@ -139,15 +139,19 @@ def test_a_launch_outlives_its_launcher(tmp_path):
             remove(client, "late")
 
 
-def test_a_published_port_is_there_again_behind_a_new_router(daemon, tmp_path):
+@pytest.mark.parametrize("which", ["router", "router, launcher and init"])
+def test_a_published_port_is_there_again_behind_a_new_router(daemon, tmp_path, which):
     (tmp_path / "index.html").write_text("raw")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with daemon.client() as client:
         published = Network(publish=[Publish(host_port=port, port=3000)])
-        run(client, [*SERVER, "3000"], name="raw", path=tmp_path, port=3000, network=published, wait="ready")
-        first = client.call(m.Status()).router_pid
-        os.kill(first, signal.SIGKILL)
+        parts = {"network": published, "lifecycle": Lifecycle(restart="always")}
+        pid = run(client, [*SERVER, "3000"], name="raw", path=tmp_path, port=3000, wait="ready", **parts).pid
+        status = client.call(m.Status())
+        first = status.router_pid
+        for victim in [first] if which == "router" else [pid, status.launcher_pid, first]:
+            os.kill(victim, signal.SIGKILL)
         deadline = time.monotonic() + PATIENCE
         while client.call(m.Status()).router_pid == first and time.monotonic() < deadline:
             time.sleep(0.05)  # its workers serve on until then
