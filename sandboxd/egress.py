@@ -33,7 +33,9 @@ METADATA = tuple(
     for text in ("169.254.0.0/16", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::/32", "fd20:ce::/32")
 )
 EMBEDDED = tuple((ipaddress.ip_network(text), shift) for text, shift in (("64:ff9b::/96", 0), ("2002::/16", 80)))
-FORWARD_HINT = "5432, db.internal:5432, 15432:db.internal:5432 or 8080:unix:/run/foo.sock"
+FORWARD_HINT = "5432, db.internal:5432, 15432:db.internal:5432, unix:/run/foo.sock or 8080:unix:/run/foo.sock"
+PATH_HINT = "unix:/run/foo.sock, there inside, too; or 8080:unix:/run/foo.sock, at a port of its loopback"
+LONGEST_PATH = 107  # unix(7): sun_path, with its NUL
 HINT = "as registry.npmjs.org, *.github.com:443, 10.0.0.0/8:5432, !169.254.169.254, open, lan or host"
 
 
@@ -190,7 +192,8 @@ def allows_tls_name(rules: Sequence[Rule], name: str, port: int) -> bool:
 
 
 class Forward(msgspec.Struct, frozen=True):
-    """A service of elsewhere at a port of the env's own loopback. host "": a Unix socket of this host at `path`."""
+    """A service of elsewhere at a port of the env's own loopback. host "": a Unix socket of this host at `path`; port 0: at
+    that path inside, too."""
 
     port: int
     host: str = ""
@@ -199,16 +202,19 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 def forward(entry: int | str) -> Forward:
-    """One entry of `forward`: PORT, PORT:PORT, HOST:PORT, PORT:HOST:PORT or PORT:unix:PATH; raises SpecInvalid."""
+    """One entry of `forward`: PORT, PORT:PORT, HOST:PORT, PORT:HOST:PORT, unix:PATH or PORT:unix:PATH; raises SpecInvalid."""
     parts = str(entry).split(":", 1)
     inside = number(parts[0])
     if len(parts) == 1 and inside:
         return Forward(inside, "127.0.0.1", inside)
     rest = parts[1] if inside and len(parts) > 1 else str(entry)
     if rest.startswith("unix:"):
-        if not inside or not rest.startswith("unix:/") or "\0" in rest or len(rest) > 112:
-            raise SpecInvalid(f"forward {entry!r} names no port inside, or no absolute path", hint="8080:unix:/run/foo.sock")
-        return Forward(inside, path=rest[5:])
+        path = rest[5:]
+        if not path.startswith("/") or "\0" in path or len(path.encode("utf-8", "replace")) > LONGEST_PATH:
+            raise SpecInvalid(f"forward {entry!r} names no absolute path of at most {LONGEST_PATH} bytes", hint=PATH_HINT)
+        if {".", "..", ""} & set(path[1:].split("/")):
+            raise SpecInvalid(f"forward {entry!r}: its path has parts that name nothing, or go back", hint=PATH_HINT)
+        return Forward(inside, path=path)
     if inside and number(rest):
         return Forward(inside, "127.0.0.1", number(rest))
     host, _, port = rest.rpartition(":")

@@ -42,7 +42,7 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     refusals: the rules by which it answers refused system calls, as JSON that it reads only when there is one. sift: programs
     get a second filter, against the call by which pid 1 makes them in their control group. forward: ports of its loopback on
-    which it listens for the relay.
+    which it listens for the relay; paths: where it does as Unix sockets.
     """
 
     id: str
@@ -54,6 +54,7 @@ class InitConfig(msgspec.Struct, frozen=True, kw_only=True):
     refusals: str = ""
     sift: bool = False
     forward: list[int] = []
+    paths: list[str] = []
     version: int = 1
 
 

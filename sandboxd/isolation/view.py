@@ -192,6 +192,15 @@ def settle(target: str, links: list[tuple[str, str]]) -> str:
     return target
 
 
+def is_own(path: str, place: PlaceFacts, layout: Layout) -> bool:
+    """Whether a path lies in what is this env's alone: its /run, scratch and home, and nothing of the host's shown there."""
+    links = [*layout.links, *LINKS]
+    lies = settle(path, links)
+    own = ["/run", *SCRATCH, *([settle(place.home, links)] if place.real_home is None else [])]
+    shown = [settle(tree.target, links) for tree in trees(place)]
+    return any(lies.startswith(f"{root}/") for root in own) and not any(f"{lies}/".startswith(f"{tree}/") for tree in shown)
+
+
 def trees(place: PlaceFacts) -> list[MountFact]:
     """Toolchains, workspace and mounts."""
     shown = [MountFact(source=tool, target=tool, readonly=True, file=False) for tool in place.tools]

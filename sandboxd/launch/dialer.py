@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
+import stat
 
 from sandboxd.kernel import fds
 from sandboxd.kernel.nftables import DNS_PORT, RELAY, RELAY6, TCP_PORT
@@ -170,6 +172,24 @@ def open_ways() -> list[_socket.socket]:
 def open_forwards(ports: list[int]) -> list[_socket.socket]:
     """Where what is forwarded arrives, or what obeys proxy variables: on the env's own loopback."""
     return listening([(_socket.SOCK_STREAM, port) for port in ports], at_relay=False) if ports else []
+
+
+def open_paths(paths: list[str]) -> list[_socket.socket]:
+    """Where what is forwarded to a path arrives, its directories made; raises OSError. All of it is in the env's own view."""
+    ways = []
+    for path in paths:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.lexists(path) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)  # of an earlier life: what is in the home stays there
+        sock = _socket.socket(_socket.AF_UNIX, KIND)
+        try:
+            sock.bind(path)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise OSError(error.errno, os.strerror(error.errno or 0), path) from error
+        ways.append(sock)
+    return ways
 
 
 def listening(wanted: list[tuple[int, int]], *, at_relay: bool) -> list[_socket.socket]:

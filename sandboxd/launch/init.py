@@ -19,7 +19,7 @@ from sandboxd.kernel.namespaces import netns_cookie
 from sandboxd.kernel.signals import default_all, read_signals, signalfd
 from sandboxd.launch.clients import Call, Control
 from sandboxd.launch.denials import Denials
-from sandboxd.launch.dialer import Dialer, open_diag, open_forwards
+from sandboxd.launch.dialer import Dialer, open_diag, open_forwards, open_paths
 from sandboxd.launch.exits import ExitFile
 from sandboxd.launch.frames import error_to
 from sandboxd.launch.guard import end_all, signal_all
@@ -113,7 +113,7 @@ class Init:
         self.services.birth = Birth(fds.get("group", -1), sift=bool(config.get("sift")))
         self.sessions = Sessions(self.loop, self.services, self.tell)
         # Before anything runs that could reach for them.
-        ways = fds.get("ways", []) + open_forwards(config.get("forward") or [])
+        ways = fds.get("ways", []) + open_forwards(config.get("forward") or []) + open_paths(config.get("paths") or [])
         start_all(self.services, config, fds)
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))

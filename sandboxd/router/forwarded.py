@@ -31,7 +31,7 @@ class Forwarded(Outbound):
         self.entry = entry
         self.port = entry.target
         self.names = [entry.path or entry.host]
-        self.verdict = Verdict(allowed=True, rule=f"forward {entry.port}")
+        self.verdict = Verdict(allowed=True, rule=f"forward {entry.port or entry.path}")
         self.left: list[dns.Address] = []
         self.lookups = 0
 

@@ -53,11 +53,11 @@ if TYPE_CHECKING:
 
 MOST_PASSAGES = 2048  # connections of one env; what is over is reset
 MOST_WAYS, STANDS = 1024, 1.0  # decisions that are remembered; seconds, since this host may get another address
-MOST_LISTENERS = 16
-TCP_LISTEN = 10
+MOST_LISTENERS, MOST_LOTS = 16, 33  # at a time; a spec may forward 256 ports, of two families each
+FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 SOON, LATE = 0.05, 2.0
 LONGEST_TTL = 300
-WAYS = b"\0\1"  # launch.dialer
+WAYS = 0  # launch.dialer: the kind of request; its number says which of them
 LOOPBACK = {dns.A: "127.0.0.1", dns.AAAA: "::1"}
 
 
@@ -70,7 +70,7 @@ class Outlet:
         self.pipes = worker.pipes
         self.order = order
         self.rules = parse_all(order.rules)
-        self.forwards = {entry.port: entry for entry in map(forward, order.forward)}
+        self.forwards: dict[int | str, Forward] = {one.port or one.path: one for one in map(forward, order.forward)}
         self.passages: set[Outbound] = set()
         self.inquiries: set[Inquiry] = set()
         self.lookups = 0
@@ -81,6 +81,7 @@ class Outlet:
         self._listeners: list[Listener | Datagrams] = []
         self._sock: _socket.socket | None = None
         self._timer: Timer | None = None
+        self._lot = 0
         self._pause = SOON
         self._asked: list[Question] = []
         self.told_of: orders.Traffic | None = None
@@ -92,13 +93,19 @@ class Outlet:
         try:
             self._sock = connect(self.order.dial)
             self.loop.watch(self._sock.fileno(), self, READ)
-            self._sock.send(WAYS, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._ask_for(self._sock, 1)
         except OSError:
             self._again()
+
+    def _ask_for(self, sock: _socket.socket, number: int) -> None:
+        """The number-th lot of listeners."""
+        self._lot = number
+        sock.send(bytes((WAYS, number)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def _again(self) -> None:
         """Init does not take it now, or is gone: then a table without us is on its way."""
         self._hang_up()
+        self._shut()
         self._timer = self.loop.at(self.loop.now + self._pause, self._ask)
         self._pause = min(LATE, 2 * self._pause)
 
@@ -117,13 +124,17 @@ class Outlet:
             data, received = fds.recv(self._sock, 16, max_fds=MOST_LISTENERS, flags=socket.MSG_DONTWAIT)
             if len(data) != 2 or data[1]:
                 raise OSError(errno.EPROTO, "init answered something else than was asked")
+            is_last = len(received) < MOST_LISTENERS or self._lot == MOST_LOTS
+            if not is_last:
+                self._ask_for(self._sock, self._lot + 1)
         except BlockingIOError:
             return
         except (OSError, ProtocolViolation):
             fds.close_all(received)
             self._again()
             return
-        self._hang_up()
+        if is_last:
+            self._hang_up()
         for fd in received:
             self._open(fd)
 
@@ -139,10 +150,10 @@ class Outlet:
             os.close(fd)
             return
         try:
-            if sock.family not in (socket.AF_INET, socket.AF_INET6) or netns_cookie(sock) != self.order.cookie:
+            if sock.family not in FAMILIES or netns_cookie(sock) != self.order.cookie:
                 raise OSError(errno.EINVAL, "not of its network namespace")
             if sock.type == socket.SOCK_STREAM:
-                if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_LISTEN:
+                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     raise OSError(errno.EINVAL, "it does not listen")
                 self._listeners.append(Listener(self.loop, sock, self._taker(sock), self._room))
             elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_UDP:
@@ -163,6 +174,11 @@ class Outlet:
 
     def _taker(self, sock: socket.socket) -> Accepted:
         """Who takes the connections of a listener."""
+        if sock.family == socket.AF_UNIX:
+            entry = self.forwards.get(sock.getsockname())
+            if entry is None:
+                raise OSError(errno.EINVAL, "nothing is led there")
+            return partial(self._forwarded, entry)
         host, port = sock.getsockname()[:2]
         if host in (RELAY, RELAY6):
             return self._accepted
@@ -368,11 +384,14 @@ class Outlet:
         if self._timer is not None:
             self._timer.cancel()
         self._hang_up()
+        self._shut()
+        for inquiry in list(self.inquiries):
+            inquiry.close()
+
+    def _shut(self) -> None:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        for inquiry in list(self.inquiries):
-            inquiry.close()
 
     def release(self) -> None:
         """Let go of all that is of its network."""

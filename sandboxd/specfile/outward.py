@@ -39,14 +39,18 @@ def forwards(spec: EnvSpec) -> Iterator[Found]:
         return
     from sandboxd.egress import forward as parse_forward  # noqa: PLC0415 - as above
 
-    taken = {service.port: f"service {name}" for name, service in spec.services.items() if service.port is not None}
+    taken: dict[int | str, str] = {
+        service.port: f"service {name}" for name, service in spec.services.items() if service.port is not None
+    }
     for index, entry in enumerate(spec.network.forward):
         path: Path = ("network", "forward", index)
         try:
-            port = parse_forward(entry).port
+            place = parse_forward(entry)
         except SpecInvalid as error:
             yield path, error.message, error.hint
             continue
-        if port in taken:
-            yield (path, f"port {port} inside is that of {taken[port]}", f"name another port inside, as in 15432:{entry}")
-        taken[port] = f"forward {entry}"
+        at = place.port or place.path
+        if at in taken:
+            what = f"port {at}" if place.port else str(at)
+            yield (path, f"{what} inside is that of {taken[at]}", f"name another port inside, as in 15432:{entry}")
+        taken[at] = f"forward {entry}"

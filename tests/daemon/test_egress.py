@@ -11,9 +11,11 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 import pytest
@@ -167,6 +169,59 @@ def test_a_service_of_the_host_is_at_the_envs_own_loopback(shared_daemon, requir
     assert found["127.0.0.1:15433"] == "by path"
     assert found["127.0.0.1:15434"] == "ECONNREFUSED", "what is not forwarded is the env's own"
     assert found["198.51.100.1:80"] == "ENETUNREACH", "and there is no other way out"
+
+
+BY_PATH = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    sock.sendall(b"hello")
+    sock.shutdown(socket.SHUT_WR)
+    print(sock.makefile("rb").read().decode())
+"""
+
+
+def test_a_socket_of_the_host_is_at_its_own_path_inside(shared_daemon, require, tmp_path) -> None:
+    """Also after a restart, and only where nothing of the host's is shown; without the forward nothing is there."""
+    require("userns")
+    with tempfile.TemporaryDirectory(prefix="fw", dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{folder}/below/s.sock"
+        Path(path).parent.mkdir()
+        listener.bind(path)
+        listener.listen()
+        run = ["run", "-d", "--name", "by-path", "--egress", "none", "--forward", f"unix:{path}", "--", "sleep", "1000"]
+        shared_daemon.sandbox(*run, cwd=tmp_path)
+        try:
+            for again in (False, True):
+                if again:
+                    shared_daemon.sandbox("restart", "by-path")
+                thread = threading.Thread(target=serve_one, args=(listener,))
+                thread.start()
+                argv = ["exec", "by-path", "/usr/bin/python3", "-c", BY_PATH, path]
+                assert shared_daemon.sandbox(*argv, cwd=tmp_path).stdout == "by path\n"
+                thread.join()
+                rows = shared_daemon.json("net", "by-path")
+                assert [(row["name"], row["rule"], row["sent"]) for row in rows] == [(path, f"forward {path}", 5)]
+            assert os.listdir(folder) == ["below"]
+            assert os.listdir(f"{folder}/below") == ["s.sock"], "nothing was made on the host"
+        finally:
+            shared_daemon.sandbox("rm", "-f", "by-path")
+        argv = ["run", "--rm", "--egress", "none", "--", "/usr/bin/python3", "-c", BY_PATH, path]
+        assert "FileNotFoundError" in shared_daemon.sandbox(*argv, cwd=tmp_path, check=False).stderr
+    argv = ["run", "--rm", "--forward", f"unix:{tmp_path}/s.sock", "--", "true"]
+    refused = shared_daemon.sandbox(*argv, cwd=tmp_path, check=False)
+    assert refused.returncode == 125
+    assert f"8080:unix:{tmp_path}/s.sock" in refused.stderr
+
+
+def test_more_ports_than_are_handed_over_at_once(shared_daemon, require, echo, tmp_path) -> None:
+    """Pid 1 hands its listeners over sixteen at a time, two of a port."""
+    require("userns")
+    ports = range(21000, 21020)
+    flags = [word for port in ports for word in ("--forward", f"{port}:{echo.port}")]
+    places = [f"{host}:{port}" for host in ("127.0.0.1", "::1") for port in (ports[0], ports[-1])]
+    argv = ["run", "--rm", "--egress", "none", *flags, "--", "/usr/bin/python3", "-c", ASK, *places]
+    assert json.loads(shared_daemon.sandbox(*argv, cwd=tmp_path).stdout) == dict.fromkeys(places, "echo hello")
 
 
 def serve_one(listener: socket.socket) -> None:

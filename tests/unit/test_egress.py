@@ -157,6 +157,7 @@ def test_any_text_is_a_rule_or_our_error(text: str) -> None:
         ("10.1.2.3:5432", Forward(5432, "10.1.2.3", 5432)),
         ("[::1]:5432", Forward(5432, "::1", 5432)),
         ("8080:unix:/run/foo.sock", Forward(8080, path="/run/foo.sock")),
+        ("unix:/run/foo.sock", Forward(0, path="/run/foo.sock")),
     ],
 )
 def test_what_is_forwarded_where(entry: int | str, found: Forward) -> None:
@@ -164,7 +165,23 @@ def test_what_is_forwarded_where(entry: int | str, found: Forward) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [0, 70000, -1, "", ":", "db", "db:0", "unix:/run/foo.sock", "80:unix:foo", "a b:80", "1:2:3:4"]
+    "entry",
+    [
+        0,
+        70000,
+        -1,
+        "",
+        ":",
+        "db",
+        "db:0",
+        "unix:foo",
+        "80:unix:foo",
+        "unix:/",
+        "unix:/run/../etc/foo",
+        "unix:/run//foo",
+        "a b:80",
+        "1:2:3:4",
+    ],
 )
 def test_what_is_no_forward_is_refused(entry: int | str) -> None:
     with pytest.raises(SpecInvalid) as refused:

@@ -129,6 +129,17 @@ def test_what_this_version_lacks_is_refused(parts: dict[str, Any]) -> None:
     assert refused.value.hint
 
 
+def test_a_socket_of_the_hosts_is_at_its_path_only_where_all_is_the_envs_own() -> None:
+    own = ["unix:/run/foo.sock", "unix:/var/run/bar.sock", "unix:/home/ada/.app/s.sock", "unix:/tmp/s.sock"]
+    made = planned(spec(network=Network(forward=[*own, "8080:unix:/etc/foo.sock"])))
+    assert made.init.paths == [text.removeprefix("unix:") for text in own]
+    assert made.init.forward == [8080]
+    for path in ("/etc/foo.sock", "/home/ada/src/shop/foo.sock", "/foo.sock", "/var/lib/foo.sock"):
+        with pytest.raises(NotOffered, match=path) as refused:
+            planned(spec(network=Network(forward=[f"unix:{path}"])))
+        assert f"8080:unix:{path}" in str(refused.value.hint)
+
+
 @pytest.mark.parametrize("egress", [None, "open", ["pypi.org"], []])
 def test_a_way_out_is_made_ahead_and_served_by_init(egress: Any) -> None:
     made = planned(spec(network=Network(egress=egress)))
