@@ -7,10 +7,11 @@ step tries each of them, and an env whose walls do not hold is not launched at a
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from sandboxd.egress import PROXY, PROXY_PORT, Forward, forward, given
+from sandboxd.egress import PROXY, PROXY_PORT, forward, given
 from sandboxd.errors import NotOffered, SpecInvalid, WallUnavailable
 from sandboxd.isolation import landlock, levels
 from sandboxd.isolation.enforcement import enforcement, rlimits
@@ -129,7 +130,6 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
     each = [] if is_full else [step for step in confined if isinstance(step, levels.OF_A_PROGRAM)]
     # A daemon's directories are not its envs' to walk where they run as someone else.
     handed = is_full and place.real_home is None and (place.foreign or profile.uid[1] != uid)
-    forwards = [forward(entry) for entry in spec.network.forward]
     made = LaunchPlan(
         id=id,
         name=name,
@@ -143,8 +143,7 @@ def plan(  # noqa: PLR0913 - every fact the decision rests on, by name: there is
             start=roots(spec),
             refusals=refusals_text(host.machine, demand) if is_full and host.listener else "",
             sift=demand.clone3 and walls["seccomp"].demanded,
-            forward=[entry.port for entry in forwards if entry.port],
-            paths=own_paths(forwards, spec, place, host),
+            **arrivals(spec, place, host),
         ),
         network=spec.network.mode,
         walls=walls,
@@ -191,16 +190,17 @@ def steps_of(
     return steps
 
 
-def own_paths(forwards: Sequence[Forward], spec: EnvSpec, place: PlaceFacts, host: HostFacts) -> list[str]:
-    """Where pid 1 listens as Unix sockets: only where nothing of the host's is, so that no file is made there."""
-    found = [entry.path for entry in forwards if not entry.port]
-    for path in found:
+def arrivals(spec: EnvSpec, place: PlaceFacts, host: HostFacts) -> dict[str, Any]:
+    """Where pid 1 listens for what is forwarded: as Unix sockets only where all is its own, so that nothing is made elsewhere."""
+    found = [forward(entry) for entry in spec.network.forward]
+    paths = [entry.path for entry in found if not entry.port]
+    for path in paths:
         if spec.isolation.level != "full" or not is_own(path, place, host.layout):
             raise NotOffered(
                 f"forward unix:{path}: {path} is not within the env's own /run, /tmp, /var/tmp, /dev/shm or home",
                 hint=f"a port of its loopback instead: 8080:unix:{path}",
             )
-    return found
+    return {"forward": [entry.port for entry in found if entry.port], "paths": paths}
 
 
 def listeners(spec: EnvSpec, host: HostFacts) -> list[AnyStep]:
