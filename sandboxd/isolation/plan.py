@@ -191,7 +191,7 @@ def steps_of(
 
 
 def arrivals(spec: EnvSpec, place: PlaceFacts, host: HostFacts) -> dict[str, Any]:
-    """Where pid 1 listens for what is forwarded: as Unix sockets only where all is its own, so that nothing is made elsewhere."""
+    """Where pid 1 listens for what is forwarded: as Unix sockets only where all is its own, and no file made elsewhere."""
     found = [forward(entry) for entry in spec.network.forward]
     paths = [entry.path for entry in found if not entry.port]
     for path in paths:
