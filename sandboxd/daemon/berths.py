@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+from collections.abc import Callable
 
 import msgspec
 
@@ -37,11 +38,12 @@ class Berth(msgspec.Struct, frozen=True):
 
 
 class Berths:
-    """The places made ahead, by id."""
+    """The places made ahead, by id. is_crowded: whether so many envs start that whoever waits for one would wait for this."""
 
-    def __init__(self, rundir: RunDir, wanted: int) -> None:
+    def __init__(self, rundir: RunDir, wanted: int, is_crowded: Callable[[], bool] = lambda: False) -> None:
         self._rundir = rundir
         self._wanted = wanted
+        self._is_crowded = is_crowded
         self._ready: dict[str, Berth] = {}
         self._taken: dict[str, Berth] = {}
         self._filling: asyncio.TimerHandle | None = None
@@ -82,6 +84,9 @@ class Berths:
 
     def _fill(self) -> None:
         self._filling = None
+        if self._is_crowded():
+            self.fill_soon()
+            return
         env_id = secrets.token_hex(16)
         try:
             path = self._rundir.prepare_env_dir(env_id)

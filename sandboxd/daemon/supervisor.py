@@ -27,7 +27,7 @@ from sandboxd.daemon.routes import is_asleep
 from sandboxd.daemon.scaling import Scaling
 from sandboxd.errors import NameTaken, PortTaken, SandboxdError, StoreFailed
 from sandboxd.isolation.facts import HostFacts
-from sandboxd.launch.client import Launcher
+from sandboxd.launch.client import CROWD, Launcher
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.names import find, host_clash
@@ -71,7 +71,7 @@ class Supervisor:
         self.departed: dict[str, EnvRecord] = {}  # removed of late: who waits for one may ask a moment too late
         self.clock = Clock(journal)
         self.kept = Kept(rundir, journal)
-        self.berths = Berths(rundir, settings.pool)
+        self.berths = Berths(rundir, settings.pool, lambda: self.launcher.launching >= CROWD)
         self.load = Load()
         self.idling = Idling(self)
         self.scaling = Scaling(self)

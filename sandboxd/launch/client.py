@@ -46,6 +46,7 @@ Take = Callable[[Parked | SandboxdError], None]
 # Seconds after a launch: to make the next parked child takes a core for some milliseconds, and so does the env's own start
 # (measured on 2 cores: 3 ms later to exec when both are done at once).
 QUIET = 0.1
+CROWD = len(os.sched_getaffinity(0))  # so many launches at once leave no core for what is made ahead
 SETTLE = 0.5  # seconds; mounts come in bursts, and each change makes every parked child stale
 
 
@@ -74,7 +75,7 @@ class Launcher:
     def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, *, pool: int) -> None:
         self.process = process
         self.on_death: Callable[[], None] | None = None
-        self.wanted = pool
+        self.wanted, self.launching = pool, 0
         self.boot_id = pidfd.boot_id()
         self.parked: list[Parked] = []
         self.asked: list[tuple[Shape, Take, str]] = []  # with the path of its control group
@@ -153,6 +154,7 @@ class Launcher:
         shape = shape_of(plan.profile, plan.base, taken.ahead)
         child: Parked | None = None
         trees: list[int] = []
+        self.launching += 1
         try:
             trees += hand_over(plan)
             async with asyncio.timeout(LAUNCH_TIMEOUT):
@@ -196,6 +198,7 @@ class Launcher:
             if self.shape is not None and shape[0] == self.shape[0]:
                 self.shape = shape  # the pool is for envs like the last one: the host's layout may have changed
             self.failure = None
+            self.launching -= 1
             if self.filling is None:
                 self.filling = self.loop.call_later(QUIET, self.fill)
 
@@ -239,11 +242,11 @@ class Launcher:
     # -- the pool --------------------------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Ask for what the pool lacks, one after another; after a failure not before the next launch."""
+        """Ask for what the pool lacks, one after another; after a failure, or for who waits now, not before a launch's end."""
         self.filling = None
         for child in [child for child in self.parked if child.shape != self.shape]:
             self.drop(child)
-        if self.shape is None or self.failure is not None:
+        if self.shape is None or self.failure is not None or self.launching >= CROWD:
             return
         is_coming = any(take == self.adopt for _, take, _ in self.asked) or not all(child.is_ready for child in self.parked)
         if len(self.parked) < self.wanted and not is_coming:

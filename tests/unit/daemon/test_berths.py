@@ -49,6 +49,22 @@ def test_a_place_is_claimed_under_its_id_and_the_rest_given_up(rundir):
     asyncio.run(main())
 
 
+def test_none_is_made_ahead_while_many_wait_for_theirs(rundir):
+    async def main():
+        asked = []
+
+        def is_crowded():
+            asked.append(names(rundir))
+            return len(asked) < 3
+
+        berths = Berths(rundir, 1, is_crowded)
+        await filled(berths, rundir, 1)
+        assert asked == [[], [], []]
+        berths.close()
+
+    asyncio.run(main())
+
+
 def test_without_a_place_there_is_still_an_id(rundir):
     async def main():
         berths = Berths(rundir, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from sandboxd.errors import ProtocolViolation
 from sandboxd.launch import line
-from sandboxd.launch.client import Launcher, usual
+from sandboxd.launch.client import CROWD, Launcher, usual
 from sandboxd.launch.orders import Orders
 
 
@@ -62,6 +62,20 @@ def test_orders_of_one_turn_go_together_and_the_first_at_once() -> None:
             assert messages(program) == []
             assert taken == []
         assert len(taken) == 14  # whoever was not answered is told that there is no launcher any more
+
+    asyncio.run(main())
+
+
+def test_who_waits_goes_before_the_pool() -> None:
+    async def main() -> None:
+        with launcher() as (daemon, program):
+            daemon.shape, daemon.wanted, daemon.launching = usual(None), 4, CROWD
+            daemon.fill()
+            assert messages(program) == []
+            daemon.launching -= 1
+            daemon.fill()
+            daemon.fill()
+            assert [len(frames) for frames in messages(program)] == [1]  # and the next when this one is ready
 
     asyncio.run(main())
 
