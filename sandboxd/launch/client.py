@@ -197,8 +197,7 @@ class Launcher:
                 child.kill()
             if self.shape is not None and shape[0] == self.shape[0]:
                 self.shape = shape  # the pool is for envs like the last one: the host's layout may have changed
-            self.failure = None
-            self.launching -= 1
+            self.failure, self.launching = None, self.launching - 1
             if self.filling is None:
                 self.filling = self.loop.call_later(QUIET, self.fill)
 

@@ -129,13 +129,16 @@ def test_an_open_session_is_use(shared_daemon, client, tmp_path):
 
 
 def test_a_request_under_way_is_use(shared_daemon, client, tmp_path):
-    slow = "import socket\ns = socket.create_server(('127.0.0.1', 3000))\nc, _ = s.accept()\nc.recv(9999)\nimport time\n" \
+    slow = "import socket\ns = socket.create_server(('127.0.0.1', 3000))\nc, _ = s.accept()\nc.recv(9999)\n" \
+        "import time\nopen('asked', 'w').close()\n" \
         "while not __import__('os').path.exists('go'): time.sleep(0.05)\n" \
         "c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nslow')\nc.close()\ntime.sleep(1000)\n"  # fmt: skip
     run(client, ["python3", "-c", slow], name="slow", path=tmp_path, port=3000, wait="ready", lifecycle=lifecycle(suspend=1.0))
     url = f"http://127.0.0.1:{shared_daemon.port}/"
     curl = subprocess.Popen(["curl", "-s", "-H", "Host: slow.localhost", url], stdout=subprocess.PIPE)
     try:
+        until((tmp_path / "asked").exists, "the request")  # curl may take longer to start than the env to be idle, and wakes it
+        reaches(client, "slow", "ready")
         assert stays_awake(client, "slow")
         assert why(client, "slow") == ["1 request under way"]
         (tmp_path / "go").touch()
