@@ -74,8 +74,11 @@ class Host:
     def fetch(self, name: str, port: int = 7070) -> int:
         """The status of one request through the router."""
         request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": f"{name}.localhost:{port}"})
-        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
-            return int(response.status)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                return int(response.status)
+        except OSError as error:
+            raise AssertionError(f"{name} at {port}: {error}{self.log()}") from None
 
     def show(self, unit: str, key: str) -> str:
         """A property of a unit."""
