@@ -22,7 +22,7 @@ def in_guest(request: pytest.FixtureRequest) -> Callable[[Check], Result]:
             if why := guests.unavailable():
                 unmet("vm", why)
             if guests.VARIANTS[check.variant].rare and not os.environ.get("SANDBOXD_VM_RARE"):
-                pytest.skip(f"the guest {check.variant} takes minutes to make: SANDBOXD_VM_RARE=1 runs it")
+                pytest.skip(f"the guest {check.variant} takes minutes: SANDBOXD_VM_RARE=1 runs it")
             items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
             asked = [item.callspec.params.get("check") for item in items]
             found[check.variant] = {}  # a guest that fails is not tried again

@@ -5,7 +5,7 @@ import pwd
 from pathlib import Path
 from typing import Any
 
-VARIANTS = ("root",)
+VARIANTS = ("box",)
 UNIT = "sandboxd.service"
 CONFIG = Path("/etc/sandboxd/config.toml")
 USERS = ("dev", "eve")
