@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ class Janitor:
     def __init__(self, supervisor: "Supervisor") -> None:
         self.supervisor = supervisor
         self._suspects: set[Thing] = set()
+        self._unfinished: set[str] = set()  # envs that could not be removed: said once
         self._stuck: set[Thing] = set()  # could not be removed: said once, tried at every round
         self._remove: dict[str, Callable[[str], Awaitable[int]]] = {
             "tasks": self._end_task,
@@ -50,17 +52,26 @@ class Janitor:
         while True:
             await asyncio.sleep(min(SOON, every))
             await self.round()
-            if not self._suspects - self._stuck:
-                await asyncio.sleep(max(0.0, every - SOON))
+            due = time.monotonic() + every - SOON
+            while not self._suspects - self._stuck and time.monotonic() < due:
+                await asyncio.sleep(min(SOON, max(0.0, due - time.monotonic())))
+                await self.finish()
 
-    async def round(self) -> None:
-        """Look, and remove what was there the last time, too. What an actor could not remove at its end is tried again."""
+    async def finish(self) -> None:
+        """What an actor could not remove at its end is tried again: what was scarce then (descriptors) may be there now."""
         unfinished = [one for one in self.supervisor.actors.values() if one.is_over and one.record.state is State.REMOVED]
+        self._unfinished &= {actor.record.id for actor in unfinished}
         for actor in unfinished:
             try:
                 await self.supervisor.discard(actor)
             except (SandboxdError, OSError) as error:
-                log.error("env %s is to be removed, and cannot be as yet: %s", actor.record.name, error)
+                if actor.record.id not in self._unfinished:
+                    log.error("env %s is to be removed, and cannot be as yet: %s", actor.record.name, error)
+                self._unfinished.add(actor.record.id)
+
+    async def round(self) -> None:
+        """Look, and remove what was there the last time, too."""
+        await self.finish()
         try:
             sight = self.look()
         except (SandboxdError, OSError) as error:
