@@ -150,7 +150,9 @@ def deferred_while_stopping(turn: Turn, event: ev.Event) -> None:
 
 
 def stop_queued(turn: Turn, event: ev.Event) -> None:
-    """Nothing runs yet."""
+    """Nothing runs yet; a restart of what waits for its start is that start."""
+    if isinstance(event, ev.StopAsked) and event.again:
+        return
     turn.set(wanted=Wanted.STOPPED)
     settle(turn)
 

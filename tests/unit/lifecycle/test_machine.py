@@ -284,6 +284,14 @@ def test_a_launch_for_which_there_are_no_namespaces_yet_waits_again():
     assert stopped.state is State.STOPPED
 
 
+def test_a_restart_of_what_waits_for_its_start_is_that_start():
+    """A daemon died as the restart had it queued, and the next one is asked again; or two ask at once."""
+    queued, _ = run(fresh(WEB), ev.Admitted(), LAUNCHED, ev.KillAsked(), ev.InitGone(), ev.StopAsked(again=True))
+    assert queued.state is State.QUEUED
+    assert run(queued, ev.StopAsked(again=True)) == (queued, [])
+    assert run(queued, ev.StopAsked())[0].state is State.STOPPED
+
+
 def test_what_waits_for_its_turn_can_be_stopped_and_removed():
     stopped, _ = run(fresh(WEB), ev.StopAsked())
     assert (stopped.state, stopped.wanted) == (State.STOPPED, Wanted.STOPPED)
