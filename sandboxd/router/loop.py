@@ -199,7 +199,7 @@ class Loop:
         busy = self._worked()
         idle = busy - self._busy < STALL / 2
         self._busy = busy
-        guarded, self._guarded = self._guarded, False
+        guarded, self._guarded = self._guarded, self._guarded and not self._waiting  # it may be the call we are in
         if not self.foreign and not guarded:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)

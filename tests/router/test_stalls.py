@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # A loop that looks five times a second, with one connection, whose handler does what the argument says.
 LOOP = """
 import os, socket, subprocess, sys, time
@@ -44,20 +46,24 @@ signals = Signals(loop, loop.stop)
 near, far = socket.socketpair()
 handler = Handler()
 loop.watch(near.fileno(), handler, READ)
-loop.foreign = 1
+loop.foreign = int(sys.argv[2])
 far.send(b"x")
 loop.run()
 """
 
 
-def run(word: str) -> str:
+def run(word: str, foreign: int = 1) -> str:
     """What became of the call."""
-    done = subprocess.run([sys.executable, "-c", LOOP, word], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOP, word, str(foreign)], capture_output=True, text=True, timeout=120, check=False
+    )
     return done.stdout.strip() or done.stderr
 
 
-def test_a_call_that_does_not_return_is_broken() -> None:
-    assert run("blocks") == "stalled"
+@pytest.mark.parametrize("foreign", [1, 0])
+def test_a_call_that_does_not_return_is_broken(foreign: int) -> None:
+    """Also where nothing is held that could stall us but what the call itself was about to make."""
+    assert run("blocks", foreign) == "stalled"
 
 
 def test_who_waits_for_a_cpu_is_not_stuck() -> None:
