@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import sandboxd.protocol.messages as m
 from sandboxd.daemon.main import SHARE
 from sandboxd.errors import Ambiguous, NotFound, PermissionDenied
-from sandboxd.spec import EnvSpec, Isolation, Network, Service
+from sandboxd.spec import EnvSpec, Isolation, Limits, Network, Service
 from tests.daemon.asking import SERVER, until
 from tests.daemon.box import ALICE, BASE, BOB, Made, Shared, names, reach, reload, run
 from tests.daemons import PATIENCE
@@ -146,6 +147,31 @@ def test_quotas_are_each_users_own_and_starve_nobody(shared: Shared) -> None:
         with shared.client() as root:
             spec = EnvSpec(services={"main": Service(command="sleep 9")})
             assert len({root.call(m.Run(spec=spec)).env.id for _ in "12"}) == 2
+    finally:
+        reload(shared, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "quota", "each"), [("memory", '"96m"', 64 << 20), ("pids", 96, 64), ("disk", '"96m"', 64 << 20), ("cpus", 1, 1)]
+)
+def test_a_quota_is_of_all_envs_of_one_user_and_of_nobody_else(shared: Shared, name: str, quota: object, each: int) -> None:
+    """What one user has in all is no less for the other; what says nothing of it fits into none."""
+
+    def asks(env: str, **limits: int) -> Callable[[Any], Any]:
+        spec = EnvSpec(name=env, services={"main": Service(command=["sleep", "1000"])}, limits=Limits(**limits))
+        return lambda client: client.call(m.Run(spec=spec, environ={"PATH": os.environ["PATH"]})).env.id
+
+    reload(shared, f"[quota]\n{name} = {quota}\n")
+    try:
+        assert len(shared.by(ALICE, asks("one", **{name: each}))) == 32
+        code, message = shared.by(ALICE, asks("two", **{name: each}))
+        assert code == "QuotaExceeded", message
+        assert message.startswith(f"the quota of user {ALICE} is ")
+        assert f" of {name}: its envs have " in message
+        usual = shared.by(ALICE, asks("three"))  # no limit at all, or the usual 1,024 tasks
+        assert usual[0] == "QuotaExceeded"
+        assert ("asks for 1024" if name == "pids" else f"has no limit of {name}") in usual[1]
+        assert len(shared.by(BOB, asks("one", **{name: each}))) == 32
     finally:
         reload(shared, "")
 
