@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sandboxd.daemon.quotas import Quotas
 from sandboxd.errors import QueueFull, SandboxdError
+from sandboxd.kernel.pidfd import contents
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.admission import Ceilings, Host, Load, Obstacle, Queue, Ticket, Use, is_critical, obstacle, runaway
 from sandboxd.lifecycle.records import EnvRecord
@@ -274,12 +275,3 @@ def pressure() -> float | None:
     except OSError:
         return None
     return float(found[1]) if found else None
-
-
-def contents(path: str) -> bytes:
-    """What a small file of /proc says: each `run` looks, and a text file of Python's takes four times as long."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 8192)
-    finally:
-        os.close(fd)

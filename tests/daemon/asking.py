@@ -84,3 +84,22 @@ def living(fds: dict[int, int]) -> list[int]:
 
 
 SERVER = ["python3", "-m", "http.server", "--bind", "127.0.0.1"]
+
+# Answers at once, or in two parts with a pause until there is a file `go`. On port 3000, keeps connections.
+TWO_PARTS = """
+import http.server, os, socketserver, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *args): pass
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+        self.wfile.write(b"first")
+        while self.path == "/slow" and not os.path.exists("go"):
+            time.sleep(0.02)
+        self.wfile.write(b"later")
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+Server(("127.0.0.1", 3000), Handler).serve_forever()
+"""

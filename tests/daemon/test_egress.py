@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from sandboxd.router.outlet import MOST_PASSAGES
-from tests.daemon.asking import until
+from tests.daemon.asking import TWO_PARTS, until
 from tests.daemons import cli
 
 ASK = """
@@ -432,27 +432,13 @@ def test_the_relay_itself_is_no_place_to_go(asked, shared_daemon, echo, tmp_path
     assert asked(wide, f"198.51.100.1:{echo.port}")[f"198.51.100.1:{echo.port}"] == "echo hello", "who is led there is served"
 
 
-SERVER = """
-import http.server
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def log_message(self, *args): pass
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-http.server.ThreadingHTTPServer(("127.0.0.1", 3000), Handler).serve_forever()
-"""
-
-
 def test_who_is_connected_to_an_env_is_seen(shared_daemon, require, tmp_path) -> None:
     """By `sandboxd.router.inbound`: by name and by published port, and of no other env."""
     require("userns")
     with socket.create_server(("127.0.0.1", 0)) as free:
         published = free.getsockname()[1]
     argv = ["run", "-d", "--wait", "-p", f"{published}:3000", "-p", "3000", "--name", "seen"]
-    shared_daemon.sandbox(*argv, "--", "/usr/bin/python3", "-c", SERVER, cwd=tmp_path)
+    shared_daemon.sandbox(*argv, "--", "/usr/bin/python3", "-c", TWO_PARTS, cwd=tmp_path)
     shared_daemon.sandbox("run", "-d", "--name", "other", "--", "sleep", "1000", cwd=tmp_path)
     try:
         raw = socket.create_connection(("127.0.0.1", published), 30)
@@ -462,7 +448,7 @@ def test_who_is_connected_to_an_env_is_seen(shared_daemon, require, tmp_path) ->
             assert raw.recv(1)
             host = f"seen.localhost:{shared_daemon.port}"
             named.request("GET", "/", headers={"Host": host})
-            assert named.getresponse().read() == b"hello"
+            assert named.getresponse().read() == b"firstlater"
             rows = {row["name"]: row for row in shared_daemon.json("net", "seen")}
             assert rows.keys() == {host, f"127.0.0.1:{published}"}
             for sock, row in ((raw, rows[f"127.0.0.1:{published}"]), (named.sock, rows[host])):

@@ -17,27 +17,9 @@ import pytest
 from sandboxd.daemon.supervisor import MOST_ROUTERS
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Network, Publish
-from tests.daemon.asking import inspect, remove, run
+from tests.daemon.asking import TWO_PARTS, inspect, remove, run
 from tests.daemons import PATIENCE
 
-# Answers at once, or in two parts with a pause that the test ends.
-SERVER = """
-import http.server, os, socketserver, time
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def log_message(self, *args): pass
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "10")
-        self.end_headers()
-        self.wfile.write(b"first")
-        while self.path == "/slow" and not os.path.exists("go"):
-            time.sleep(0.02)
-        self.wfile.write(b"later")
-class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    daemon_threads = True
-Server(("127.0.0.1", 3000), Handler).serve_forever()
-"""
 WHOLE = b"firstlater"
 
 
@@ -56,7 +38,7 @@ def children(pid):
 
 @pytest.fixture
 def served(daemon, tmp_path):
-    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "server.py").write_text(TWO_PARTS)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with daemon.client() as client:
