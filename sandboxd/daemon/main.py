@@ -340,8 +340,11 @@ def handlers(supervisor: Supervisor, watch: Watch) -> dict[str, Handler]:
 async def leave(supervisor: Supervisor) -> None:
     """Let go of everything; envs run on, and the router with them, unless nothing is left to route."""
     idle = all(actor.record.state in ENDED for actor in supervisor.actors.values())
+    over = supervisor.end_all or (idle and not supervisor.again)
+    if over:
+        supervisor.router.dismiss()
     await supervisor.close()
-    if supervisor.end_all or (idle and not supervisor.again):
+    if over:
         await supervisor.router.stop(supervisor.settings.drain_timeout)
     else:
         supervisor.router.close()

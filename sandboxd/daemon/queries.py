@@ -207,6 +207,9 @@ class Queries:
         self.supervisor.end_all = params.all
         if params.all:
             await self.supervisor.stop_all()
+            # Before anybody is told that all has ended: who is killed from here on leaves no router that nobody looks for.
+            self.supervisor.router.dismiss()
+            await self.supervisor.router.flushed()
         asyncio.get_running_loop().call_soon(self.supervisor.leaving.set)
         return m.Empty()
 

@@ -90,6 +90,7 @@ class Supervisor:
         self.again = False  # another daemon takes over in this process
         self.missing: dict[str, str] = {}  # which of launcher and router has died and cannot be started now, and why
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._starts: set[asyncio.Task[Any]] = set()  # of a launcher or router in the place of one that has died
         self.pushing = Pushing(self)
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do
         self._untold: list[tuple[float, bytes]] = []
@@ -185,13 +186,15 @@ class Supervisor:
                     log.error("env %s: port %d is still forwarded: %s", actor.record.name, one.host_port, error)
 
     def _again(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if not self.leaving.is_set():
+        if not self.leaving.is_set() and not self.end_all:
             log.error("the %s has died: a new one is started", what)
-            self.own(self._anew(what, start), name=f"start-{what}")
+            begun = self.own(self._anew(what, start), name=f"start-{what}")
+            self._starts.add(begun)
+            begun.add_done_callback(self._starts.discard)
 
     async def _anew(self, what: str, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Until it is there: what is scarce now (descriptors, memory) may be had in a moment."""
-        while not self.leaving.is_set():
+        while not self.leaving.is_set() and not self.end_all:
             try:
                 await start()
                 self.missing.pop(what, None)
@@ -365,6 +368,7 @@ class Supervisor:
             actor.post(ev.StopAsked())
         for actor in alive:
             await actor.wait_until(lambda record: record.state in ENDED)
+        await asyncio.gather(*self._starts, return_exceptions=True)  # whom it would have found is to end, too
 
     async def close(self) -> None:
         """Let go of every env and end every task."""

@@ -23,23 +23,9 @@ import msgspec
 from sandboxd import __version__
 from sandboxd.errors import Internal, LaunchFailed, TimedOut
 from sandboxd.kernel.pidfd import is_stuck
-from sandboxd.router import accesslog
+from sandboxd.router import accesslog, starting
 from sandboxd.router.line import Line
-from sandboxd.router.starting import (
-    LOG,
-    SOCKET,
-    bind_control,
-    bound_after,
-    check_address,
-    connect,
-    matches,
-    module_path,
-    program,
-    reap,
-    spawn,
-    tail,
-    taken,
-)
+from sandboxd.router.starting import bind_control, bound_after, check_address, connect, matches, program, spawn, taken
 from sandboxd.router.ways import Ways
 from sandboxd.routing import orders
 from sandboxd.routing.framing import Bounds
@@ -77,6 +63,7 @@ class RouterHandle:
         self._pushed = -1  # the version of its table
         self._numbers = itertools.count(1)
         self.ways = Ways(self._line.send, self._order, self._numbers)
+        self._is_dismissed = False
         self._waiting: dict[int, asyncio.Future[orders.Done]] = {}
         self._hello: asyncio.Future[orders.Hello] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -128,7 +115,7 @@ class RouterHandle:
         """The same process, in which the program of our version has taken over; as it was where that could not be executed."""
         log.info("the router (pid %d) is of version %s and becomes %s", self.pid, self.build, __version__)
         try:
-            done = await self._order(orders.Replace(order=next(self._numbers), command=command, path=module_path()))
+            done = await self._order(orders.Replace(order=next(self._numbers), command=command, path=starting.module_path()))
             log.error("the router cannot become another: %s: %s", done.address, os.strerror(done.errno))
         except TimedOut as error:
             log.error("the router does not become another: %s", error)
@@ -144,7 +131,7 @@ class RouterHandle:
             return None
         pid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         try:
-            handle = cls(sock, pid, directory / SOCKET)
+            handle = cls(sock, pid, directory / starting.SOCKET)
         except OSError:
             sock.close()
             return None
@@ -179,7 +166,7 @@ class RouterHandle:
             if control is not None:
                 control.close()
         started = connect(directory)
-        handle = cls(started, child.pid, directory / SOCKET) if started is not None else None
+        handle = cls(started, child.pid, directory / starting.SOCKET) if started is not None else None
         try:
             if handle is None:
                 raise Internal("it ended at once, or router.sock was taken away")
@@ -190,16 +177,18 @@ class RouterHandle:
             child.wait()
             if handle is not None:
                 handle.close()
-            (directory / SOCKET).unlink(missing_ok=True)
-            why = f"the router did not start: {tail(directory / LOG) or error}"
-            raise LaunchFailed(why, hint=f"see {directory / LOG}", step="router") from error
+            (directory / starting.SOCKET).unlink(missing_ok=True)
+            why = f"the router did not start: {starting.tail(directory / starting.LOG) or error}"
+            raise LaunchFailed(why, hint=f"see {directory / starting.LOG}", step="router") from error
         return handle
 
     async def _greet(self, bound: float) -> None:
         try:
             hello = await asyncio.wait_for(asyncio.shield(self._hello), bound)
         except TimeoutError:
-            raise TimedOut(f"the router did not answer within {bound:.0f} s", hint=f"see {self._path.parent / LOG}") from None
+            raise TimedOut(
+                f"the router did not answer within {bound:.0f} s", hint=f"see {self._path.parent / starting.LOG}"
+            ) from None
         self.pid, self._speaks = hello.pid, hello.version
         self.ways.speaks = hello.version
         self.listen = list(hello.listen)
@@ -277,11 +266,17 @@ class RouterHandle:
             return False
         return True
 
+    def dismiss(self) -> None:
+        """Have the router end by itself, whatever becomes of us; it lets what is under way end, by its bounds."""
+        self.on_death = None
+        self._is_dismissed = self._line.open
+        self._line.send(orders.encode(orders.Stop()))
+
     async def stop(self, drain: float = 0.0) -> None:
         """End the router; returns when it is gone. drain: how long it may take for what is under way, by its bounds."""
-        self.on_death = None
-        if self._line.open:
-            self._line.send(orders.encode(orders.Stop()))
+        if not self._is_dismissed:
+            self.dismiss()
+        if self._is_dismissed:
             try:
                 await asyncio.wait_for(self._wait_gone(), ANSWER + drain)
             except TimeoutError:
@@ -302,7 +297,7 @@ class RouterHandle:
 
     async def _order(self, order: orders.Numbered) -> orders.Done:
         if not self._line.open:
-            raise Internal("the router is gone", hint=f"see {self._path.parent / LOG}")
+            raise Internal("the router is gone", hint=f"see {self._path.parent / starting.LOG}")
         future: asyncio.Future[orders.Done] = self._loop.create_future()
         self._waiting[order.order] = future
         self._line.send(orders.encode(order))
@@ -355,7 +350,7 @@ class RouterHandle:
         if self._child is not None:
             self._child.poll()
         else:
-            reap(self.pid)
+            starting.reap(self.pid)
         if not self._ended.done():
             self._ended.set_result(None)
         self._died()

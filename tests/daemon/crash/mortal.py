@@ -12,7 +12,7 @@ import os
 import signal
 from typing import Any
 
-from sandboxd.daemon import body, building, linking, main, supervisor
+from sandboxd.daemon import body, building, linking, main, queries, supervisor
 from sandboxd.launch import parked
 from sandboxd.launch.client import Launcher
 from sandboxd.router.handle import RouterHandle
@@ -81,7 +81,9 @@ def doom(owner: Any, *names: str) -> None:
 
 
 doom(Journal, "put", "remove", "put_fact", "add_events")
-doom(RouterHandle, "push", "_order")
+doom(RouterHandle, "push", "_order", "dismiss", "stop")
+doom(queries.Queries, "shutdown")
+doom(main, "leave")
 doom(Launcher, "launch")
 doom(parked.Parked, "begin", "launch", "release")
 doom(RunDir, "create_env_dir", "prepare_env_dir", "remove_env_dir", "remove_prepared")

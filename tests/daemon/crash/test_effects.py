@@ -5,11 +5,13 @@ So of sandboxd.daemon.adopt. CRASH_DEATHS and CRASH_SEED make the run longer, an
 
 import contextlib
 import os
+import signal
 
 import pytest
 
-from tests.daemon.asking import SERVER
-from tests.daemon.crash.story import Story, Witness, fates, lives
+from sandboxd.protocol import messages as m
+from tests.daemon.asking import SERVER, run
+from tests.daemon.crash.story import LOST, MORTAL, Story, Witness, fates, lives
 
 DEATHS = int(os.environ.get("CRASH_DEATHS", "6"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
@@ -41,3 +43,32 @@ def test_nothing_is_lost_or_left_whenever_the_daemon_dies(served, tmp_path):
     story.remove("anchor")
     left = [name for name in os.listdir(story.daemon.dir / "envs") if not name.startswith(".ready-")]  # for envs to come
     assert left == []
+
+
+# While `stop --all` is carried out, in turn; from the third on it has been answered, or soon will be.
+ENDS = (
+    "before Queries.shutdown Call",
+    "before RouterHandle.dismiss",
+    "after RouterHandle.dismiss",
+    "after Queries.shutdown Call",
+    "before leave",
+    "before RouterHandle.stop",
+    "after leave",
+)
+
+
+def test_what_was_told_to_be_over_is_over_whenever_the_daemon_dies(daemon, tmp_path):
+    """Nothing is left to be found by a next daemon, as there may never be one."""
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.process.wait()
+    for point in ENDS if len(ENDS) < DEATHS else ENDS[2::2]:
+        daemon.module, daemon.environ["CRASH_AT"] = MORTAL, point
+        daemon.start()
+        with daemon.client() as client:
+            run(client, "sleep 1000", name="last", path=tmp_path, exists="reuse")
+            with contextlib.suppress(*LOST):
+                client.call(m.Shutdown(all=True))
+        assert daemon.process.wait() == -signal.SIGKILL, f"it ended by itself\n{daemon.log()}"
+        if point not in ENDS[:2]:
+            assert daemon.keeper.settle(10) == [], f"{point}\n{daemon.log()}"
+    daemon.module, daemon.environ["CRASH_AT"] = "sandboxd", "0"
