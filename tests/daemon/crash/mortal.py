@@ -3,7 +3,7 @@ or by name the first of its kind.
 
 A point is the moment before or after each effect of the state machine, each write to the journal, each order to router,
 launcher or parked child, and each change to an env's directory. Everything behind a point is the real thing. Where it died is
-appended to the file that CRASH_LOG names; CRASH_AT=0 only counts.
+appended to the file that CRASH_LOG names; CRASH_AT=0 only counts, and writes each kind of point it meets to CRASH_KINDS.
 """
 
 import functools
@@ -12,10 +12,25 @@ import os
 import signal
 from typing import Any
 
-from sandboxd.daemon import body, building, linking, main, queries, supervisor
+from sandboxd.daemon import (
+    body,
+    building,
+    demand,
+    freezing,
+    idling,
+    linking,
+    main,
+    passing,
+    queries,
+    scales,
+    scaling,
+    supervisor,
+    templates,
+)
 from sandboxd.launch import parked
 from sandboxd.launch.client import Launcher
 from sandboxd.router.handle import RouterHandle
+from sandboxd.router.ways import Ways
 from sandboxd.store import removal
 from sandboxd.store.journal import Journal
 from sandboxd.store.rundir import RunDir
@@ -28,18 +43,28 @@ class Fate:
         self.at = os.environ.get("CRASH_AT", "0")
         self.count = 0
         self.log = os.environ.get("CRASH_LOG", "")
+        self.kinds = os.environ.get("CRASH_KINDS", "")
+        self.met: set[str] = set()
 
     def point(self, name: str) -> None:
         """Here it may end."""
         self.count += 1
+        if self.kinds and name not in self.met:
+            self.met.add(name)
+            note(self.kinds, name)
         if self.at not in (str(self.count), name):
             return
         if self.log:
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.write(log, f"{self.count} {name}\n".encode())
-            os.close(log)
+            note(self.log, f"{self.count} {name}")
         os.kill(os.getpid(), signal.SIGKILL)
         signal.pause()
+
+
+def note(path: str, line: str) -> None:
+    """Append it."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, f"{line}\n".encode())
+    os.close(file)
 
 
 FATE = Fate()
@@ -80,9 +105,17 @@ def doom(owner: Any, *names: str) -> None:
         setattr(owner, name, mortal(getattr(owner, name)))
 
 
-doom(Journal, "put", "remove", "put_fact", "add_events")
-doom(RouterHandle, "push", "_order", "dismiss", "stop")
+doom(Journal, "put", "remove", "put_fact", "add_events", "put_template", "remove_template")
+doom(RouterHandle, "push", "change", "deny", "_order", "dismiss", "stop")
+doom(Ways, "push")
 doom(queries.Queries, "shutdown")
+doom(templates.TemplateRequests, "register", "unregister", "ensure")
+doom(demand.Demand, "register", "unregister", "asked", "obtain", "_make")
+doom(scales.ScaleRequests, "scale")
+doom(scaling.Scaling, "_start", "_end", "_remove", "dissolve")
+doom(idling.Idling, "_step", "_suspend")
+doom(freezing, "stop", "resume")
+doom(passing.NetRequests, "allow")
 doom(main, "leave")
 doom(Launcher, "launch")
 doom(parked.Parked, "begin", "launch", "release")

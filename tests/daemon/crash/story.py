@@ -7,9 +7,13 @@ been done or not, never by half.
 
 import contextlib
 import http.client
+import os
 import random
+import select
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +24,7 @@ from sandboxd.errors import DaemonUnreachable, InvalidState, NotFound
 from sandboxd.protocol import messages as m
 from sandboxd.spec import Service
 from tests.daemon.asking import ENVIRON, spec
-from tests.daemons import Daemon
+from tests.daemons import PATIENCE, Daemon
 
 LOST = (DaemonUnreachable, ConnectionError, BrokenPipeError)
 MORTAL = "tests.daemon.crash.mortal"
@@ -47,6 +51,8 @@ class Story:
         self.known: dict[str, Known] = {}
         self.deaths = 0
         self.making = ""
+        self.families: set[str] = set()  # beginnings of the names of envs that the daemon makes by itself
+        self.rules: list[Callable[[Any], None]] = []  # more that must be true, to be asked of a client
         self.witness: Witness | None = None
         daemon.environ["CRASH_LOG"] = str(place / "points")
         daemon.module = MORTAL
@@ -86,6 +92,48 @@ class Story:
                 self.revive()
 
     # -- what is asked
+
+    def until(self, holds: Callable[[Any], object], what: str) -> None:
+        """Ask until it is so; raises what the daemon refuses."""
+        deadline = time.monotonic() + 2 * PATIENCE
+        while True:
+            try:
+                with self.daemon.client() as client:
+                    if holds(client):
+                        return
+            except LOST:
+                self.revive()
+            assert time.monotonic() < deadline, f"not in time: {what}\n{self.daemon.log()}"
+            time.sleep(0.05)
+
+    def fetch(self, name: str, **headers: str) -> str:
+        """What one request for that name is answered with. It is asked once: the router holds it while daemons die."""
+        told, tell = os.pipe()
+        found: list[tuple[int, str] | Exception] = []
+
+        def ask() -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.daemon.port, timeout=2 * PATIENCE)
+            try:
+                connection.request("GET", "/", headers={"Host": f"{name}.localhost:{self.daemon.port}", **headers})
+                answer = connection.getresponse()
+                found.append((answer.status, answer.read().decode()))
+            except Exception as error:
+                found.append(error)
+            finally:
+                connection.close()
+                os.close(tell)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            while self.daemon.process is not None and told not in select.select([told, self.daemon.process.result], [], [])[0]:
+                self.revive()
+        finally:
+            thread.join()
+            os.close(told)
+        assert isinstance(found[0], tuple), f"{name}: {found}\n{self.daemon.log()}"
+        assert found[0][0] == 200, f"{name}: {found}\n{self.daemon.log()}"
+        return found[0][1]
 
     def make(
         self, name: str, command: Any = "sleep 1000", *, wait: Literal["started", "ready"] = "ready", **parts: Any
@@ -164,7 +212,10 @@ class Story:
                 found = client.call(m.Inspect(target=known.id)).env
                 assert (found.state, found.pid) == (known.state, known.pid), f"{name}: {found}\n{self.daemon.log()}"
             strays = {env.name for env in envs.values()} - {*self.known, self.making}
+            strays = {name for name in strays if not name.startswith(tuple(self.families))}
             assert not strays, f"nobody asked for {strays}"
+            for rule in self.rules:
+                rule(client)
 
 
 class Witness:

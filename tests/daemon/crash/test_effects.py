@@ -4,6 +4,7 @@ So of sandboxd.daemon.adopt. CRASH_DEATHS and CRASH_SEED make the run longer, an
 """
 
 import contextlib
+import itertools
 import os
 import signal
 
@@ -11,6 +12,7 @@ import pytest
 
 from sandboxd.protocol import messages as m
 from tests.daemon.asking import SERVER, run
+from tests.daemon.crash import kinds
 from tests.daemon.crash.story import LOST, MORTAL, Story, Witness, fates, lives
 
 DEATHS = int(os.environ.get("CRASH_DEATHS", "6"))
@@ -72,3 +74,45 @@ def test_what_was_told_to_be_over_is_over_whenever_the_daemon_dies(daemon, tmp_p
         if point not in ENDS[:2]:
             assert daemon.keeper.settle(10) == [], f"{point}\n{daemon.log()}"
     daemon.module, daemon.environ["CRASH_AT"] = "sandboxd", "0"
+
+
+KINDS = {"keys": kinds.keys, "replicas": kinds.replicas, "sleep": kinds.sleep, "ways": kinds.ways}
+# In a run of length each point that there is, as they come.
+FEW = [
+    ("keys", "after Demand._make Template"),
+    ("replicas", "before Scaling._remove Actor"),
+    ("sleep", "after stop"),
+    ("ways", "before Ways.push"),
+]
+
+
+def points(story):
+    """Every kind of point that a daemon meets in each kind of story."""
+    for number, (kind, tell) in enumerate(KINDS.items()):
+        met = story.place / f"met-{kind}"
+        story.daemon.environ["CRASH_KINDS"] = str(met)
+        story.daemon.kill()
+        story.revive()
+        tell(story, number)
+        del story.daemon.environ["CRASH_KINDS"]
+        yield from ((kind, point) for point in met.read_text().splitlines() if "dismiss" not in point)
+
+
+def test_nothing_that_envs_do_by_themselves_is_done_twice_or_by_half(served, require):
+    require("nft")
+    story = served
+    story.fates = itertools.repeat(0)
+    with contextlib.closing(Witness(story.daemon, "anchor", b"alive")) as witness:
+        story.witness = witness
+        for number, (kind, point) in enumerate(list(points(story)) if len(ENDS) < DEATHS else FEW, len(KINDS)):
+            deaths = story.deaths
+            again = number % 50 if len(ENDS) < DEATHS else 0
+            story.fates = itertools.chain([point, again], itertools.repeat(0))
+            story.daemon.kill()
+            try:
+                story.revive()
+                KINDS[kind](story, number)
+            except BaseException as error:
+                error.add_note(f"{kind}, {point}, then {again}")
+                raise
+            assert story.deaths > deaths + 1, f"{kind}: there is no point {point}"
