@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from sandboxd.daemon import building, linking
 from sandboxd.daemon.actor import Actor
+from sandboxd.daemon.making import user_of
 from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import NotFound, SandboxdError, StoreFailed
@@ -28,6 +29,7 @@ from sandboxd.launch.parked import demand
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import RECORD_VERSION, EnvRecord, Versioned, exit_code_of
 from sandboxd.lifecycle.recovery import Ended, lost
+from sandboxd.lifecycle.sharing import of_one
 from sandboxd.lifecycle.states import ALIVE, State
 from sandboxd.store.journal import Journal, newer
 
@@ -59,7 +61,8 @@ async def adopt_all(supervisor: Supervisor) -> None:
     records = {}
     for env_id, data in supervisor.journal.all():
         try:
-            records[env_id] = msgspec.json.decode(data, type=EnvRecord)
+            record = msgspec.json.decode(data, type=EnvRecord)
+            records[env_id] = of_one(record, user_of(record.owner)) if supervisor.settings.shared else record
         except msgspec.MsgspecError as error:
             log.error("the record of env %s cannot be read (%s): the env is ended and removed", env_id, error)
             supervisor.journal.remove(env_id)

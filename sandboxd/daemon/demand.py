@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from sandboxd.daemon.making import record_of
+from sandboxd.daemon.making import record_of, user_of
 from sandboxd.daemon.routes import is_asleep
 from sandboxd.errors import Ambiguous, NotFound, QueueFull, SandboxdError, StoreFailed, TimedOut
 from sandboxd.lifecycle import events as ev
@@ -66,13 +66,23 @@ class Demand:
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._not_before: dict[str, float] = {}
         self._leaving = False
+        found = []
         for data in supervisor.journal.templates():
             try:
-                template = msgspec.json.decode(data, type=Template)
+                found.append(msgspec.json.decode(data, type=Template))
             except msgspec.MsgspecError as error:
                 log.error("a template cannot be read and is left alone: %s", error)
-                continue
-            self.templates[template.id] = template
+        for template in sorted(found, key=lambda one: not one.user):
+            one = self._of_one(template) if supervisor.settings.shared and not template.user else template
+            self.templates[one.id] = one
+
+    def _of_one(self, template: Template) -> Template:
+        """From when all were one user's, as `sharing.of_one` for its envs. One that he registered since is the newer."""
+        named = replace(template, user=user_of(template.owner))
+        if named.id not in self.templates:
+            self.supervisor.journal.put_template(named.id, msgspec.json.encode(named))
+        self.supervisor.journal.remove_template(template.name)
+        return self.templates.get(named.id, named)
 
     # -- templates -----------------------------------------------------------------------------------------------------
 

@@ -42,11 +42,16 @@ def owner_of(peer: Peer, *, shared: bool) -> Owner:
     """Whose an env is that this peer asks for. Root may ask a user's daemon, whose envs are the user's all the same."""
     if not shared:
         return Owner(os.geteuid(), os.getegid())
+    return Owner(peer.uid, peer.gid, user_of(peer.uid))
+
+
+def user_of(uid: int) -> str:
+    """What stands for that user in the URLs of his envs."""
     try:
-        name = pwd.getpwuid(peer.uid).pw_name
+        name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = ""
-    return Owner(peer.uid, peer.gid, label(peer.uid, name))
+    return label(uid, name)
 
 
 def record_of(spec: EnvSpec, name: str, environ: Mapping[str, str], directory: str | None, owner: Owner) -> EnvRecord:

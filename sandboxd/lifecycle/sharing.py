@@ -6,7 +6,10 @@ Pure. Each user's envs are his own: others' ids and names are as if they were no
 import re
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from sandboxd.errors import NotOffered, PermissionDenied
+from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.spec import EnvSpec
 
 LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -25,6 +28,13 @@ class Owner(NamedTuple):
 def label(uid: int, name: str) -> str:
     """A user as a DNS label that no other user has: his name where it is one, else his number."""
     return name if LABEL.fullmatch(name) and not NUMBER.fullmatch(name) else f"u{uid}"
+
+
+def of_one(record: EnvRecord, user: str) -> EnvRecord:
+    """A record from when all envs were one user's, now that he is one of many: its plain name could be that of another user."""
+    if record.user:
+        return record
+    return replace(record, user=user, template=f"{record.template}.{user}" if record.template else "")
 
 
 def check(spec: EnvSpec, owner: Owner, base_domain: str) -> None:

@@ -3,8 +3,11 @@
 So of sandboxd.daemon.templates and sandboxd.lifecycle.demand, where a daemon serves every user.
 """
 
+import contextlib
+import json
 import os
 import socket
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import sandboxd.protocol.messages as m
 from sandboxd.daemon.templates import MOST
 from sandboxd.errors import Ambiguous, NotFound
 from sandboxd.spec import EnvSpec, Network, OnDemand, Service, Workspace
-from tests.daemon.asking import SERVER
+from tests.daemon.asking import SERVER, until
 from tests.daemon.box import ALICE, BASE, BOB, Made, Shared, names, reach, reload, run
 from tests.daemons import PATIENCE
 
@@ -127,3 +130,39 @@ def test_a_user_has_so_many_templates_and_keeps_nobody_else_from_them(shared: Sh
     assert shared.by(ALICE, register("more"))[0] == "QuotaExceeded"
     assert shared.by(ALICE, register("t1", key="cookie"))  # one that is there may change
     assert shared.by(BOB, register("more"))
+
+
+def test_what_root_had_before_it_was_shared_is_called_as_roots(shared: Shared) -> None:
+    """A plain name could be that of a user: an env of his template, or a service of his env."""
+    with shared.client() as root:
+        register("old")(root)
+        held = ensure("old", "one")(root)
+        run("plain")(root)
+        before = root.call(m.Status()).started
+    with contextlib.closing(sqlite3.connect(shared.dir / "state.db")) as database, database:
+        for table, key in (("templates", "name"), ("envs", "id")):
+            for name, record in database.execute(f"SELECT {key}, record FROM {table}").fetchall():
+                plain = json.loads(record) | {"user": ""}
+                if plain.get("template"):
+                    plain["template"] = "old"
+                database.execute(f"DELETE FROM {table} WHERE {key} = ?", (name,))
+                database.execute(f"INSERT INTO {table} VALUES (?, ?)", (name.removesuffix(".root"), json.dumps(plain).encode()))
+    with shared.client() as root:
+        root.call(m.Shutdown(again=True))
+
+    def follows() -> bool:
+        with shared.client() as root:
+            return bool(root.call(m.Status()).started != before)
+
+    until(follows, "the next daemon")
+    with shared.client() as root:
+        assert root.call(m.Templates(name="old")).templates[0].url == f"http://KEY.old.root.{BASE}:{shared.port}"
+        assert ensure("old", "one")(root) == held
+        assert root.call(m.Inspect(target="plain")).env.url is None
+        assert root.call(m.Inspect(target="plain.root")).env.state == "ready"
+    assert reach(shared, 0, f"one.old.root.{BASE}") == 200
+    assert reach(shared, 0, f"one.old.{BASE}") == 404
+    with shared.client() as root:
+        assert held in root.call(m.Unregister(name="old", force=True)).removed
+    with contextlib.closing(sqlite3.connect(shared.dir / "state.db")) as database:
+        assert database.execute("SELECT name FROM templates").fetchall() == []
