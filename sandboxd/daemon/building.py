@@ -69,11 +69,17 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
         made = with_session(make_plan(supervisor, record, env_dir, start), attach, actor.body.prepared_window)
         router = supervisor.router
         await publish(router, record)
+
+        def given(cookie: int) -> InitFds:
+            supervisor.is_coming(record.id, cookie)
+            return replace(first, logs=open_logs(env_dir, list(record.services), opened, ahead), attach=attach)
+
         launched = await supervisor.launcher.launch(
-            made,
-            lambda: replace(first, logs=open_logs(env_dir, list(record.services), opened, ahead), attach=attach),
-            lambda group: supervisor.control.limit(record.limits, group, made.limits),
+            made, given, lambda group: supervisor.control.limit(record.limits, group, made.limits)
         )
+    except BaseException:
+        supervisor.coming.pop(record.id, None)
+        raise
     finally:
         for fd in opened:
             os.close(fd)

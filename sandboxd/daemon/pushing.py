@@ -81,6 +81,7 @@ class Pushing:
             hold=supervisor.settings.hold,
             own=[supervisor.web] if supervisor.web else [],
             doors=supervisor.demand.doors(),
+            coming=supervisor.coming,
         )
         self._told.tell(supervisor.router, records, changed, ground)
         ways = supervisor.router.ways

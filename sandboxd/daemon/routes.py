@@ -21,13 +21,15 @@ Reach = Literal["ready", "starting", "asleep", "stopped", "failed"]
 
 class Ground(NamedTuple):
     """What a table stands on besides the envs. hold: seconds a request waits for an env that is starting. own: what the daemon
-    serves by itself. doors: the templates, by name."""
+    serves by itself. doors: the templates, by name. coming: of envs that are being launched, the cookie of the network that
+    each gets: no copy, but as it is now."""
 
     base_domain: str
     envs_dir: str
     hold: float
     own: Sequence[Endpoint] = ()
     doors: Mapping[str, Door] = {}
+    coming: Mapping[str, int] = {}
 
 
 def route_table(records: Sequence[EnvRecord], ground: Ground, *, version: int) -> RouteTable:
@@ -64,7 +66,7 @@ def reached(record: EnvRecord, ground: Ground) -> tuple[list[Endpoint], list[tup
             hosts += [(f"{host}.{ground.base_domain}", len(endpoints)) for host in named]
             if name == main and record.key and record.template in ground.doors and not is_over(record):
                 hosts.append((slot_host(ground.doors[record.template], record.key), len(endpoints)))
-        endpoints.append(endpoint(record, service, f"{ground.envs_dir}/{record.id}/dial.sock"))
+        endpoints.append(endpoint(record, service, f"{ground.envs_dir}/{record.id}/dial.sock", ground.coming.get(record.id, 0)))
     return endpoints, hosts
 
 
@@ -113,9 +115,10 @@ def below(host: str, base_domain: str) -> str:
     return f"{name}.{base_domain}" if dot and last == "localhost" else host
 
 
-def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
-    """One service. dial: the path of the env's dial.sock; unused on the host's network."""
+def endpoint(record: EnvRecord, service: ServiceRecord, dial: str, coming: int = 0) -> Endpoint:
+    """One service. dial: the path of the env's dial.sock; unused on the host's network. coming: see `Ground`."""
     state, reason = reachability(record, service)
+    cookie = record.init.netns_cookie if record.init else coming
     return Endpoint(
         env_id=record.id,
         name=record.name,
@@ -123,7 +126,7 @@ def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
         state=state,
         dial="" if record.spec.network.mode == "host" else dial,
         port=service.port,
-        netns_cookie=record.init.netns_cookie if record.init and record.spec.network.mode == "private" else 0,
+        netns_cookie=cookie if record.spec.network.mode == "private" else 0,
         owner=record.owner,
         init_pid=record.init.pid if record.init and record.spec.network.mode == "host" else 0,
         reason=reason,
@@ -134,7 +137,17 @@ def endpoint(record: EnvRecord, service: ServiceRecord, dial: str) -> Endpoint:
         max_connections=record.limits.max_connections or 0,
         share=record.share,
         token=record.token if record.share == "link" else "",
+        early=state == "starting" and bool(cookie) and is_early(record, service),
     )
+
+
+def is_early(record: EnvRecord, service: ServiceRecord) -> bool:
+    """Whether a request may find out by itself that it listens: that is all its readiness asks for, and nobody counts who
+    comes, or chooses among several."""
+    spec = record.spec.services[service.name]
+    no_check = spec.ready is None or (spec.ready.http is None and spec.ready.command is None)
+    is_alone = not (record.replica_of or is_scaled(record) or record.limits.max_connections)
+    return no_check and is_alone and spec.port is not None and record.spec.network.mode == "private" and service.state in UP
 
 
 def reachability(record: EnvRecord, service: ServiceRecord) -> tuple[Reach, str]:
@@ -148,9 +161,9 @@ def reachability(record: EnvRecord, service: ServiceRecord) -> tuple[Reach, str]
         return "stopped", record.reason or ("Its owner stopped it." if by_user else "")
     if service.state in OVER:
         return "stopped", f"{service.name} exited ({service.exit_code})"
-    if service.port is None or record.init is None:
+    if service.port is None:
         return "starting", f"{service.name} does not listen on any port yet" if service.state in UP else ""
-    return ("ready", "") if service.state is ServiceState.READY else ("starting", service.unready)
+    return ("ready", "") if service.state is ServiceState.READY and record.init is not None else ("starting", service.unready)
 
 
 def is_asleep(record: EnvRecord) -> bool:

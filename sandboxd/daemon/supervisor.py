@@ -88,6 +88,7 @@ class Supervisor:
         self.leaving = asyncio.Event()
         self.end_all = False
         self.again = False  # another daemon takes over in this process
+        self.coming: dict[str, int] = {}  # envs that are being launched, with the cookie of the network that each gets
         self.missing: dict[str, str] = {}  # which of launcher and router has died and cannot be started now, and why
         self._tasks: set[asyncio.Task[Any]] = set()
         self._starts: set[asyncio.Task[Any]] = set()  # of a launcher or router in the place of one that has died
@@ -264,6 +265,8 @@ class Supervisor:
 
     def note(self, record: EnvRecord) -> None:
         """An env is new, or has changed: for all that look at several."""
+        if record.init is not None:
+            self.coming.pop(record.id, None)
         self.roll.note(record)
         self.admission.note(record)
         self.routes_changed(record.id, is_coming=is_coming(record))
@@ -307,6 +310,12 @@ class Supervisor:
         """Tell the router soon. env_id: all that changed is of that env; is_coming: which is being launched."""
         self.admission.changed()
         self.pushing.note(env_id, is_coming=is_coming)
+
+    def is_coming(self, env_id: str, cookie: int) -> None:
+        """An env is being launched, in that network (0: it is not known): a request may wait for it inside."""
+        if cookie:
+            self.coming[env_id] = cookie
+            self.pushing.note(env_id, is_coming=True)
 
     def push_routes(self) -> None:
         """Push the table now if it changed: whoever is told of an env next finds it through the router, too."""

@@ -142,11 +142,11 @@ class Launcher:
         return sum(child.is_ready for child in self.parked)
 
     async def launch(
-        self, plan: LaunchPlan, given: Callable[[], InitFds], limit: Callable[[str], None] | None = None
+        self, plan: LaunchPlan, given: Callable[[int], InitFds], limit: Callable[[str], None] | None = None
     ) -> Launched:
         """Make that env: a parked child applies the plan and becomes its init. Raises LaunchFailed; nothing half-made stays.
 
-        given: opens what its init gets, called while the view is already being built.
+        given: opens what its init gets, called while the view is being built already, with the cookie of its network, or 0.
         limit: is given the path of its control group, to limit it before anything of the env runs; what it raises ends it all.
         """
         self.notice_mounts()
@@ -162,7 +162,7 @@ class Launcher:
                 child.begin(stager_half(taken.view, trees))
                 if limit is not None and child.group:
                     limit(child.group)
-                answer = await child.launch(init_half(plan, taken, given()))
+                answer = await child.launch(init_half(plan, taken, given(child.netns_cookie)))
             if answer.get("launched") is not True:
                 base, network = halves(plan.base)
                 lists = {"base": base, "network": network, "steps": taken.view, "init": taken.own, "walls": taken.confined}

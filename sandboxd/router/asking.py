@@ -107,8 +107,8 @@ class Asking(Side):
 
     # -- the request -----------------------------------------------------------------------------------------------------
 
-    def ask(self, request: Request, backend: Backend) -> None:
-        """Bring the request to the service."""
+    def ask(self, request: Request, backend: Backend, sock: _socket.socket | None = None) -> None:
+        """Bring the request to the service; by `sock`, where a connection stands already."""
         self.again = None
         self.received = self.begun = self.keep = self.closing = self.until_close = self.continued = False
         self.interim = 0
@@ -117,11 +117,14 @@ class Asking(Side):
         self.backend = backend
         upstream = self.upstreams.get(backend)
         if upstream is not None:
-            if request.method in IDEMPOTENT or upstream.is_quiet():
+            if sock is None and (request.method in IDEMPOTENT or upstream.is_quiet()):
                 self._send(upstream, request)
                 return
             self.forget(upstream)
-        self.begin_dial(backend)
+        if sock is None:
+            self.begin_dial(backend)
+        else:
+            self.connected(sock)
 
     def begin_dial(self, backend: Backend) -> None:
         """Make a new connection to the service."""

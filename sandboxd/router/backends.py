@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable
 from typing import Protocol
 
 from sandboxd.router.dialer import Stock
+from sandboxd.router.knocking import Knock
 from sandboxd.router.loop import Loop
 from sandboxd.routing.balance import Candidate, pick
 from sandboxd.routing.orders import Traffic
@@ -92,7 +93,20 @@ class Backend:
     """One endpoint. family: which of 127.0.0.1 and ::1 answered last. peers: all replicas, of the first one. refused_until:
     a replica that took no connection. size, last, known, whole: see `Upstream`."""
 
-    __slots__ = ("_stock", "endpoint", "env", "family", "known", "last", "loop", "peers", "refused_until", "size", "whole")
+    __slots__ = (
+        "_stock",
+        "endpoint",
+        "env",
+        "family",
+        "knock",
+        "known",
+        "last",
+        "loop",
+        "peers",
+        "refused_until",
+        "size",
+        "whole",
+    )
 
     def __init__(self, endpoint: Endpoint, env: Env, loop: Loop) -> None:
         self.endpoint = endpoint
@@ -101,6 +115,7 @@ class Backend:
         self.family: int = socket.AF_INET
         self.peers: list[Backend] = []
         self.refused_until = 0.0
+        self.knock: Knock | None = None
         self._stock: Stock | None = None
         self.size = self.whole = 0
         self.last = b"\0"

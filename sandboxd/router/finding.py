@@ -15,6 +15,7 @@ import msgspec
 from sandboxd.router.access import is_local
 from sandboxd.router.backends import Backend
 from sandboxd.router.exchange import Exchange
+from sandboxd.router.knocking import Knock
 from sandboxd.router.newest import UNASKED
 from sandboxd.router.turns import Turn
 from sandboxd.routing import links, pages
@@ -181,28 +182,38 @@ class Finding(Exchange):
     def route(self, request: Request, backend: Backend, rule: Rule | None) -> None:
         """What the env's state allows; called again for a held request when the table changed."""
         endpoint = backend.endpoint
-        if endpoint.state == "ready":
-            if self.state == HELD:
-                self.router.held.discard(self)
-            self.admitted, self.host = backend, request.host
-            if endpoint.max_connections and backend in self.upstreams:
-                self.forget(self.upstreams[backend])  # of a time when it did not bound them
-            if rule is not None or endpoint.group or endpoint.share == "link":
-                self.admitted = None  # the next one may go elsewhere
-                if rule is not None and rule.strip:
-                    request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))
-            self.state = BUSY
-            self.moved = -1  # the first tick sets the deadline
-            self.ask(request, backend)
+        knock = backend.knock
+        sock = knock.give(self) if knock is not None else None
+        if endpoint.state == "ready" or sock is not None:
+            self.go(request, backend, rule, sock)
         elif endpoint.state in ("starting", "asleep"):
             if endpoint.state == "asleep":
                 self.router.rouse(endpoint.env_id)
             if self.state != HELD:
                 self.hold()
+            if endpoint.early and knock is None:
+                backend.knock = Knock(backend, self)
+                backend.knock.start()
         elif endpoint.state == "stopped":
             self.send_away(partial(pages.stopped, endpoint.name, endpoint.reason))
         else:
             self.send_away(partial(pages.failed, endpoint.name, endpoint.reason))
+
+    def go(self, request: Request, backend: Backend, rule: Rule | None, sock: _socket.socket | None = None) -> None:
+        """To what is ready. sock: the connection that showed that it is."""
+        endpoint = backend.endpoint
+        if self.state == HELD:
+            self.router.held.discard(self)
+        self.admitted, self.host = backend, request.host
+        if endpoint.max_connections and backend in self.upstreams:
+            self.forget(self.upstreams[backend])  # of a time when it did not bound them
+        if rule is not None or endpoint.group or endpoint.share == "link":
+            self.admitted = None  # the next one may go elsewhere
+            if rule is not None and rule.strip:
+                request = msgspec.structs.replace(request, target=stripped(request.target, rule.path))
+        self.state = BUSY
+        self.moved = -1  # the first tick sets the deadline
+        self.ask(request, backend, sock)
 
     def turn(self, backend: Backend) -> Turn:
         """A place in the line for a connection to an env that bounds them."""

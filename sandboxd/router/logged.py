@@ -93,10 +93,10 @@ class Logged(Client):
         self.went = backend
         super().route(request, backend, rule)
 
-    def ask(self, request: Request, backend: Backend) -> None:
+    def ask(self, request: Request, backend: Backend, sock: _socket.socket | None = None) -> None:
         """The same, without detours."""
         self.went = backend
-        super().ask(request, backend)
+        super().ask(request, backend, sock)
 
     def _send(self, upstream: Upstream, request: Request) -> None:
         if self.since:

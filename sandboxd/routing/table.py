@@ -28,7 +28,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     reach no other env. group: of an env with replicas the id of the first, which all of them share; replica: its number there;
     draining: no new request is to go there; sticky: browsers stay with the replica that they were sent to. max_connections: of
     all services of the env together, 0: any. share: as in a spec, "": nothing was said;
-    token: what shows that somebody has its link.
+    token: what shows that somebody has its link. early: one that is starting, and is ready as soon as it listens on its port:
+    a request that waits may find that out by itself.
     """
 
     env_id: str
@@ -48,6 +49,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 0
     share: Literal["", "private", "box", "link"] = ""
     token: str = ""
+    early: bool = False
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

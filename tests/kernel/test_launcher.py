@@ -250,7 +250,7 @@ def test_many_descriptors_and_a_large_plan_arrive(tmp_path: Path) -> None:
         try:
             ends = {name: {"stdin": null, "stdout": write, "stderr": null} for name in ["web", *names]}
             given = InitFds(control=null, dial=null, exits=null, logs={name: (null, null) for name in names}, attach=ends)
-            launched = await launcher.launch(made, lambda: given)
+            launched = await launcher.launch(made, lambda _: given)
             os.close(write)
             found = b""
             while not found.endswith(b"\n"):
@@ -277,7 +277,7 @@ def test_a_cancelled_launch_leaves_nothing(tmp_path: Path) -> None:
         try:
             given = InitFds(control=null, dial=null, exits=null, attach={"web": {"stdout": null}})
             async with asyncio.timeout(delay):
-                launched = await walls.launcher.launch(walls.planned(["/bin/true"]), lambda: given)
+                launched = await walls.launcher.launch(walls.planned(["/bin/true"]), lambda _: given)
             signal.pidfd_send_signal(launched.pidfd, signal.SIGKILL)
             os.close(launched.pidfd)
             os.close(launched.diag)

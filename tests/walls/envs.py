@@ -200,7 +200,7 @@ class Walls:
                 logs={"web": (files[1], files[2])},
                 attach={"web": {"stdout": write_out, "stderr": write_err}},
             )
-            launched = self.runner.run(self.launcher.launch(made, lambda: given))
+            launched = self.runner.run(self.launcher.launch(made, lambda _: given))
         except BaseException:
             for end in (read_out, read_err):
                 os.close(end)

@@ -32,6 +32,7 @@ def made(tmp_path):
         started=1.0,
         rundir=SimpleNamespace(envs_dir=tmp_path),
         adopted=True,
+        coming={},
         web=None,
         actors={"e": SimpleNamespace(record=record)},
         demand=SimpleNamespace(doors=dict),

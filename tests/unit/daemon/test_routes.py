@@ -6,9 +6,10 @@ from msgspec import structs
 from sandboxd.daemon.routes import Ground, route_table
 from sandboxd.lifecycle import events as ev
 from sandboxd.routing.table import Routes
-from sandboxd.spec import Limits, Network, RouteRule, Service
-from tests.unit.lifecycle.test_machine import LAUNCHED, TWO, WEB, exited, fresh, run, started
+from sandboxd.spec import Limits, Network, Ready, Replicas, RouteRule, Service
+from tests.unit.lifecycle.test_machine import INIT, LAUNCHED, TWO, WEB, exited, fresh, run, started
 
+BORN = ev.Launched(init=structs.replace(INIT, netns_cookie=4711), walls={})
 IDLE = ev.SuspendAsked(by="idle", since=90.0)
 
 
@@ -123,3 +124,35 @@ def test_a_base_domain_is_beside_localhost_and_no_second_name():
     }
     assert routes.is_ruled(b"pub.localhost")
     assert routes.choose(b"pub.localhost", b"/", b"", 0.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("service", "parts", "is_early"),
+    [
+        ({}, {}, True),
+        ({"ready": Ready(timeout=3.0)}, {}, True),
+        ({"ready": Ready(http="/healthz")}, {}, False),
+        ({"ready": Ready(command="true")}, {}, False),
+        ({"port": None}, {}, False),
+        ({}, {"limits": Limits(max_connections=1)}, False),
+        ({}, {"network": Network(mode="host")}, False),
+        ({}, {"scale": Replicas(min=2, max=3)}, False),
+    ],
+)
+def test_a_request_may_find_out_by_itself_what_only_has_to_listen(service, parts, is_early):
+    record, _ = run(fresh({"web": structs.replace(WEB["web"], **service)}, **parts), ev.Admitted())
+    coming = route_table([record], Ground("localhost", "/s", 30.0, coming={record.id: 4711}), version=1).endpoints[0]
+    assert (coming.state, coming.early) == ("starting", is_early)
+    assert coming.netns_cookie == (4711 if parts.get("network") is None else 0)
+    assert not table(record)[0].endpoints[0].early, "nobody knows its network as yet"
+    for events in ([BORN], [BORN, started("web")]):
+        assert table(run(record, *events)[0])[0].endpoints[0].early is is_early
+    ready = [BORN, started("web"), ev.ServiceReady(service="web")]
+    assert not table(run(record, *ready)[0])[0].endpoints[0].early
+
+
+def test_of_a_launch_that_went_well_the_table_tells_nothing_new():
+    record, _ = run(fresh(WEB), ev.Admitted())
+    before = route_table([record], Ground("localhost", "/s", 30.0, coming={record.id: 4711}), version=1)
+    after = route_table([run(record, BORN, started("web"))[0]], Ground("localhost", "/s", 30.0), version=1)
+    assert before == after
