@@ -65,7 +65,7 @@ class Demand:
         self._doors: dict[str, Door] = {}
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._not_before: dict[str, float] = {}
-        self._leaving = False
+        self._ending: set[str] = set()  # templates that are being removed
         found = []
         for data in supervisor.journal.templates():
             try:
@@ -132,8 +132,19 @@ class Demand:
         self.supervisor.routes_changed()
         self.tend(template.id)
 
-    def unregister(self, name: str) -> None:
-        """Forget it; its envs that have a key live on. Raises StoreFailed."""
+    async def end(self, template: Template, made: list[str]) -> None:
+        """Remove these envs of it, and then itself: a daemon that dies in between leaves a template that can be removed once
+        more, not envs of none. Raises StoreFailed."""
+        actors = self.supervisor.actors
+        self._ending.add(template.id)
+        try:
+            await asyncio.gather(*(self.supervisor.remove(actors[env_id]) for env_id in made if env_id in actors))
+            if template.id in self.templates:
+                self._unregister(template.id)
+        finally:
+            self._ending.discard(template.id)
+
+    def _unregister(self, name: str) -> None:
         self.supervisor.journal.remove_template(name)
         del self.templates[name]
         self._doors.pop(name, None)
@@ -203,7 +214,9 @@ class Demand:
         held = self._held.get((template.id, key))
         if held is not None and not is_free(held.record, self.supervisor.clock.now()):
             return held, False
-        if self._leaving or self.supervisor.end_all:
+        if template.id in self._ending:
+            raise NotFound(f"template {template.name} is being removed", hint="`sandbox template ls` lists those that stay")
+        if self.supervisor.end_all:
             raise QueueFull("sandboxd is about to end", limit="leaving", retry_after=5)
         asks = source and network_of(source)
         made = self._of(template.id)
@@ -293,7 +306,7 @@ class Demand:
         for actor in free:
             if actor.record.state not in ENDED and (spec is None or actor.record.spec != spec):
                 actor.post(ev.RemoveAsked())
-        if template is None or not self.supervisor.adopted or self._leaving or self.supervisor.end_all:
+        if template is None or name in self._ending or not self.supervisor.adopted or self.supervisor.end_all:
             return
         if time.monotonic() < self._not_before.get(name, 0.0) or self.supervisor.admission.waiting:
             return
@@ -310,7 +323,7 @@ class Demand:
     async def run(self) -> None:
         """Keep warm what is to be, and the pools as large as they are to be, until the daemon leaves."""
         while True:
-            for name in list(self.templates):
+            for name in {*self.templates, *self._made}:
                 self.tend(name)
             now = self.supervisor.clock.now()
             for actor in list(self.supervisor.actors.values()):

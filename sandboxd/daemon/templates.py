@@ -125,9 +125,7 @@ class TemplateRequests:
                 state="used",
             )
         made = [record.id for record in demand.made_of(template.id)]
-        demand.unregister(template.id)
-        actors = self.supervisor.actors
-        await asyncio.gather(*(self.supervisor.remove(actors[env_id]) for env_id in made if env_id in actors))
+        await asyncio.shield(self.supervisor.own(demand.end(template, made), name=f"end-{template.id}"))  # who asked may leave
         await self.supervisor.routes_told()
         return m.UnregisterReply(removed=made)
 

@@ -80,6 +80,7 @@ KINDS = {"keys": kinds.keys, "replicas": kinds.replicas, "sleep": kinds.sleep, "
 # In a run of length each point that there is, as they come.
 FEW = [
     ("keys", "after Demand._make Template"),
+    ("keys", "after Journal.remove"),
     ("replicas", "before Scaling._remove Actor"),
     ("sleep", "after stop"),
     ("ways", "before Ways.push"),
