@@ -24,8 +24,8 @@ LIMITS, QUOTA = "limits", "quota"
 TABLES: dict[str, type[msgspec.Struct]] = {LIMITS: Limits, QUOTA: Quotas}
 # What a daemon takes on while it runs. The rest is built into processes: the router's outlive their daemon.
 LIVE = frozenset({
-    "listen", "pool", "max_envs", "max_starting", "max_memory", "queue", "queue_wait", "memory_reserve", "memory_critical",
-    "log_limit", "hold", "resolvers", *TABLES,
+    "listen", "pool", "pool_memory", "max_envs", "max_starting", "max_memory", "queue", "queue_wait", "memory_reserve",
+    "memory_critical", "log_limit", "hold", "resolvers", *TABLES,
 })  # fmt: skip
 SIZES = frozenset({"memory", "memory_high", "disk", "io_read", "io_write"})
 ROUTERS = frozenset({

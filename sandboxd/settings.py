@@ -26,7 +26,8 @@ LOG_HINT = "see its log: `journalctl --user -u sandboxd` where it is an installe
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """One daemon's places and ceilings. pool: parked children kept ready.
+    """One daemon's places and ceilings. pool: parked children kept ready. pool_memory: bytes that those kept for bursts which
+    templates expect may take (None: a twentieth of the host's).
 
     max_envs, max_starting: live envs, and such that start, at once. max_memory: bytes that the memory limits of all may add up
     to. queue, queue_wait: how many may wait for their turn, and for how many seconds. memory_reserve, memory_critical: bytes of
@@ -54,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     listen: list[str]
     pool: int = 4
+    pool_memory: int | None = None
     max_envs: int = 1000
     max_starting: int = 64
     max_memory: int | None = None
@@ -337,6 +339,7 @@ KINDS: dict[str, Kind] = {
     "listen": Words(check_listen, list, 1),
     "base_domain": Domain(),
     "pool": Whole(0, 256),
+    "pool_memory": Bytes(),
     "max_envs": Whole(1, 100_000),
     "max_starting": Whole(1, 100_000),
     "max_memory": Bytes(),

@@ -224,7 +224,8 @@ class OnDemand(Struct, frozen=True, kw_only=True):
     "header:NAME": a header.
     create: whether a request may make an env for a key of its own choosing (a cookie is none); else only `sandbox ensure` does.
     max: envs at once; per_user: those made for one address; rate: new ones a minute for one address (0: no bound).
-    warm: envs kept started for keys to come. waiting_page: browsers see a page while their env starts.
+    warm: envs kept started for keys to come. burst: places for so many keys at once are kept ready, in which nothing of the env
+    runs as yet. waiting_page: browsers see a page while their env starts.
     """
 
     key: Annotated[str | list[str], Meta(description="cookie, ip, token, host, sni, path or header:NAME")]
@@ -233,6 +234,7 @@ class OnDemand(Struct, frozen=True, kw_only=True):
     per_user: Annotated[int, Meta(ge=1)] | None = None
     rate: Annotated[int, Meta(ge=0, description="new envs a minute")] = 60
     warm: Annotated[int, Meta(ge=0)] = 0
+    burst: Annotated[int, Meta(ge=0, description="new keys expected at once")] = 0
     strip: bool = False
     waiting_page: bool = False
 

@@ -29,6 +29,7 @@ COLUMNS: Columns = {
     "KEY": lambda info: ", ".join(info.keys),
     "ENVS": lambda info: f"{info.envs}/{info.max}",
     "WARM": lambda info: f"{info.warm_ready}/{info.warm}",
+    "BURST": lambda info: f"{info.burst_ready}/{info.burst}",
     "URL": lambda info: info.url or "",
     "WORKSPACE": lambda info: info.workspace or "",
 }

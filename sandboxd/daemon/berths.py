@@ -66,6 +66,11 @@ class Berths:
         self.fill_soon()
         return env_id
 
+    @property
+    def ready(self) -> int:
+        """How many are there."""
+        return len(self._ready)
+
     def ids(self) -> set[str]:
         """Those that have a place and no directory of their own as yet."""
         return {*self._ready, *self._taken}

@@ -83,6 +83,7 @@ async def build(actor: "Actor", start: list[str], attach: dict[str, dict[str, in
     finally:
         for fd in opened:
             os.close(fd)
+    supervisor.pooling.learn(record.template, launched.shape)
     if supervisor.router is not router:  # it has died meanwhile; to the next one this env was none to be reached as yet
         await republish(supervisor.router, record)
     return Built(

@@ -10,9 +10,11 @@ from sandboxd.daemon.accepting import check_reach
 from sandboxd.daemon.control import Call
 from sandboxd.daemon.envs import EnvRequests
 from sandboxd.daemon.making import checked_spec, handed_on, owner_of, record_of
+from sandboxd.daemon.pooling import NO_ENV
 from sandboxd.daemon.routes import is_asleep
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import InvalidState, NameTaken, QuotaExceeded, UsageError
+from sandboxd.launch.parked import shape_for
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle import sharing
 from sandboxd.lifecycle.demand import Template, is_warm, spec_of
@@ -22,7 +24,6 @@ from sandboxd.protocol import messages as m
 from sandboxd.routing.keys import cookie_name, cookie_value, named_key
 
 MOST = 64  # templates of one user of many
-NO_ENV = "0" * 32  # an id that is none's
 
 
 class TemplateRequests:
@@ -48,6 +49,8 @@ class TemplateRequests:
             warm=rule.warm,
             envs=sum(1 for record in made if record.key),
             warm_ready=len(ready),
+            burst=rule.burst,
+            burst_ready=self.supervisor.pooling.ready(template) if rule.burst else 0,
             url=f"http://{name}.{self.supervisor.base}",
             workspace=template.spec.workspace.path,
             created=rfc3339(template.created) or "",
@@ -73,7 +76,7 @@ class TemplateRequests:
         environ = handed_on(params.environ)
         record = record_of(spec, spec.name, environ, params.directory, owner)
         # What none of its envs could be made for is told to who registers it, not to each request.
-        building.make_plan(self.supervisor, record, self.supervisor.rundir.env_dir(NO_ENV), [])
+        made = building.make_plan(self.supervisor, record, self.supervisor.rundir.env_dir(NO_ENV), [])
         accepted = check_reach(self.supervisor.journal, record, accept=params.accept) if params.accept is not None else []
         template = Template(
             name=spec.name,
@@ -96,9 +99,12 @@ class TemplateRequests:
             template = replace(template, created=before.created)
         elif record.user and len([one for one in demand.templates.values() if one.owner == record.owner]) >= MOST:
             raise QuotaExceeded(f"{MOST} templates are there, which is all that one user may have", hint="sandbox template rm")
+        self.supervisor.pooling.check(template)
         changed = template != before
         if changed:
             demand.register(template)
+            self.supervisor.pooling.learn(template.id, shape_for(made))
+            self.supervisor.pooling.tend()
             await self.supervisor.routes_told()
         return m.RegisterReply(template=self.info(template), changed=changed)
 

@@ -13,10 +13,8 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import msgspec
 
 from sandboxd.errors import KernelError, LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
@@ -25,12 +23,12 @@ from sandboxd.isolation.plan import LaunchPlan, default_profile, default_walls
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, pidfd
 from sandboxd.launch.groups import Groups
-from sandboxd.launch.initevents import InitStatus, as_init_status
+from sandboxd.launch.initevents import as_init_status
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message, framed
 from sandboxd.launch.orders import Orders
 from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
-from sandboxd.launch.parked import Parked, Shape, demand, failure_of, gone, shape_of, unreceived
+from sandboxd.launch.parked import Launched, Parked, Shape, demand, failure_of, gone, missing, shape_of, surplus, unreceived
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -50,32 +48,14 @@ CROWD = len(os.sched_getaffinity(0))  # so many launches at once leave no core f
 SETTLE = 0.5  # seconds; mounts come in bursts, and each change makes every parked child stale
 
 
-class Launched(msgspec.Struct, frozen=True, kw_only=True):
-    """An env's pid 1. pidfd: the receiver's to close, as is diag, which sees what listens inside (-1: there is none).
-
-    start_time: clock ticks. netns_cookie: read before its plan came. walls: those that were proven from inside, after they
-    were raised. status: of its services; None: init's greeting tells. group: the path of its control group, "" where there are
-    none; the receiver's to remove.
-    """
-
-    pid: int
-    pidfd: int
-    start_time: int
-    boot_id: str
-    netns_cookie: int
-    walls: frozenset[str]
-    status: InitStatus | None = None
-    group: str = ""
-    diag: int = -1
-
-
 class Launcher:
     """One launcher program and the children it has parked. on_death: called once when the program ends unasked."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, *, pool: int) -> None:
         self.process = process
         self.on_death: Callable[[], None] | None = None
-        self.wanted, self.launching = pool, 0
+        self.usual, self.launching = pool, 0
+        self.kept: Mapping[Shape, int] = {}  # of shapes of their own, besides the usual number of those like the last one
         self.boot_id = pidfd.boot_id()
         self.parked: list[Parked] = []
         self.asked: list[tuple[Shape, Take, str]] = []  # with the path of its control group
@@ -128,7 +108,7 @@ class Launcher:
 
     def begin(self, groups: Groups | None, host: HostFacts, *, pool: int) -> None:
         """Have that many children parked, each in a control group of its own where there are some."""
-        self.groups, self.wanted, self.shape = groups, pool, usual(host)
+        self.groups, self.usual, self.shape = groups, pool, usual(host)
         self.fill()
 
     @property
@@ -137,9 +117,18 @@ class Launcher:
         return self.process.pid
 
     @property
+    def wanted(self) -> int:
+        """How many parked children are to be kept."""
+        return sum(self.targets().values())
+
+    @property
     def pool(self) -> int:
         """How many parked children are ready now."""
         return sum(child.is_ready for child in self.parked)
+
+    def ready_of(self, shape: Shape | None) -> int:
+        """Those of that shape."""
+        return sum(child.is_ready and child.shape == shape for child in self.parked)
 
     async def launch(
         self, plan: LaunchPlan, given: Callable[[int], InitFds], limit: Callable[[str], None] | None = None
@@ -183,6 +172,7 @@ class Launcher:
                 walls=proven,
                 status=status,
                 group=child.group,
+                shape=shape,
             )
         except TimeoutError as error:
             raise LaunchFailed(
@@ -203,16 +193,16 @@ class Launcher:
 
     def expect(self) -> None:
         """An env will be asked for in a moment: begin its child now if none is parked, while the caller is still planning."""
-        if self.shape is not None and not self.parked and not self.asked:
+        if self.shape is not None and not self.asked and not any(child.shape == self.shape for child in self.parked):
             self.failure = None
             self.ask(self.shape, self.adopt)
 
-    def resize(self, pool: int) -> None:
-        """Keep that many parked from now on; those that are too many end now."""
-        if pool == self.wanted:
+    def resize(self, pool: int, kept: Mapping[Shape, int] | None = None) -> None:
+        """Keep that many parked from now on, and of these shapes at least so many; those that are too many end now."""
+        if (pool, kept or {}) == (self.usual, self.kept):
             return
-        self.wanted = pool
-        for child in self.parked[pool:]:
+        self.usual, self.kept = pool, kept or {}
+        for child in surplus(self.parked, self.targets()):
             self.drop(child)
         if self.filling is None:
             self.filling = self.loop.call_later(QUIET, self.fill)
@@ -243,13 +233,23 @@ class Launcher:
     def fill(self) -> None:
         """Ask for what the pool lacks, one after another; after a failure, or for who waits now, not before a launch's end."""
         self.filling = None
-        for child in [child for child in self.parked if child.shape != self.shape]:
+        targets = self.targets()
+        for child in [child for child in self.parked if child.shape not in targets]:
             self.drop(child)
-        if self.shape is None or self.failure is not None or self.launching >= CROWD:
+        if self.failure is not None or self.launching >= CROWD:
             return
         is_coming = any(take == self.adopt for _, take, _ in self.asked) or not all(child.is_ready for child in self.parked)
-        if len(self.parked) < self.wanted and not is_coming:
-            self.ask(self.shape, self.adopt)
+        shape = None if is_coming else missing(self.parked, targets)
+        if shape is not None:
+            self.ask(shape, self.adopt)
+
+    def targets(self) -> dict[Shape, int]:
+        """How many are to be parked of each shape, the usual one first."""
+        if self.shape is None:
+            return {}
+        return {self.shape: max(self.usual, self.kept.get(self.shape, 0))} | {
+            shape: count for shape, count in self.kept.items() if shape != self.shape
+        }
 
     def adopt(self, made: Parked | SandboxdError) -> None:
         """A child for the pool, or why there is none."""
@@ -269,8 +269,8 @@ class Launcher:
 
     def take(self, shape: Shape) -> Parked | None:
         """The oldest parked child that fits, out of the pool; one that is still building its base is better than a new one."""
-        fitting = [child for child in self.parked if child.shape == shape]
-        child = next((child for child in fitting if child.is_ready), next(iter(fitting), None))
+        child = next((child for child in self.parked if child.is_ready and child.shape == shape), None)
+        child = child or next((child for child in self.parked if child.shape == shape), None)
         if child is not None:
             child.on_change = None
             self.parked.remove(child)

@@ -7,21 +7,43 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from sandboxd.errors import LaunchFailed, WallUnavailable
-from sandboxd.isolation.parking import halves
+from sandboxd.isolation.parking import halves, parts
 from sandboxd.isolation.plan import LaunchPlan, Profile
 from sandboxd.isolation.steps import Step
 from sandboxd.kernel import fds, pidfd
+from sandboxd.launch.initevents import InitStatus
 from sandboxd.launch.line import Line, Message
 
 HINT_UNPROVEN = "the launcher may be of another version: `sandbox daemon stop`, and it is started anew"
 WALL_HINT = "`sandbox doctor` tells what this host offers; --isolation asks for less by name"
 Shape = tuple[Profile, bytes, bytes]  # with the JSON of the base and of what pid 1 does ahead
 Load = tuple[bytes, list[int]]
+
+
+class Launched(msgspec.Struct, frozen=True, kw_only=True):
+    """An env's pid 1. pidfd: the receiver's to close, as is diag, which sees what listens inside (-1: there is none).
+
+    start_time: clock ticks. netns_cookie: read before its plan came. walls: those that were proven from inside, after they
+    were raised. status: of its services; None: init's greeting tells. group: the path of its control group, "" where there are
+    none; the receiver's to remove. shape: of the child that it was made from.
+    """
+
+    pid: int
+    pidfd: int
+    start_time: int
+    boot_id: str
+    netns_cookie: int
+    walls: frozenset[str]
+    status: InitStatus | None = None
+    group: str = ""
+    diag: int = -1
+    shape: Shape | None = None
 
 
 class Parked:
@@ -128,6 +150,28 @@ def shape_of(profile: Profile, base: Sequence[Step], ahead: Sequence[Step]) -> S
             _bases.clear()
         found = _bases[id(base)] = base, msgspec.json.encode(view), network
     return profile, found[1], msgspec.json.encode((found[2], ahead))
+
+
+def shape_for(plan: LaunchPlan) -> Shape:
+    """What a child has to be good for that takes this plan."""
+    return shape_of(plan.profile, plan.base, parts(plan.steps, parked=plan.profile.namespaces).ahead)
+
+
+def missing(parked: Iterable[Parked], targets: Mapping[Shape, int]) -> Shape | None:
+    """Of what shape the next one is to be made; None: enough are there."""
+    there = Counter(child.shape for child in parked)
+    return next((shape for shape, count in targets.items() if there[shape] < count), None)
+
+
+def surplus(parked: Iterable[Parked], targets: Mapping[Shape, int]) -> list[Parked]:
+    """Those beyond what is to be there, the newest of them."""
+    there: Counter[Shape] = Counter()
+    found = []
+    for child in parked:
+        there[child.shape] += 1
+        if there[child.shape] > targets.get(child.shape, 0):
+            found.append(child)
+    return found
 
 
 def failure_of(what: str, described: list[str], answer: Message) -> LaunchFailed | WallUnavailable:

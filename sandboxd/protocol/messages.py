@@ -48,8 +48,7 @@ class ServiceInfo(Reply, frozen=True, kw_only=True):
 
 
 class PortInfo(Reply, frozen=True, kw_only=True):
-    """A port of an env and how it is reached: `url` for HTTP by name, `address` for a published host address, `routes` for
-    requests that rules of the env send there."""
+    """A port of an env, reached by `url` (HTTP), a published host `address`, or `routes` (rules of the env)."""
 
     service: str
     port: int
@@ -129,7 +128,7 @@ class EnvInfo(Reply, frozen=True, kw_only=True):
 
 
 class TemplateInfo(Reply, frozen=True, kw_only=True):
-    """A template: `on_demand` of its spec, how many envs have a key (envs), how many of the `warm` are ready for one."""
+    """A template: `on_demand` of its spec, envs that have a key, how many `warm` ones and places for a `burst` are ready."""
 
     name: str
     owner: int | None = None
@@ -141,6 +140,8 @@ class TemplateInfo(Reply, frozen=True, kw_only=True):
     warm: int = 0
     envs: int = 0
     warm_ready: int = 0
+    burst: int = 0
+    burst_ready: int = 0
     url: str | None = None
     workspace: str | None = None
     created: str = ""

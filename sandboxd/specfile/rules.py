@@ -331,10 +331,17 @@ def on_demand(spec: EnvSpec) -> Iterator[Problem]:
             yield Problem((*path, "key"), f"{shown(kind)} is no key", KEY_HINT)
     if len({kind.partition(":")[0] for kind in made.keys}) < len(made.keys):
         yield Problem((*path, "key"), "two keys are of one kind", "each kind is tried once, in turn")
-    for key, low, high in (("max", 1, MAX_MADE), ("warm", 0, made.max), ("rate", 0, 1 << 20), ("per_user", 1, MAX_MADE)):
+    bounds = {
+        "max": (1, MAX_MADE),
+        "warm": (0, made.max),
+        "burst": (0, made.max),
+        "rate": (0, 1 << 20),
+        "per_user": (1, MAX_MADE),
+    }
+    for key, (low, high) in bounds.items():
         count = getattr(made, key)
         if count is not None and not low <= count <= high:
-            most = "max, which counts them too" if key == "warm" else str(high)
+            most = {"warm": "max, which counts them too", "burst": "max, as no more envs may be made"}.get(key, str(high))
             yield Problem((*path, key), f"{count} is out of range", f"{key} is a whole number from {low} to {most}")
     if made.strip and "path" not in made.keys:
         yield Problem((*path, "strip"), "there is nothing to strip", 'it goes with key = "path"')

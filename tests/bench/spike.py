@@ -3,7 +3,7 @@
 Ours is a template whose key is the host name: the router holds each request while its env is made. Held against the usual way
 with the same server: a Node proxy that starts one behind bwrap's walls, or in a podman container, for each new host name. The
 servers are busybox httpd, so that their own start hides nothing, and a Python application, with and without 20 kept warm. Of
-busybox also with SANDBOXD_POOL as large as the spike: places are ready, no env is.
+busybox also with a template that expects the burst: places are ready, no env is.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from tests.daemons import Daemon
 
 ROUNDS = 3
 WARM = 20
-MOST_PLACES = 256  # as SANDBOXD_POOL may say
 FIRST_PORT = 20_000
 PATIENCE = 120.0
 PORT = "@PORT@"
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
                 f"sandboxd, warm = {kept}": partial(ours, workspace, server, count, kept) for kept in warm
             }
             if server is busybox:
-                subjects["sandboxd, warm = 0, a pool of as many"] = partial(ours, workspace, server, count, 0, pool=count)
+                subjects[f"sandboxd, warm = 0, burst = {count}"] = partial(ours, workspace, server, count, 0, expected=count)
             if shutil.which("node"):
                 subjects |= peers(workspace, server, count)
             bursts: dict[str, list[Burst]] = {subject: [] for subject in subjects}
@@ -105,14 +104,13 @@ def on(port: int, argv: Sequence[str]) -> list[str]:
     return [word.replace(PORT, str(port)) for word in argv]
 
 
-def ours(workspace: Path, server: Server, count: int, warm: int, *, pool: int = 0) -> Burst:
-    """A daemon of its own, whose template has no env yet but those that are kept warm; nothing may be left of it. pool: of
-    places kept ready, 0: the usual few."""
-    from sandboxd.protocol.messages import List, Register, Status, Templates, Unregister
+def ours(workspace: Path, server: Server, count: int, warm: int, *, expected: int = 0) -> Burst:
+    """A daemon of its own, whose template has no env yet but those that are kept warm; nothing may be left of it. expected: the
+    burst that the template tells of."""
+    from sandboxd.protocol.messages import List, Register, Templates, Unregister
     from sandboxd.spec import EnvSpec, OnDemand, Service, Workspace
 
-    places = {"SANDBOXD_POOL": str(min(pool, MOST_PLACES))} if pool else {}
-    daemon = Daemon(SANDBOXD_MAX_ENVS=str(2 * count + WARM), SANDBOXD_QUEUE=str(count), **places)
+    daemon = Daemon(SANDBOXD_MAX_ENVS=str(2 * count + WARM), SANDBOXD_QUEUE=str(count), SANDBOXD_POOL_MEMORY="4g")
     try:
         daemon.start()
         with daemon.client() as client:
@@ -120,11 +118,11 @@ def ours(workspace: Path, server: Server, count: int, warm: int, *, pool: int = 
                 name="spike",
                 services={"web": Service(command=on(8080, server(workspace)), port=8080)},
                 workspace=Workspace(path=str(workspace)),
-                on_demand=OnDemand(key="host", create=True, max=count + WARM, rate=0, warm=warm),
+                on_demand=OnDemand(key="host", create=True, max=count + WARM, rate=0, warm=warm, burst=expected),
             )
             client.call(Register(spec=spec, environ=ENVIRON))
             rest(lambda: client.call(Templates()).templates[0].warm_ready >= warm)
-            rest(lambda: client.call(Status()).pool >= min(pool, MOST_PLACES))
+            rest(lambda: client.call(Templates()).templates[0].burst_ready >= expected)
             found = burst(daemon.port, [f"k{number}.spike.localhost" for number in range(count)])
             client.call(Unregister(name="spike", force=True))
             rest(lambda: not client.call(List(all=True)).envs)

@@ -597,6 +597,24 @@ def test_the_pools_grow_with_a_burst(daemon):
         unregister(client, "burst")
 
 
+def test_places_are_kept_for_the_burst_that_a_template_expects(shared_daemon, client):
+    """Nothing of an env runs in them, they are filled again, and go with the template. What is too much is refused by name."""
+    with pytest.raises(QueueFull, match="may be kept ready"):
+        register(client, "sale", key="host", create=True, max=100_000, burst=100_000)
+    assert register(client, "sale", key="host", create=True, burst=7).burst == 7
+
+    def ready():
+        return client.call(m.Templates(name="sale")).templates[0].burst_ready
+
+    until(lambda: ready() == 7, "the places are there")
+    assert made(client, "sale") == []
+    assert "7/7" in shared_daemon.sandbox("template", "ls").stdout
+    assert {ask(shared_daemon, f"{key}.sale").status for key in "abc"} == {200}
+    until(lambda: ready() == 7, "they are filled again")
+    unregister(client, "sale")
+    until(lambda: client.call(m.Status()).pool <= 4, "the usual ones are left")
+
+
 TOML = """
 name = "shop"
 [services.web]

@@ -503,10 +503,22 @@ def test_frames_are_capped_on_both_sides() -> None:
 
 def test_the_hosts_network_is_shared_only_where_asked(tmp_path: Path) -> None:
     walls = Walls(tmp_path, pool=1, init="stand_in")
+    launcher = walls.launcher
+    shared = parked.shape_for(walls.planned(["/bin/true"], network=Network(mode="host")))
+
+    async def keep(count: int) -> None:
+        launcher.resize(1, {shared: count})
+
     try:
-        walls.runner.run(until(lambda: walls.launcher.pool == 1))
+        walls.runner.run(until(lambda: launcher.pool == 1))
         told(walls, network=Network(mode="host"))
-        assert walls.launcher.pool == 1, "the pool is for private networks and was not touched"
+        assert launcher.pool == 1, "the pool is for private networks and was not touched"
+        walls.runner.run(keep(2))  # a template expects so many
+        walls.runner.run(until(lambda: (launcher.ready_of(launcher.shape), launcher.ready_of(shared)) == (1, 2)))
+        told(walls, network=Network(mode="host"))
+        assert (launcher.ready_of(launcher.shape), launcher.ready_of(shared)) == (1, 1), "the one that fits was taken"
+        walls.runner.run(keep(1))
+        walls.runner.run(until(lambda: len(children_of(launcher.pid)) == launcher.pool == launcher.wanted == 2))
     finally:
         walls.close()
 

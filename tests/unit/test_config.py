@@ -23,8 +23,9 @@ def config(text: str, **environ: str) -> Config:
 
 def test_every_setting_can_be_said_in_both_ways_and_means_the_same() -> None:
     said = {
-        "listen": ('["127.0.0.1:1", "[::1]:2"]', "127.0.0.1:1, [::1]:2"), "pool": ("7", "7"), "max_envs": ("5", "5"),
-        "max_starting": ("6", "6"), "max_memory": ('"2g"', "2g"), "queue": ("0", "0"), "queue_wait": ('"1m30s"', "90"),
+        "listen": ('["127.0.0.1:1", "[::1]:2"]', "127.0.0.1:1, [::1]:2"), "pool": ("7", "7"), "pool_memory": ('"1g"', "1g"),
+        "max_envs": ("5", "5"), "max_starting": ("6", "6"), "max_memory": ('"2g"', "2g"),
+        "queue": ("0", "0"), "queue_wait": ('"1m30s"', "90"),
         "memory_reserve": ("1024", "1k"), "memory_critical": ('"1k"', "1024"), "log_limit": ('"1m"', "1048576"),
         "cgroup": ('"/sys/fs/cgroup/a"', "/sys/fs/cgroup//a/"), "hold": ("3", "3"), "router_workers": ("2", "2"),
         "trusted_proxies": ('["10.0.0.0/8", "::1"]', "10.0.0.0/8,::1"), "resolvers": ('["127.0.0.1:53"]', "127.0.0.1:53"),
