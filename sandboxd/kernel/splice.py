@@ -5,6 +5,7 @@ for the whole uid, pipe(7)) F_SETPIPE_SZ is EPERM and new pipes hold as little a
 """
 
 import _socket
+import ctypes
 import errno
 import fcntl
 import os
@@ -12,6 +13,7 @@ import socket
 import struct
 
 from sandboxd.errors import KernelError
+from sandboxd.kernel.libc import function
 
 SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE = 1, 2, 4
 SIOCOUTQ = 0x5411  # tcp(7): bytes sent and not yet acknowledged
@@ -19,6 +21,9 @@ SO_NETNS_COOKIE = 71
 TCP_CLOSE = 7  # include/net/tcp_states.h
 LINGER_OFF = struct.pack("ii", 0, 0)
 LINGER_RESET = struct.pack("ii", 1, 0)
+NOWHERE = bytes(16)  # a sockaddr of AF_UNSPEC
+
+_connect = function("connect", ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 
 def make_pipe(size: int) -> tuple[int, int, int]:
@@ -48,6 +53,19 @@ def unacknowledged(sock: _socket.socket) -> int:
 def reset_on_close(sock: _socket.socket) -> None:
     """Make close(2) send a reset instead of a FIN (socket(7), SO_LINGER with a time of zero)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+
+
+def renew(sock: _socket.socket) -> bool:
+    """Whether a socket whose connection both sides have ended is now as if it had never been connected.
+
+    connect(2): AF_UNSPEC dissolves the association. Only from TCP_CLOSE, where no packet, least of all a reset, comes of it.
+    """
+    try:
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_CLOSE:
+            return False
+    except OSError:
+        return False
+    return _connect(sock.fileno(), NOWHERE, len(NOWHERE)) == 0
 
 
 def is_fresh_tcp(sock: _socket.socket, family: int, cookie: int) -> bool:

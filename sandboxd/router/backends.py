@@ -5,6 +5,7 @@ same place (env, service, socket, namespace, port) and made anew when one of the
 env that was stopped and started again is never used for the new one. Imports routing.table and the dialer's Stock.
 """
 
+import _socket
 import random
 import socket
 from collections.abc import Container, Iterable
@@ -124,6 +125,10 @@ class Backend:
     def takes_more(self, now: float) -> bool:
         """Whether a replica is ready, did not hold the router up, and did not refuse lately."""
         return self.endpoint.state == "ready" and self.env.blocked_until <= now and self.refused_until <= now
+
+    def take_back(self, sock: _socket.socket) -> bool:
+        """Whether the socket of a connection that is over is kept for another one."""
+        return self._stock is not None and self._stock.take_back(sock)
 
     @property
     def stock(self) -> Stock:

@@ -16,10 +16,11 @@ from typing import Protocol
 
 from sandboxd.errors import ProtocolViolation
 from sandboxd.kernel import fds
-from sandboxd.kernel.splice import is_fresh_tcp, tame
+from sandboxd.kernel.splice import is_fresh_tcp, renew, tame
 from sandboxd.router.loop import LOST, READ, WRITE, Loop, Timer
 
 MOST_ASKED = 16
+MOST_RENEWED = 64
 MOST_UNANSWERED = 64
 MOST_WAITING = 4096
 FEW = 2
@@ -79,6 +80,18 @@ class Stock:
         self._level[family] = min(MOST_ASKED, self._level[family] * 2)
         if len(waiting) > self._coming[family]:
             self._ask(family)
+
+    def take_back(self, sock: _socket.socket) -> bool:
+        """Whether a socket whose connection is over serves another one: spares init a new one, and us all its checks.
+
+        What was found when it came still holds, and who kept a duplicate can do no more to it than before it was taken.
+        """
+        family = sock.family
+        ready = self._ready[family]
+        if self.over or not self._path or self._waiting[family] or len(ready) >= MOST_RENEWED or not renew(sock):
+            return False
+        ready.append(sock)
+        return True
 
     def forget(self, family: int, who: Waiting) -> None:
         """It no longer waits."""

@@ -149,6 +149,7 @@ class Exchange(Asking):
         if gone:  # else `client_drained` goes on
             self.busy = False
             self.upstream = None
+            upstream.ended = True
             self.exchanged(close=True, unread=False)
 
     def _interim(self, upstream: Upstream, request: Request, response: Response, end: int) -> bool:

@@ -43,6 +43,13 @@ class Watcher(Protocol):
         """Give up everything held, at once; called after on_event failed, or `stalled`."""
 
 
+class Hopeful(Watcher, Protocol):
+    """Who may get by without being told."""
+
+    def look(self) -> None:
+        """See whether what is waited for has come; if not, watch."""
+
+
 class Timer:
     """One call to come; `cancel` forgets it."""
 
@@ -68,6 +75,7 @@ class Loop:
         self._watchers: dict[int, Watcher] = {}
         self._timers: list[Timer] = []
         self._running = False
+        self._hopeful: list[Hopeful] = []
         self.batch = 0
         self._seen_batch = -1
         self._waiting = True
@@ -94,6 +102,10 @@ class Loop:
     def drop(self, fd: int) -> None:
         """The same for a descriptor that is about to be closed and that nobody else has: close(2) takes it out of the epoll."""
         self._watchers.pop(fd, None)
+
+    def after_batch(self, hopeful: Hopeful) -> None:
+        """Have it look once the events at hand are done with, which takes as long as many an answer; that spares two calls."""
+        self._hopeful.append(hopeful)
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call back once, at or after a monotonic time."""
@@ -128,6 +140,10 @@ class Loop:
                 except StalledError:
                     log.error("a call on descriptor %d did not return; its connection is given up", fd)
                     self._give_up(watcher, stalled=True)
+            if self._hopeful:
+                hopeful, self._hopeful = self._hopeful, []
+                for one in hopeful:
+                    self.on_behalf(one, one.look)
 
     def on_behalf(self, watcher: Watcher, call: Callable[[], None]) -> None:
         """Do what another's event, or a timer, brought about for `watcher`; where it fails, that one loses its connection."""

@@ -52,6 +52,7 @@ class Upstream(Side):
             "awaiting",
             "backend",
             "bodiless",
+            "ended",
             "head",
             "known",
             "last",
@@ -65,11 +66,13 @@ class Upstream(Side):
     )
 
     def __init__(self, loop: Loop, sock: _socket.socket, backend: Backend, asker: Asker) -> None:
-        super().__init__(loop, sock)
+        super().__init__(loop, sock, 0)
+        loop.after_batch(self)
         self.backend = backend
         self.asker = asker
         self.awaiting = False
         self.bodiless = False
+        self.ended = False
         self.repeated = False
         self.reused = False
         self.tunnelled = False
@@ -91,6 +94,13 @@ class Upstream(Side):
             self._read_head()
         else:
             super().on_event(mask)
+
+    def look(self) -> None:
+        """On a service that is quick, and others that had their turn since, the answer is there without any waiting."""
+        if self.open and self.awaiting:
+            self._read_head()
+        if self.open and self.awaiting:
+            self.want(self.mask | READ)
 
     def readable(self) -> None:
         """A head, a body, or the end."""
@@ -134,7 +144,8 @@ class Upstream(Side):
         except OSError:
             pass  # it is gone already
         self.open = False
-        self.sock.close()
+        if not self.ended or self.turn is not None or not self.backend.take_back(self.sock):
+            self.sock.close()
         self._uncount()
 
     def reset(self) -> None:

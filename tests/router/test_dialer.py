@@ -1,16 +1,18 @@
 """What an init may hand over, and what it may do with the duplicates it keeps: nothing of it harms another env.
 
-So of sandboxd.router.dialer and sandboxd.router.backends.
+So of sandboxd.router.dialer, sandboxd.router.backends and sandboxd.kernel.splice.
 """
 
 import contextlib
 import select
 import socket
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
 
+from sandboxd.kernel.splice import renew
 from sandboxd.router.dialer import is_established
 from tests.router.standin import Bench, Standin, rested, settle
 from tests.router.talk import Talk
@@ -143,3 +145,48 @@ def test_a_service_that_has_answered_and_closed_already_is_connected() -> None:
         assert is_established(sock, listener.getsockname()[1])
     with socket.socket() as alone:
         assert not is_established(alone, 1)
+
+
+def test_a_socket_whose_connection_both_sides_ended_is_as_new() -> None:
+    """What it had not read is gone with the connection; one that stands, or that one side has not ended, is left as it is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        other, _ = listener.accept()
+        assert not renew(sock)
+        other.sendall(b"unread")
+        other.close()
+        ended = select.poll()
+        ended.register(sock, select.POLLRDHUP)
+        assert ended.poll(30_000)
+        assert not renew(sock)
+        sock.shutdown(socket.SHUT_RDWR)
+        for _ in range(1000):  # no event tells of the last acknowledgement
+            if renew(sock):
+                break
+            time.sleep(0.01)
+        with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+            sock.connect(elsewhere.getsockname())
+            other, _ = elsewhere.accept()
+            with other:
+                sock.sendall(b"asked")
+                assert other.recv(16) == b"asked"
+                other.sendall(b"answered")
+                assert sock.recv(16) == b"answered"
+
+
+def test_connections_that_a_service_ends_leave_nothing_to_those_after_them(
+    bench: Bench, standin: Callable[..., Standin]
+) -> None:
+    """Their sockets serve others: each client has its own answer, whatever the service said behind the one before."""
+    shop = standin("shop", serve=[("answers", "127.0.0.1", 3000)])
+    bench.push([shop.endpoint()])
+    before = len(bench.descriptors())
+    for number in range(100):
+        body = b"answer %d" % number
+        told = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        more = [f"X-Repeat: {b'HTTP/1.1 200 OK'.hex()},{number}"] if number % 3 == 2 else []
+        with Talk(bench.connect()) as talk:
+            answer = talk.get("/", "shop.localhost", "Connection: close", f"X-Answer: {told.hex()}", *more)
+            assert (answer.status, answer.body) == (200, body)
+            assert talk.at_end()
+    assert bench.run(bench.handle.release(shop.env_id)) is True
+    settle(bench, before + 1)  # it asks the kernel whose a connection is by one that it keeps
