@@ -2,7 +2,7 @@
 
 A snapshot of the table is pure data; a Backend carries what outlives a snapshot. It is kept as long as the endpoint is the
 same place (env, service, socket, namespace, port) and made anew when one of these changed, so that a connection kept to an
-env that was stopped and started again is never used for the new one. Imports routing.table and the dialer's Stock.
+env that was stopped and started again is never used for the new one. Imports routing.table and Stock.
 """
 
 import _socket
@@ -11,9 +11,9 @@ import socket
 from collections.abc import Container, Iterable
 from typing import Protocol
 
-from sandboxd.router.dialer import Stock
 from sandboxd.router.knocking import Knock
 from sandboxd.router.loop import Loop
+from sandboxd.router.stock import Stock
 from sandboxd.routing.balance import Candidate, pick
 from sandboxd.routing.orders import Traffic
 from sandboxd.routing.requests import Request

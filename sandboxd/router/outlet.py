@@ -35,7 +35,6 @@ from sandboxd.kernel.nftables import RELAY, RELAY6
 from sandboxd.kernel.sockdiag import netns_cookie
 from sandboxd.router.bindings import Bindings
 from sandboxd.router.closing import reset
-from sandboxd.router.dialer import connect
 from sandboxd.router.forwarded import Forwarded
 from sandboxd.router.ledger import Ledger
 from sandboxd.router.listener import Accepted, Listener
@@ -50,6 +49,7 @@ from sandboxd.routing.outlets import Outlet as Given
 
 if TYPE_CHECKING:
     from sandboxd.router.egress import Egress
+from sandboxd.router.stock import connect
 
 MOST_PASSAGES = 2048  # connections of one env; what is over is reset
 MOST_WAYS, STANDS = 1024, 1.0  # decisions that are remembered; seconds, since this host may get another address

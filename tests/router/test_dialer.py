@@ -1,6 +1,6 @@
 """What an init may hand over, and what it may do with the duplicates it keeps: nothing of it harms another env.
 
-So of sandboxd.router.dialer, sandboxd.router.backends and sandboxd.kernel.splice.
+So of sandboxd.router.dialer, sandboxd.router.stock, sandboxd.router.backends and sandboxd.kernel.splice.
 """
 
 import contextlib
