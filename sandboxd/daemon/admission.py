@@ -67,6 +67,8 @@ class Admission:
 
     def obstacle(self, record: EnvRecord) -> Obstacle | None:
         """What keeps it from starting now."""
+        if self.supervisor.end_all:
+            return Obstacle("leaving", "sandboxd is about to end", "it starts with the next daemon")
         roll = self.supervisor.roll
         if met := self.quotas.over(record, roll.admitted):
             return Obstacle(*met)

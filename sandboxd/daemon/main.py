@@ -22,7 +22,7 @@ import uvloop
 
 from sandboxd import __version__
 from sandboxd.config import Config, written
-from sandboxd.daemon import succession
+from sandboxd.daemon import farewell, succession
 from sandboxd.daemon.adopt import adopt_all, check_records
 from sandboxd.daemon.auditing import Auditing
 from sandboxd.daemon.configuring import Configuring, with_handed
@@ -212,7 +212,7 @@ async def live(settings: Settings, rundir: RunDir, around: Surroundings) -> bool
         begin(supervisor, watch)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, supervisor.leaving.set)
+            loop.add_signal_handler(number, lambda: supervisor.own(farewell.leave(supervisor, manager), name="farewell"))
         loop.add_signal_handler(signal.SIGHUP, lambda: supervisor.own(configuring.hang_up(), name="config"))
         log.info("sandboxd %s serves %s, routes %s", __version__, settings.socket, ", ".join(supervisor.router.listen))
         let_garbage_be()

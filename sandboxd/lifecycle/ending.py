@@ -9,6 +9,7 @@ from sandboxd.lifecycle.restart import delay, parse_policy, wants_restart
 from sandboxd.lifecycle.states import State, Wanted
 from sandboxd.lifecycle.turn import Turn
 
+HOST = "host"  # the cause of what ended with its host
 CAUSES_FAIL = frozenset({"ttl", "memory", "pids", "disk", "killed", "lost"})
 
 
@@ -82,7 +83,7 @@ def settle(turn: Turn) -> None:
     """No process of the env is left: write down how it ended, and what comes next."""
     record = turn.record
     code = record.exit_code
-    if record.cause not in ("", "idle"):
+    if record.cause not in ("", "idle", HOST):
         code = 137
     elif code is None:
         code = overall_exit_code(turn)
@@ -90,7 +91,8 @@ def settle(turn: Turn) -> None:
             code = 137
     for name in turn.up():
         turn.service(name, state="exited", exit_code=137, pid=None)
-    asked = record.wanted is not Wanted.RUNNING and record.cause in ("", "idle") and record.error is None
+    in_order = record.wanted is not Wanted.RUNNING or (record.cause == HOST and record.state is State.STOPPING)
+    asked = in_order and record.cause in ("", "idle", HOST) and record.error is None
     badly = record.cause in CAUSES_FAIL or record.error is not None or code not in (0, None)
     failed = badly and not asked and not record.again
     turn.set(state=State.FAILED if failed else State.STOPPED, finished=turn.now, exit_code=code, init=None)
@@ -111,7 +113,7 @@ def what_next(turn: Turn) -> None:
         turn.do(ev.Discard())
     elif record.again:  # until it starts: this daemon may die before its timer fires
         turn.do(ev.Arm(timer="restart:", after=0.0, event=ev.StartAsked()))
-    elif record.wanted is Wanted.RUNNING and record.cause not in ("", "ttl") and record.error is None:
+    elif record.wanted is Wanted.RUNNING and record.cause not in ("", "ttl", HOST) and record.error is None:
         # a limit or a kill took the whole tree: the env's own policy says whether it comes back
         policy = parse_policy(record.spec.lifecycle.restart)
         if wants_restart(policy, record.exit_code or 0, record.restarts):

@@ -189,6 +189,13 @@ class Adopted(Event, frozen=True, kw_only=True):
     begun: list[str] = []
 
 
+class HostEnds(Event, frozen=True, kw_only=True):
+    """The host is being shut down, or what runs us there. grace: seconds that are left for the services."""
+
+    reason: str
+    grace: float
+
+
 class InitGone(Event, frozen=True, kw_only=True):
     """Init and so every process of the env has ended. reason: what is known of it, where it was not asked for. rebooted: with
     the whole machine."""
@@ -202,7 +209,7 @@ EVENTS: tuple[type[Event], ...] = (
     ServiceExited,
     RestartDue, StopAsked, KillAsked, StartAsked, SpecChanged, LimitsChanged, RemoveAsked, SuspendAsked, Suspended,
     Claimed, ScaleAsked, DrainAsked,
-    SuspendFailed, ResumeAsked, GraceOver, Adopted, InitGone,
+    SuspendFailed, ResumeAsked, GraceOver, Adopted, HostEnds, InitGone,
 )  # fmt: skip
 
 

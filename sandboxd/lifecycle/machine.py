@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.ending import begin_end, graceful_stop, kill_now, settle, what_next
+from sandboxd.lifecycle.hosting import come_back, gone, gone_while_stopping, host_ends
 from sandboxd.lifecycle.records import EnvRecord
 from sandboxd.lifecycle.running import (
     arm_ttl,
@@ -43,7 +44,7 @@ from sandboxd.lifecycle.sleeping import (
     waking,
 )
 from sandboxd.lifecycle.states import ENDED, State, Wanted
-from sandboxd.lifecycle.turn import Turn, fresh_services, time_left, ttl_over
+from sandboxd.lifecycle.turn import Turn, fresh_services
 
 Handler = Callable[[Turn, ev.Event], None]
 
@@ -264,24 +265,9 @@ def resume_stopping(turn: Turn, event: ev.Event) -> None:
 
 
 def resume_ended(turn: Turn, event: ev.Event) -> None:
-    """It was to be removed or started again."""
+    """It was to be removed or started again, or its host ended under it."""
     what_next(turn)
-
-
-def gone(turn: Turn, event: ev.Event) -> None:
-    """Init ended although nobody asked: a kill from outside, the kernel's OOM killer, a reboot, after which nothing comes back
-    whose time to live is over."""
-    assert isinstance(event, ev.InitGone)
-    if event.rebooted and (time_left(turn) or 1.0) <= 0.0:
-        turn.set(reason=ttl_over(turn.record), cause="ttl")
-    reason = turn.record.reason or event.reason or "its init was killed from outside"
-    turn.set(reason=reason, cause=turn.record.cause or "killed")
-    settle(turn)
-
-
-def gone_while_stopping(turn: Turn, event: ev.Event) -> None:
-    """The end that was worked towards."""
-    settle(turn)
+    come_back(turn)
 
 
 def _alive() -> dict[type[ev.Event], Handler]:
@@ -313,6 +299,7 @@ def _alive() -> dict[type[ev.Event], Handler]:
         ev.ResumeAsked: ignored,
         ev.GraceOver: ignored,
         ev.Adopted: resume_running,
+        ev.HostEnds: host_ends,
         ev.InitGone: gone,
     }
 
@@ -337,6 +324,7 @@ def _suspended() -> dict[type[ev.Event], Handler]:
         ev.SuspendFailed: suspend_failed,
         ev.ResumeAsked: resume_asked,
         ev.Adopted: adopted,
+        ev.HostEnds: waking(host_ends),
         ev.InitGone: gone,
     }
 

@@ -71,7 +71,7 @@ def test_a_reboot_does_not_give_time_to_what_had_none_left(rebooted_at, comes_ba
     record, effects = step(record, event, rebooted_at)
     assert record.state is State.FAILED
     assert any(isinstance(effect, ev.Arm) for effect in effects) == comes_back
-    assert record.cause == ("killed" if comes_back else "ttl")
+    assert record.cause == ("host" if comes_back else "ttl")
 
 
 def test_a_timer_is_hastened_by_what_went_by_unseen():

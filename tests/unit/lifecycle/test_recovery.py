@@ -72,7 +72,7 @@ def test_of_what_runs_only_its_start_is_news():
 def test_after_a_reboot_what_is_always_to_run_comes_back():
     record, effects = after(running(restart="always"), lost(running(restart="always"), [], "another boot"))
     assert record.reason == "the host was restarted"
-    assert [effect.event for effect in effects if isinstance(effect, ev.Arm)] == [ev.RestartDue()]
+    assert [effect.event for effect in effects if isinstance(effect, ev.Arm)] == [ev.StartAsked()]
     record, effects = after(running(), lost(running(), [], "another boot"))
     assert (record.state, [e for e in effects if isinstance(e, ev.Arm)]) == (State.FAILED, [])
 
