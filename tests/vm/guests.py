@@ -35,6 +35,7 @@ class Variant(NamedTuple):
     setup: str = ""
     suite: str = ""
     append: str = ""
+    reboots: bool = False
     rare: bool = False  # it takes minutes, or an image of its own: only where SANDBOXD_VM_RARE is set
 
 
@@ -43,6 +44,7 @@ VARIANTS = {
     "no-linger": Variant(user="eve"),
     "no-userns": Variant(setup="sysctl -qw user.max_user_namespaces=0"),
     "root": Variant(user="root"),
+    "reboot": Variant(user="root", reboots=True, rare=True),  # two boots, of minutes each where nothing else has its time
     "apparmor": Variant(user="root", suite="trixie", rare=True),
     "box": Variant(user="root", rare=True),  # beside a busy suite its one check takes a quarter of an hour
 }
@@ -141,6 +143,7 @@ def command_in(variant: Variant, command: Iterable[str], out: Path) -> "subproce
         setup = f"cp /share/checkout/commands/* /usr/bin\n{variant.setup}"
         argv = [sys.executable, str(Path(__file__).with_name("machine.py")), "--user", variant.user]
         argv += ["--session", variant.session, "--setup", setup, "--suite", variant.suite, "--append", variant.append]
+        argv += ["--reboots"] if variant.reboots else []
         argv += ["--share", str(copy), "--share", str(site(version)), "--out", str(out), "--timeout", "1500"]
         argv += ["--env", "PYTHONPATH=/share/checkout:/share/site"]
         argv += ["--env", f"SANDBOXD_REQUIRE={os.environ.get('SANDBOXD_REQUIRE', '')}", "--", *command]

@@ -8,7 +8,7 @@ manager (and `eve` without), no network but loopback.
 COMMAND runs in a PAM login session of --user; its stdout, stderr and exit status become this script's (its stdin is empty).
 Each --share is a copy-on-write copy of DIR as it is at the start, owned by --user, at /share/BASENAME unless GUEST_PATH is
 given; the first is the working directory. What the command leaves in /out comes back into the --out directory. Nothing else
-survives: the VM is then powered off.
+survives: the VM is then powered off. With --reboots the guest may start again, and COMMAND is then run again (see agent.py).
 Exit status: the command's (128+N if signal N ended it); 124 on --timeout; 125 if the VM itself failed.
 
 The first use (as root, with apt) builds an image in ${XDG_CACHE_HOME:-~/.cache}/sandboxd-vm; remove that folder to start
@@ -64,7 +64,8 @@ class VM:
         self, opt: Options, img: Path, tmp: str, *, accel: str, disk: str, ram: str, more: tuple[str, ...] = ()
     ) -> None:
         self.console, self.ctl = opt.console or f"{tmp}/console.log", b""
-        cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+        cmd += [] if opt.reboots else ["-no-reboot"]
         cmd += ["-machine", "q35,memory-backend=ram", "-object", f"{ram},id=ram,size={opt.mem}M", "-m", f"{opt.mem}M"]
         cmd += ["-accel", ACCEL[accel], "-cpu", CPU[accel], "-smp", str(opt.cpus)]
         cmd += ["-kernel", f"{img}/vmlinuz", "-initrd", f"{img}/initrd", "-append", f"{APPEND} {opt.append}"]
@@ -256,6 +257,7 @@ def run(opt: Options) -> int:
     request = {
         **{"user": opt.user, "argv": opt.command, "env": opt.env, "session": opt.session, "setup": opt.setup},
         **{"shares": [[d.name, p] for d, p in shares], "cwd": shares[0][1] if shares else None, "out": bool(opt.out)},
+        **{"boot": 0, "reboots": opt.reboots},
     }
     tar: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryDirectory(prefix="sandboxd-vm-") as tmp:
@@ -293,6 +295,7 @@ def arguments() -> Options:
     p.add_argument("--setup", metavar="SCRIPT", help="what root's shell runs first, e.g. a sysctl")
     kinds = "login: in the login session itself, as over ssh; scope: in a delegated scope of the user's manager"
     p.add_argument("--session", choices=("login", "scope"), default="login", help=kinds)
+    p.add_argument("--reboots", action="store_true", help="the command may reboot the guest, and is run again after it")
     p.add_argument("--mem", type=int, default=2048, metavar="MIB")
     p.add_argument("--cpus", type=int, default=2)
     p.add_argument("--timeout", type=float, default=600, metavar="S", help="for the command (default 600)")

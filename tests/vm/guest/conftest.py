@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -20,6 +20,17 @@ class Host:
 
     state = Path("/var/lib/sandboxd") if os.geteuid() == 0 else Path.home() / ".local/state/sandboxd"
     socket = "/run/sandboxd/control.sock" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}/sandboxd/control.sock"
+
+    boot = int(os.environ.get("VM_BOOT", "0"))  # how often the guest was started anew while it runs the checks
+
+    def reboot(self, *argv: str) -> NoReturn:
+        """Leave by a command that starts the guest anew; then the check is run again, with the next number of `boot`."""
+        with open("/var/lib/vm-agent/reboot", "wb") as asked:
+            os.fsync(asked.fileno())
+        os.sync()
+        subprocess.run(argv, check=True)
+        time.sleep(PATIENCE)
+        raise AssertionError(f"{argv} did not start the guest anew")
 
     def run(self, *argv: str, check: bool = True, **kw: Any) -> subprocess.CompletedProcess[str]:
         """A command's result; with check, a failure shows what it said."""
