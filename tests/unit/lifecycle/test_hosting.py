@@ -1,6 +1,7 @@
 """A host that ends: envs are stopped in order, what is wanted of them stays, and the next daemon goes by that."""
 
 import pytest
+from msgspec.structs import replace
 
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
@@ -83,9 +84,9 @@ def test_what_slept_for_being_idle_and_what_was_made_for_a_key_sleep_on():
     told, effects = run(idle, ENDS)
     assert of_kind(effects, ev.Resume), "or it could not end in order"
     keyed = step(running(), ev.Claimed(key="k", source=""), 90.0)[0]
-    keyed = type(keyed)(**{name: getattr(keyed, name) for name in keyed.__struct_fields__} | {"template": "t"})
-    for record, since in ((told, 50.0), (run(keyed, ENDS)[0], 100.0)):
-        record = run(record, exited("web", 143), GONE)[0]
+    keyed = replace(keyed, template="t")
+    for stopping, since in ((told, 50.0), (run(keyed, ENDS)[0], 100.0)):
+        record = run(stopping, exited("web", 143), GONE)[0]
         assert (record.state, record.cause, record.idle_since) == (State.STOPPED, "idle", since)
         assert not of_kind(run(record, ev.Adopted())[1], ev.Arm)
         assert run(record, ev.StartAsked(woken=True))[0].state is State.QUEUED
