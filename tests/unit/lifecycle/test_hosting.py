@@ -1,4 +1,6 @@
-"""A host that ends: envs are stopped in order, what is wanted of them stays, and the next daemon goes by that."""
+"""A host that ends: envs are stopped in order, what is wanted of them stays, and the next daemon goes by that.
+
+So of sandboxd.lifecycle.hosting."""
 
 import pytest
 from msgspec.structs import replace
