@@ -5,6 +5,7 @@ for the whole uid, pipe(7)) F_SETPIPE_SZ is EPERM and new pipes hold as little a
 """
 
 import _socket
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -53,6 +54,16 @@ def unacknowledged(sock: _socket.socket) -> int:
 def reset_on_close(sock: _socket.socket) -> None:
     """Make close(2) send a reset instead of a FIN (socket(7), SO_LINGER with a time of zero)."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+
+
+def stay_local(sock: _socket.socket) -> None:
+    """Keep a socket, or all that a listener accepts, from pacing: its peer is on this host, where no packet is lost or queued.
+
+    BBR, where a host has it for its ways out, sets a timer for each few segments on loopback as well: a third of a download's
+    rate (measured). tcp(7): Reno is always there; where it may not be chosen, the host's own stays.
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
 
 def renew(sock: _socket.socket) -> bool:

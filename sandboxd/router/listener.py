@@ -1,6 +1,6 @@
 """Listening sockets: accept in batches, hold back when descriptors run out or other workers have less to do.
 
-Imports the loop and unixes only.
+Imports the loop, unixes and kernel.splice only.
 
 One listening socket per address, inherited from the daemon (and later by successors): never SO_REUSEPORT, where closing one
 of two sockets resets the connections that wait in its queue, and another process of the uid may join in.
@@ -13,6 +13,7 @@ import select
 import socket
 from collections.abc import Callable
 
+from sandboxd.kernel.splice import stay_local
 from sandboxd.router import unixes
 from sandboxd.router.loop import READ, Loop, Timer
 
@@ -55,6 +56,9 @@ class Listener:
         if self._protocol:
             # Accepted sockets inherit it (net/ipv4/tcp_minisocks.c), which spares a call for each.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            host = sock.getsockname()[0]
+            if host.startswith("127.") or host == "::1":
+                stay_local(sock)
         loop.watch(sock.fileno(), self, WANTED)
 
     @property

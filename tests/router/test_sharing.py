@@ -40,6 +40,26 @@ def test_of_several_nobody_takes_far_more_than_another() -> None:
     assert Share(both, 0, 40).room(40) == 0  # full is full, whatever the others have
 
 
+@pytest.mark.parametrize(("address", "paced"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_who_comes_over_loopback_is_sent_to_without_pacing(loop: Loop, address: str, paced: bool) -> None:
+    """What the host has chosen for its ways out (BBR) stays for whoever may come from elsewhere."""
+    taken = []
+
+    def accepted(sock: object, _source: object) -> None:
+        taken.append(sock)
+        loop.stop()
+
+    server = socket.create_server((address, 0))
+    chosen = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    waiting = Listener(loop, server, accepted, lambda: 1)
+    with socket.create_connection(("127.0.0.1", server.getsockname()[1]), 30):
+        loop.run()
+    (sock,) = taken
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16) == (chosen if paced else b"reno".ljust(16, b"\0"))
+    waiting.close()
+    sock.close()
+
+
 @pytest.fixture
 def loop() -> Iterator[Loop]:
     made = Loop()
