@@ -22,6 +22,7 @@ from tests.daemons import PATIENCE, Daemon
 
 SECONDS = float(os.environ.get("CRASH_SECONDS", "4"))
 SEED = int(os.environ.get("CRASH_SEED", "1"))
+WHAT = ("daemon", "launcher", "source", "router", "worker", "egress", "init")
 ENVS, THREADS = 4, 2
 LEAST = 3  # deaths, however busy the machine is
 HOLD = 40.0  # a request may wait that long: for its env to be back
@@ -102,14 +103,27 @@ def until(holds, what):
         time.sleep(0.05)
 
 
+def below(pid, comm):
+    """The children of a process that are called so; none of one that has just ended."""
+    found = []
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{child}/comm").read_text().strip() == comm:
+                    found.append(int(child))
+    return found
+
+
 def strike(daemon, deaths, draw):
     """Kill something, or several at once, and wait until what they did is done again."""
-    struck = draw.sample(["daemon", "launcher", "router", "worker", "init"], draw.choice([1, 1, 1, 2, 3]))
+    struck = draw.sample([*WHAT], draw.choice([1, 1, 1, 2, 3]))
     name = f"e{draw.randrange(ENVS)}"
     with daemon.client() as client:
         status, init = client.call(m.Status()), inspect(client, name).pid
-    workers = Path(f"/proc/{status.router_pid}/task/{status.router_pid}/children").read_text().split()
-    pids = {"launcher": status.launcher_pid, "router": status.router_pid, "worker": int(draw.choice(workers)), "init": init}
+    pids = {"launcher": status.launcher_pid, "router": status.router_pid, "init": init}
+    pids["worker"] = draw.choice(below(status.router_pid, "sandboxd-router"))
+    pids["source"] = next(iter(below(status.launcher_pid, "sandboxd-source")), None)  # none before the first launch
+    pids["egress"] = next(iter(below(status.router_pid, "sandboxd-egress")), None)
     with contextlib.ExitStack() as spans:
         for what in struck:
             spans.enter_context(deaths.of(f"init of {name}" if what == "init" else what))
@@ -128,6 +142,10 @@ def strike(daemon, deaths, draw):
             until(lambda: status_of(daemon).router_pid != pids["router"], "another router")
         if "worker" in struck:
             until(lambda: not Path(f"/proc/{pids['worker']}").exists(), "the worker is gone")
+        if "egress" in struck:
+            until(
+                lambda: below(status_of(daemon).router_pid, "sandboxd-egress") not in ([], [pids["egress"]]), "another egress"
+            )
         if "init" in struck and init is not None:
             until(lambda: now(daemon, name).pid not in (None, init), f"{name} is back")
         until(lambda: answers(daemon, name), f"{name} is served")
