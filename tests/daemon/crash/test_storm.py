@@ -180,6 +180,11 @@ def test_nothing_is_lost_whatever_is_killed_under_load(daemon, tmp_path):
         while time.monotonic() < end or len(struck) < LEAST:
             struck.append(strike(daemon, deaths, draw))
         until(lambda: all(answers(daemon, name) for name in ids), "all are served again")
+    except BaseException as error:
+        error.add_note(
+            f"killed so far: {struck}, then {deaths.spans[-3:]}; the daemon lives: {daemon.process.alive}\n{daemon.log()}"
+        )
+        raise
     finally:
         load.end()
     assert load.wrong == []
