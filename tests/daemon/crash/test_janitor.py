@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sqlite3
+import threading
 import time
 
 import pytest
@@ -122,6 +123,42 @@ def test_the_receipt_counts_every_kind(tidy, tmp_path):
     assert told["leaked"] == {}
     assert set(told["after"]) == {"tasks", "mounts", "shm", "files", "sockets", "routes", "cgroups"}
     assert not any(told["after"].values())
+
+
+@contextlib.contextmanager
+def haunted(place):
+    """Somebody outside goes on writing to where an env was."""
+    over = threading.Event()
+
+    def haunt():
+        while not over.wait(0.001):
+            with contextlib.suppress(OSError):
+                place.mkdir()
+                (place / "ghost").touch()
+
+    ghost = threading.Thread(target=haunt)
+    ghost.start()
+    try:
+        yield
+    finally:
+        over.set()
+        ghost.join()
+
+
+def test_what_a_removal_leaves_is_an_error_and_is_counted(tidy, tmp_path):
+    with tidy.client() as client:
+        before = leaks(client).get("files", 0)
+        for _ in range(3):  # the janitor may have taken it away just when it was counted
+            place = tidy.dir / "envs" / run(client, "sleep 1000", name="haunted", path=tmp_path).id
+            with haunted(place):
+                told = tidy.sandbox("rm", "-f", "--receipt", "haunted", check=False)
+            if told.returncode:
+                break
+        assert told.returncode == 125, told
+        assert json.loads(told.stdout)["receipt"]["leaked"]["files"] >= 1
+        assert leaks(client)["files"] > before
+        until(lambda: not place.exists(), "the janitor has taken it away")
+    assert "was removed, and left 1 files" in tidy.log()
 
 
 @pytest.mark.parametrize("how", ["rm", "prune", "--rm"])
