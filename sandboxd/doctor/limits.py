@@ -71,7 +71,9 @@ def limit(id: str, name: str, asked: Limits, facts: Facts, pinned: bool) -> Chec
     try:
         ways = enforcement(asked, facts.limits, kuid=facts.uid, pinned=pinned)
     except LimitUnenforceable as error:
-        why = str(error.details.get("reason") or error.message).replace(f", and {facts.limits.reason}", "")  # said above
+        why = str(error.details.get("reason") or error.message)
+        if facts.limits.reason:
+            why = why.replace(f", and {facts.limits.reason}", "")  # said above
         return Check(
             id=f"limit.{id}", group="limits", name=name, status="warn", offered=False, reason=f"refused: {why}", fix=error.hint
         )

@@ -138,6 +138,11 @@ def test_with_control_groups_the_kernel_holds_the_whole_env() -> None:
     assert check(report, "limit.nofile").reason.startswith("rlimit")
 
 
+def test_a_limit_without_its_controller_says_which() -> None:
+    found = check(diagnose(facts(limits=LimitFacts(controllers=["cpu", "memory", "pids"], cpus=[0]))), "limit.io_read")
+    assert found.reason.startswith("refused: it takes a cgroup, and its controller 'io' is not delegated to us")
+
+
 def test_a_daemon_that_runs_knows_its_own_control_groups_better() -> None:
     alive = DaemonFacts(state="alive", version="1.2.3", controllers=["memory", "pids"])
     report = diagnose(facts(limits=NO_GROUPS, daemon=alive))
