@@ -19,10 +19,11 @@ def in_guest(request: pytest.FixtureRequest) -> Callable[[Check], Result]:
 
     def result(check: Check) -> Result:
         if check.variant not in found:
-            if why := guests.unavailable():
-                unmet("vm", why)
-            if guests.VARIANTS[check.variant].rare and not os.environ.get("SANDBOXD_VM_RARE"):
+            variant = guests.VARIANTS[check.variant]
+            if variant.rare and not os.environ.get("SANDBOXD_VM_RARE"):
                 pytest.skip(f"the guest {check.variant} takes minutes: SANDBOXD_VM_RARE=1 runs it")
+            if why := guests.unavailable(variant.arch):
+                unmet("vm", why)
             items = [item for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
             asked = [item.callspec.params.get("check") for item in items]
             found[check.variant] = {}  # a guest that fails is not tried again

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tests.vm.image import Failed, cache, cached, call, digest, image, missing_tools
+from tests.vm.image import HERE, Failed, cache, cached, call, digest, image, missing_tools
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUEST = Path(__file__).with_name("guest")
-NEEDED = ["pytest>=8", "pytest-timeout>=2.3"]
+NEEDED = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis")
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "any")
+PLATFORMS = ("manylinux_2_28_{}", "manylinux2014_{}", "any")  # of a machine
 # As an installed package has them.
 COMMANDS = {"sandbox": "sandboxd.cli.main", "sandboxd": "sandboxd.daemon.main"}
 
@@ -36,6 +36,7 @@ class Variant(NamedTuple):
     suite: str = ""
     append: str = ""
     reboots: bool = False
+    arch: str = HERE
     rare: bool = False  # it takes minutes, or an image of its own: only where SANDBOXD_VM_RARE is set
 
 
@@ -47,6 +48,8 @@ VARIANTS = {
     "reboot": Variant(user="root", reboots=True, rare=True),  # two boots, of minutes each where nothing else has its time
     "apparmor": Variant(user="root", suite="trixie", rare=True),
     "box": Variant(user="root", rare=True),  # beside a busy suite its one check takes a quarter of an hour
+    # The project's own tests start programs that take no PYTHONPATH.
+    "aarch64": Variant(setup="echo /share/site >/usr/lib/python3/dist-packages/site.pth", arch="aarch64", rare=True),
 }
 
 
@@ -81,29 +84,30 @@ def checks() -> Iterator[Check]:
                     yield Check(variant, path.name, node.name)
 
 
-def unavailable() -> str:
-    """Why no guest can be had here; empty when one can."""
+def unavailable(arch: str = HERE) -> str:
+    """Why no guest of that machine can be had here; empty when one can."""
     os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
-    if os.uname().machine != "x86_64":
-        return "the systemd guest is for x86_64"
-    if missing := missing_tools():
+    if os.uname().machine != HERE:
+        return f"the systemd guest is for {HERE}"
+    if missing := missing_tools(arch):
         return f"the systemd guest needs {', '.join(missing)}"
     if os.geteuid() and not list(cache().glob("image-*/python")):
         return f"the systemd guest's image is made by root, and there is none in {cache()}"
     return ""
 
 
-def site(version: str) -> Path:
-    """A folder with what sandboxd and its checks import, for that Python."""
+def site(version: str, arch: str) -> Path:
+    """A folder with what sandboxd and its checks import, for that Python on that machine."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"] + NEEDED
 
     def install(folder: Path) -> None:
         options = ["--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--python-version", version]
-        options += [word for platform in PLATFORMS for word in ("--platform", platform)]
+        options += [word for platform in PLATFORMS for word in ("--platform", platform.format(arch))]
         options += [] if version == here() else ["--no-compile"]
         call(sys.executable, "-m", "pip", "install", *options, "--target", folder, *wanted)
 
-    return cached(cache() / f"site-{version}-{digest(wanted)}" / "site", install)
+    other = "" if arch == HERE else f"{arch}-"
+    return cached(cache() / f"site-{other}{version}-{digest(wanted)}" / "site", install)
 
 
 def here() -> str:
@@ -129,7 +133,7 @@ def run(name: str, wanted: Iterable[Check]) -> tuple[dict[tuple[str, str], Resul
 
 def command_in(variant: Variant, command: Iterable[str], out: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command in a guest, in a copy of the checkout with sandboxd installed; what it leaves in /out comes to `out`."""
-    version = (image(variant.suite) / "python").read_text()
+    version = (image(variant.suite, variant.arch) / "python").read_text()
     with tempfile.TemporaryDirectory(prefix="sandboxd-vm-") as tmp:
         copy = Path(tmp, "checkout")
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
@@ -143,8 +147,8 @@ def command_in(variant: Variant, command: Iterable[str], out: Path) -> "subproce
         setup = f"cp /share/checkout/commands/* /usr/bin\n{variant.setup}"
         argv = [sys.executable, str(Path(__file__).with_name("machine.py")), "--user", variant.user]
         argv += ["--session", variant.session, "--setup", setup, "--suite", variant.suite, "--append", variant.append]
-        argv += ["--reboots"] if variant.reboots else []
-        argv += ["--share", str(copy), "--share", str(site(version)), "--out", str(out), "--timeout", "1500"]
+        argv += ["--arch", variant.arch, *(["--reboots"] if variant.reboots else [])]
+        argv += ["--share", str(copy), "--share", str(site(version, variant.arch)), "--out", str(out), "--timeout", "1500"]
         argv += ["--env", "PYTHONPATH=/share/checkout:/share/site"]
         argv += ["--env", f"SANDBOXD_REQUIRE={os.environ.get('SANDBOXD_REQUIRE', '')}", "--", *command]
         return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

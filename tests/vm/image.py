@@ -13,16 +13,42 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 AGENT = Path(__file__).with_name("agent.py").read_text()
 TOOLS = {  # program -> Debian package that has it
-    "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "mksquashfs": "squashfs-tools",
 }
+
+
+class Arch(NamedTuple):
+    """A machine of uname(2). early: modules between its kernel and the root disk, where they are not built in."""
+
+    debian: str
+    machine: str
+    cpu: dict[str, str]
+    console: str
+    tools: dict[str, str]
+    early: str = "virtio_blk"
+
+
+ARCHES = {
+    # QEMU 7.2's TCG corrupts EFLAGS after cmpxchg16b when there is more than one vCPU (random double faults, seen with Linux
+    # 6.12): hide it. 5-level page tables only cost time.
+    "x86_64": Arch(
+        "amd64", "q35", {"kvm": "host", "tcg": "max,cx16=off,la57=off"}, "ttyS0", {"qemu-system-x86_64": "qemu-system-x86"}
+    ),
+    # Always emulated here. It runs 32-bit programs too; "max" does more, slowly (pointer authentication, SVE).
+    "aarch64": Arch(
+        "arm64", "virt,gic-version=3", {"tcg": "cortex-a76"}, "ttyAMA0",
+        {"qemu-system-aarch64": "qemu-system-arm", "qemu-aarch64-static": "qemu-user-static", "arch-test": "arch-test"},
+        "virtio_pci\\nvirtio_blk\\next4",
+    ),
+}  # fmt: skip
+HERE = "x86_64"
 GUEST_PACKAGES = [
     *("systemd", "systemd-sysv", "dbus", "dbus-user-session", "libpam-systemd", "udev", "kmod", "netbase"),
     *("python3", "procps", "iproute2", "uidmap", "strace", "curl"),
@@ -84,15 +110,17 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sandboxd-vm").resolve()
 
 
-def missing_tools() -> list[str]:
+def missing_tools(arch: str = HERE) -> list[str]:
     """The packages that have to be installed first."""
-    return sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
+    return sorted({package for tool, package in (TOOLS | ARCHES[arch].tools).items() if not shutil.which(tool)})
 
 
-def image(suite: str = "") -> Path:
+def image(suite: str = "", arch: str = HERE) -> Path:
     """The folder of the image, made if need be."""
-    key = digest(AGENT, UNIT, MASKED, GUEST_PACKAGES, suite, *MORE_PACKAGES.get(suite, []))
-    return cached(cache() / f"image-{suite or 'host'}-{key}", lambda folder: build_image(folder, suite))
+    other = [] if arch == HERE else [arch]
+    key = digest(AGENT, UNIT, MASKED, GUEST_PACKAGES, suite, *other, *MORE_PACKAGES.get(suite, []))
+    name = "-".join(["image", *other, suite or "host", key])
+    return cached(cache() / name, lambda folder: build_image(folder, suite, ARCHES[arch]))
 
 
 def debian_sources(wanted: str) -> tuple[str, list[str]]:
@@ -111,7 +139,7 @@ def debian_sources(wanted: str) -> tuple[str, list[str]]:
     return suite, [*dict.fromkeys([*lines, f"deb {main['Repo-URI']} {suite}-backports main"])]
 
 
-def build_image(img: Path, wanted: str) -> None:
+def build_image(img: Path, wanted: str, arch: Arch) -> None:
     """mmdebstrap -> a directory -> an ext4 image, beside its kernel and initrd."""
     if os.geteuid():
         raise Failed("building the image needs root, once")
@@ -119,16 +147,17 @@ def build_image(img: Path, wanted: str) -> None:
     if suite not in PYTHONS:
         raise Failed(f"no guest of {suite} is known here: only of {', '.join(PYTHONS)}")
     (img / "python").write_text(PYTHONS[suite])
-    packages = [*GUEST_PACKAGES, *MORE_PACKAGES.get(wanted, []), f"linux-image-cloud-amd64/{suite}-backports"]
+    packages = [*GUEST_PACKAGES, *MORE_PACKAGES.get(wanted, []), f"linux-image-cloud-{arch.debian}/{suite}-backports"]
     with tempfile.TemporaryDirectory(dir=img) as tmp:
         root = Path(tmp, "root")
         call(
-            "mmdebstrap", "--mode=root", "--variant=minbase", "--aptopt=APT::Install-Recommends false",
+            "mmdebstrap", "--mode=root", "--variant=minbase", f"--architectures={arch.debian}",
+            "--aptopt=APT::Install-Recommends false",
             "--include=" + ",".join(packages),
             *(f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale")),
             # an initrd with no more than it takes to reach the root disk
             "--essential-hook=d=$1/etc/initramfs-tools; mkdir -p $d/conf.d; echo MODULES=list >$d/conf.d/vm; "
-            "echo virtio_blk >$d/modules",
+            f"printf '{arch.early}\\n' >$d/modules",
             suite, root, *sources,
         )  # fmt: skip
         configure(root)

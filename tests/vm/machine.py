@@ -37,12 +37,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from tests.vm.image import Failed, cached, call, digest, image, missing_tools
+from tests.vm.image import ARCHES, HERE, Failed, cached, call, digest, image, missing_tools
 
-APPEND = "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off nokaslr systemd.show_status=0"
-# QEMU 7.2's TCG corrupts EFLAGS after cmpxchg16b when there is more than one vCPU (random double faults, seen with Linux
-# 6.12): hide it. 5-level page tables only cost time.
-CPU = {"kvm": "host", "tcg": "max,cx16=off,la57=off"}
+APPEND = "root=/dev/vda rw quiet panic=-1 mitigations=off nokaslr systemd.show_status=0"
 ACCEL = {"kvm": "kvm", "tcg": "tcg,thread=multi"}
 SHARE_SIZE = 16 << 30  # the share disk is sparse, and of one size: a saved guest knows it
 PORTS = ("ctl", "out", "err", "art")  # control, stdout, stderr, a tar of /out
@@ -64,11 +61,13 @@ class VM:
         self, opt: Options, img: Path, tmp: str, *, accel: str, disk: str, ram: str, more: tuple[str, ...] = ()
     ) -> None:
         self.console, self.ctl = opt.console or f"{tmp}/console.log", b""
-        cmd = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+        arch = ARCHES[opt.arch]
+        kernel = f"{APPEND} console={arch.console} {opt.append}"
+        cmd = [f"qemu-system-{opt.arch}", "-nodefaults", "-no-user-config", "-display", "none"]
         cmd += [] if opt.reboots else ["-no-reboot"]
-        cmd += ["-machine", "q35,memory-backend=ram", "-object", f"{ram},id=ram,size={opt.mem}M", "-m", f"{opt.mem}M"]
-        cmd += ["-accel", ACCEL[accel], "-cpu", CPU[accel], "-smp", str(opt.cpus)]
-        cmd += ["-kernel", f"{img}/vmlinuz", "-initrd", f"{img}/initrd", "-append", f"{APPEND} {opt.append}"]
+        cmd += ["-machine", f"{arch.machine},memory-backend=ram", "-object", f"{ram},id=ram,size={opt.mem}M"]
+        cmd += ["-m", f"{opt.mem}M", "-accel", ACCEL[accel], "-cpu", arch.cpu[accel], "-smp", str(opt.cpus)]
+        cmd += ["-kernel", f"{img}/vmlinuz", "-initrd", f"{img}/initrd", "-append", kernel]
         cmd += ["-serial", f"file:{self.console}", "-drive", f"if=none,id=root,cache=unsafe,{disk}"]
         cmd += ["-drive", f"if=none,id=share,file={tmp}/share,format=raw,readonly=on"]
         cmd += ["-device", "virtio-blk-pci,drive=root", "-device", "virtio-blk-pci,drive=share,serial=share"]
@@ -188,10 +187,12 @@ def ways(opt: Options, img: Path) -> Iterator[tuple[str, Path | None]]:
     info = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next((line.split() for line in info if line.startswith("flags")), [])
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK) and {"vmx", "svm"} & set(flags)
+    kvm = kvm and opt.arch == HERE
     if opt.accel == "kvm" or (opt.accel == "auto" and kvm):
         yield "kvm", None
     if opt.accel != "kvm":
-        key = digest(call("qemu-system-x86_64", "--version"), APPEND, opt.append, CPU, ACCEL)
+        arch = ARCHES[opt.arch]
+        key = digest(call(f"qemu-system-{opt.arch}", "--version"), APPEND, opt.append, arch, ACCEL)
         yield "tcg", cached(img / f"saved-{opt.cpus}-{opt.mem}-{key}", lambda snap: save(opt, img, snap))
 
 
@@ -242,15 +243,15 @@ def pack(opt: Options, shares: list[tuple[Path, str]], path: str) -> None:
 
 def run(opt: Options) -> int:
     """One command in one guest; its exit status."""
-    if platform.machine() != "x86_64":
-        raise Failed("this is for x86_64 only")
-    if missing := missing_tools():
+    if platform.machine() != HERE:
+        raise Failed(f"this is for {HERE} only")
+    if missing := missing_tools(opt.arch):
         raise Failed("these packages are missing: " + " ".join(missing))
     shares = []
     for spec in opt.share:
         d, _, path = spec.partition(":")
         shares.append((Path(d).resolve(strict=True), path or f"/share/{Path(d).resolve().name}"))
-    img = image(opt.suite)
+    img = image(opt.suite, opt.arch)
     if opt.build:
         next(ways(opt, img))
         return 0
@@ -302,6 +303,7 @@ def arguments() -> Options:
     p.add_argument("--boot-timeout", type=float, default=300, metavar="S")
     p.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     p.add_argument("--append", default="", metavar="ARGS", help="more kernel arguments")
+    p.add_argument("--arch", choices=(*ARCHES,), default=HERE)
     p.add_argument("--suite", default="", help="the guest's Debian release, if not this machine's")
     p.add_argument("--console", metavar="FILE", help="keep the guest's console output")
     p.add_argument("--build", action="store_true")

@@ -33,7 +33,8 @@ ALWAYS_REFUSED = sorted(
 # The kernel wants a capability before it looks at anything else, or (modify_ldt) is built without.
 KERNEL_REFUSES_TOO = {
     "reboot", "swapoff", "acct", "vhangup", "syslog", "modify_ldt", "pivot_root", "move_mount", "fsopen", "fsmount", "chroot",
-    "fanotify_init", "sethostname", "setdomainname", "perf_event_open", "bpf", "swapon", "fspick",
+    "fanotify_init", "sethostname", "setdomainname", "perf_event_open", "bpf", "swapon", "fspick", "init_module",
+    "finit_module", "delete_module", "kexec_load", "kexec_file_load",
 }  # fmt: skip
 NESTED: dict[str, Any] = {"isolation": Isolation(nested=True)}
 ASK = """
