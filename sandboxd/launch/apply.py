@@ -1,11 +1,12 @@
 """Step tag -> function: what `isolation.steps` describes, done. Runs as pid 1 of a namespace that nobody else is in yet.
 
 Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories
-by plain mount(2), which is what makes a cold launch quick. The base ends with the host's tree let go of: a copy of it is in a
-mount namespace that only the stager is ever in (`aside`), and there, first of all, what the plan shows of it is picked up, as
-detached mounts. An env's own sources and targets are opened without following any link. Of sources because whoever
-can write to a directory on the way could have swapped one in since the planner resolved it. Of targets because an env's home
-keeps what the env put there, and a link in it would lead to where it wants.
+by plain mount(2), which is what makes a cold launch quick. What the plan shows of the host is picked up as detached mounts,
+before the base where the plan is there already. Else the base ends with the host's tree let go of, and a copy of it is in a
+mount namespace that only the stager is ever in (`aside`): they are picked up there, first of all. An env's own sources and
+targets are opened without following any link. Of sources because whoever can write to a directory on the way could have
+swapped one in since the planner resolved it. Of targets because an env's home keeps what the env put there, and a link in it
+would lead to where it wants.
 """
 
 import errno
@@ -31,10 +32,24 @@ STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until th
 class Stage:
     """What the steps of one env share: descriptors of the host's root, the new one and its namespace, the trees that were
     handed over and picked up, the walls that were proven, a Landlock ruleset in the making, and pid 1's end of the socket on
-    which that comes from the stager.
+    which that comes from the stager. is_awaited: somebody waits
+    for the env; is_leaving: the host's tree is still there.
     """
 
-    __slots__ = ("bridge", "handed", "home", "host", "listener", "picked", "proven", "root", "ruleset", "ways")
+    __slots__ = (
+        "bridge",
+        "handed",
+        "home",
+        "host",
+        "is_awaited",
+        "is_leaving",
+        "listener",
+        "picked",
+        "proven",
+        "root",
+        "ruleset",
+        "ways",
+    )
 
     def __init__(self) -> None:
         self.host = self.root = self.home = -1
@@ -44,6 +59,7 @@ class Stage:
         self.ruleset = -1
         self.listener = -1  # of our filter of system calls
         self.bridge: _socket.socket | None = None
+        self.is_awaited = self.is_leaving = False
         self.ways: list[_socket.socket] = []  # listeners for what goes out
 
 
@@ -265,9 +281,25 @@ def seal(stage: Stage) -> None:
     mounts.make_read_only(stage.root, "/")
 
 
-def leave(_: Stage) -> None:
-    """Let go of the host's tree; umount2 takes the topmost mount at "/", which is the old root."""
-    mounts.umount("/", mounts.MNT_DETACH)
+def leave(stage: Stage) -> None:
+    """Let go of the host's tree; umount2 takes the topmost mount at "/", which is the old root.
+
+    The mounts are gone at once, but then the kernel waits until every core has been elsewhere (synchronize_rcu_expedited in
+    namespace_unlock, fs/namespace.c; measured: 0.1 to 1.6 ms). Where somebody waits that comes last, while pid 1 goes on.
+    """
+    stage.is_leaving = stage.is_awaited
+    if not stage.is_leaving:
+        mounts.umount("/", mounts.MNT_DETACH)
+
+
+def leave_last(stage: Stage, base: list) -> None:  # type: ignore[type-arg]
+    """The same, where it was put off; raises StepFailed."""
+    if stage.is_leaving:
+        stage.is_awaited = False
+        try:
+            leave(stage)
+        except KernelError as error:
+            raise StepFailed("base", [tag for tag, *_ in base].index("leave")) from error
 
 
 def sysctl(_: Stage, name: str, value: str) -> None:

@@ -18,45 +18,44 @@ from sandboxd.launch import guard, init, plain, quick, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply
 from sandboxd.launch.dialer import open_diag
 
-INIT, STAGER, GROUP = 3, 4, 5  # descriptors: the sockets of each; the control group of services, where there is one
+FIRST = 3  # descriptors, from it on: a socket, the other one or the bridge, the control group of services
 
 
-def main(given: list[int], is_apart: bool, run_init) -> None:  # type: ignore[no-untyped-def]
+def main(given: list[int], group: list[int], is_apart: bool, run_init) -> None:  # type: ignore[no-untyped-def]
     """Everything from the first instruction after clone3 on; never returns.
 
-    given: the sockets of pid 1 and the stager, and the control group of services if there is one. is_apart: in namespaces.
+    given: the sockets of pid 1 and the stager, and of those that are apart, in namespaces, the ends of the bridge between them.
+    group: the control group of services if there is one. The stager comes first of all: its way is the longer one, and what
+    is written to before a fork is written to twice.
     """
     status = 1
     try:
-        for fd, place in zip(given, (INIT, STAGER, GROUP), strict=False):
-            os.dup2(fd, place, inheritable=False) if fd != place else None
-        group = GROUP if len(given) > 2 else -1
-        fds.close_range(INIT + len(given))
-        if not is_apart:
-            for fd in (INIT, STAGER):
-                talk.start(_socket.socket(fileno=os.dup(fd)))
-            os._exit(guard.main(INIT, STAGER, lambda config, found: run_init(config, found | {"group": group})))
-        signals.block_child()
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        pid, process = namespaces.clone3(0)
-        if pid == 0:
-            os.close(INIT)
-            ours.close()
-            if group >= 0:
-                os.close(group)
-            line = _socket.socket(fileno=STAGER)
+        if is_apart and namespaces.clone3(0)[0] == 0:
+            line, bridge = (_socket.socket(fileno=fd) for fd in placed(given[1::2]))
             base = drop(line)
-            status = stager.live(line, theirs, base) if base is not None else 0
-        else:
-            os.close(process)
-            os.close(STAGER)
-            theirs.close()
-            line = _socket.socket(fileno=INIT)
-            status = be_init(line, ours, lambda config, found: run_init(config, found | {"group": group}))
+            os._exit(stager.live(line, bridge, base) if base is not None else 0)
+        places = placed([*(given[::2] if is_apart else given), *group])
+        own = {"group": places[2] if group else -1}
+        if not is_apart:
+            for fd in places[:2]:
+                talk.start(_socket.socket(fileno=os.dup(fd)))
+            os._exit(guard.main(places[0], places[1], lambda config, found: run_init(config, found | own)))
+        line, bridge = (_socket.socket(fileno=fd) for fd in places[:2])
+        status = be_init(line, bridge, lambda config, found: run_init(config, found | own))
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:
         os._exit(status)
+
+
+def placed(kept: list[int]) -> range:
+    """Where these descriptors, in ascending order, are from here on; nothing else is open but stdio. SIGCHLD waits."""
+    for place, fd in enumerate(kept, FIRST):
+        if fd != place:
+            os.dup2(fd, place, inheritable=False)
+    fds.close_range(FIRST + len(kept))
+    signals.block_child()
+    return range(FIRST, FIRST + len(kept))
 
 
 def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # type: ignore[no-untyped-def]
@@ -86,6 +85,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
             walls.await_view(stage)
             apply(stage, "walls", plan["walls"])
             walls.forget(stage)
+            walls.await_left(stage)
         except Exception as error:  # nothing of the env may run, whatever it was
             talk.send(line, failure(error))
             os._exit(1)

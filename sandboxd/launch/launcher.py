@@ -125,6 +125,8 @@ class Launcher:
         """A child in new namespaces with its ids mapped: pid; pidfd, our ends of its sockets: pid 1's, the stager's."""
         init, stager = _socket.socketpair(), _socket.socketpair()
         outer, inner = [init[0].detach(), stager[0].detach()], [init[1].detach(), stager[1].detach()]
+        if order.namespaces:  # and what is between the two of them
+            inner += [sock.detach() for sock in _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)]
         process, group = -1, None
         flags = (ALWAYS | (namespaces.NEWNET if order.network else 0)) if order.namespaces else 0
         try:

@@ -16,7 +16,7 @@ from sandboxd.kernel.libc import HINTS
 from sandboxd.launch import child, grouping
 
 TITLE = "sandboxd-source"
-WORD = struct.Struct("=Q?")  # flags of clone3, in a control group
+WORD = struct.Struct("=QB?")  # flags of clone3, how many sockets, in a control group
 ANSWER = struct.Struct("=ii")  # pid, errno
 LINE = 3
 
@@ -39,7 +39,7 @@ class Source:
         """A child of ours with these sockets, born in that group: pid, pidfd. Raises KernelError."""
         given = sockets if group is None else [*sockets, group.services, group.top, group.init]
         try:
-            fds.send(self.line, WORD.pack(flags, group is not None), given)
+            fds.send(self.line, WORD.pack(flags, len(sockets), group is not None), given)
             answer = self.line.recv(ANSWER.size)
         except ConnectionError:
             answer = b""
@@ -61,17 +61,17 @@ def live(line: int, run_init) -> None:  # type: ignore[no-untyped-def]
         word, given = fds.recv(sock, WORD.size)
         if not word:
             os._exit(0)
-        flags, grouped = WORD.unpack(word)
+        flags, sockets, grouped = WORD.unpack(word)
         try:
             if grouped:
-                pid, process = grouping.clone(flags, given[3], given[4])
+                pid, process = grouping.clone(flags, given[sockets + 1], given[sockets + 2])
             else:
                 pid, process = namespaces.clone3(flags | namespaces.PARENT)
         except OSError as error:
             sock.send(ANSWER.pack(0, error.errno or 1))
         else:
             if pid == 0:
-                child.main(given[:3], flags != 0, run_init)
+                child.main(given[:sockets], given[sockets : sockets + 1], flags != 0, run_init)
             os.close(process)
             sock.send(ANSWER.pack(pid, 0))
         fds.close_all(given)

@@ -26,6 +26,7 @@ OUTSIDE: dict[str, int] = {}
 NAMES = {"user": "user", "mount": "mnt", "pid": "pid", "net": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 PROBE = "/.sandboxd/blank"  # ours and readable for all, beneath no Landlock rule that would allow it
 EMPTY_SET = b"0" * 16
+WHOLE, LEFT = b"v", b"l"  # the stager's words
 PRIORITY = 0x53424F58  # isolation/seccomp/policy.py, PROOF
 
 
@@ -69,18 +70,34 @@ def confine(stage: "Stage", flags: int) -> None:
 
 def share(stage: "Stage", bridge: _socket.socket) -> None:
     """The stager's word to pid 1 that the view is whole, and the ruleset, whose rules name places in it."""
-    fds.send(bridge, b"v", [stage.ruleset] if stage.ruleset >= 0 else [])
+    fds.send(bridge, WHOLE, [stage.ruleset] if stage.ruleset >= 0 else [])
+
+
+def tell_left(bridge: _socket.socket) -> None:
+    """And that nothing of the host's tree is left beneath it."""
+    fds.send(bridge, LEFT)
 
 
 def await_view(stage: "Stage") -> None:
-    """In pid 1: wait for that word. It never comes where the stager failed, which says so itself."""
+    """In pid 1: wait for the first word. It never comes where the stager failed, which says so itself."""
+    if stage.bridge is not None:
+        stage.ruleset = next(iter(heard(stage.bridge, WHOLE)), -1)
+
+
+def await_left(stage: "Stage") -> None:
+    """And for the second. Nothing of the env may run before."""
     line, stage.bridge = stage.bridge, None
     if line is not None:
-        word, found = fds.recv(line, 1, max_fds=1)
-        if not word:
-            os._exit(1)
+        heard(line, LEFT)
         line.close()
-        stage.ruleset = found[0] if found else -1
+
+
+def heard(bridge: _socket.socket, wanted: bytes) -> list[int]:
+    """The descriptors that came with that word; where another comes, or none, this is the end."""
+    word, found = fds.recv(bridge, 1, max_fds=1)
+    if word != wanted:
+        os._exit(1)
+    return found
 
 
 def forget(stage: "Stage") -> None:

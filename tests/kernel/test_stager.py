@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import select
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from sandboxd.errors import LaunchFailed
 from sandboxd.isolation.parking import halves, parts
 from sandboxd.isolation.steps import Hostname, Loopback, Phase, Prove, Rlimits
+from sandboxd.launch.apply import Stage
 from sandboxd.launch.parcel import InitFds, init_half, stager_half
+from sandboxd.launch.walls import await_left
 from tests.walls.envs import TIMEOUT, Walls, program
 
 LOOK = """
@@ -59,6 +62,35 @@ def test_the_first_program_is_clean(walls: Walls) -> None:
         "others": [1, pid],
         "mounts": 1,
     }
+
+
+def test_the_view_is_the_same_whether_somebody_waits_or_not(tmp_path: Path) -> None:
+    """At once, sources are picked up before the base, and the host goes last; in the park it is the other way round."""
+    look = "found = sorted(line.split()[4:6] for line in open('/proc/self/mountinfo'))"
+    seen = []
+    for pool, name in enumerate(("cold", "park")):
+        (tmp_path / name).mkdir()
+        walls = Walls(tmp_path / name, pool=pool)
+        try:
+            seen.append([[path.replace(name, ""), options] for path, options in walls.inside(look)])
+        finally:
+            walls.close()
+    assert len(seen[0]) > 10
+    assert seen[0] == seen[1]
+
+
+def test_pid_1_goes_no_further_without_the_stagers_word() -> None:
+    for said, code in ((b"", 1), (b"v", 1), (b"l", 0)):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            ours.send(said) if said else ours.shutdown(socket.SHUT_WR)
+            pid = os.fork()
+            if pid == 0:
+                stage = Stage()
+                stage.bridge = theirs  # type: ignore[assignment]
+                await_left(stage)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
 
 def test_a_program_that_ignores_nothing_dies_of_a_closed_pipe(walls: Walls) -> None:

@@ -69,7 +69,7 @@ def test_orders_of_one_turn_go_together_and_the_first_at_once() -> None:
 def test_who_waits_goes_before_the_pool() -> None:
     async def main() -> None:
         with launcher() as (daemon, program):
-            daemon.shape, daemon.wanted, daemon.launching = usual(None), 4, CROWD
+            daemon.shape, daemon.usual, daemon.launching = usual(None), 4, CROWD
             daemon.fill()
             assert messages(program) == []
             daemon.launching -= 1
