@@ -352,7 +352,8 @@ class Router:
             if touched is None or (client.admitted is not None and client.admitted.env.env_id in touched):
                 client.admitted = None
         for held in list(self.held):
-            self.loop.on_behalf(held, held.reconsider)
+            if touched is None or self.doors.concerns(held, touched):
+                self.loop.on_behalf(held, held.reconsider)
         for raw in list(self.held_raw):
             self.loop.on_behalf(raw, raw.begin)
         for one in self._connections():
