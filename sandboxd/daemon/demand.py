@@ -321,7 +321,7 @@ class Demand:
                 return
 
     async def run(self) -> None:
-        """Keep warm what is to be, and the pools as large as they are to be, until the daemon leaves."""
+        """Keep warm what is to be, the pools as large and the journal as short as they are to be, until the daemon leaves."""
         while True:
             for name in {*self.templates, *self._made}:
                 self.tend(name)
@@ -330,6 +330,7 @@ class Demand:
                 if actor.record.template and is_stuck(actor.record, now):
                     actor.post(ev.KillAsked(cause="unready", reason=f"it was not ready after {NOT_READY:.0f} s"))
             self.supervisor.pooling.tend()
+            self.supervisor.kept.tend()
             await asyncio.sleep(LOOK)
 
 

@@ -70,7 +70,7 @@ class Supervisor:
         self.actors: dict[str, Actor] = {}
         self.departed: dict[str, EnvRecord] = {}  # removed of late: who waits for one may ask a moment too late
         self.clock = Clock(journal)
-        self.kept = Kept(rundir, journal)
+        self.kept = Kept(rundir, journal, lambda: len(self.roll.coming) > CROWD)
         self.berths = Berths(rundir, settings.pool, lambda: self.launcher.launching >= CROWD)
         self.load = Load()
         self.idling = Idling(self)

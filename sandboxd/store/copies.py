@@ -1,7 +1,8 @@
 """The way of each env's record to the journal, and to a copy in the env's own directory, from which a damaged one is made anew.
 
 Copies are written a moment later, many changes at once, off every request's way; whole or not at all, by rename. The journal
-is what counts: a copy is read only when that had to be set aside. Imports rundir, journal and errors.
+is what counts: a copy is read only when that had to be set aside. Its log is taken into its database by a thread, too. Neither
+is done while many envs start, as long as that can wait. Imports rundir, journal and errors.
 """
 
 import asyncio
@@ -10,27 +11,34 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sandboxd.errors import StoreFailed
-from sandboxd.store.journal import Journal
+from sandboxd.store.journal import Journal, fold
 from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
 NAME = "record"
 DELAY = 1.0  # seconds: an env that starts changes five times in one, and a copy costs three entries of a directory
 AT_ONCE, PAUSE = 32, 0.02  # files, and seconds between so many: a daemon that writes hundreds on end answers nobody meanwhile
+PUT_OFF = 10  # times that copies make way for envs that start
+FEW, MANY = 250, 5_000  # changes until the log is taken into the database: about a thousand pages, as sqlite does by itself
 RETRY = 1.0  # seconds; a full disk tells nobody when it is not
 MOST = 4 << 20  # bytes of a record that is read
 DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 class Kept:
-    """Records on their way to the journal and to their copies."""
+    """Records on their way to the journal and to their copies. is_crowded: whether so many envs start that these go first."""
 
-    def __init__(self, rundir: RunDir, journal: Journal) -> None:
+    def __init__(self, rundir: RunDir, journal: Journal, is_crowded: Callable[[], bool] = lambda: False) -> None:
         self._rundir = rundir
         self._journal = journal
+        self._is_crowded = is_crowded
+        self._put_off = 0
+        self._folded = journal.written
+        self._folding: asyncio.Future[None] | None = None
         self._waiting: dict[str, bytes] = {}  # for their copies
         self._unsaved: dict[str, bytes | None] = {}  # None: to be forgotten
         self._retry: asyncio.TimerHandle | None = None
@@ -95,9 +103,29 @@ class Kept:
 
     def write(self) -> None:
         """Write what waits, some of it now."""
+        if self._put_off < PUT_OFF and self._is_crowded():
+            self._put_off += 1
+            asyncio.get_running_loop().call_later(DELAY, self.write)
+            return
         self._write(list(itertools.islice(self._waiting, AT_ONCE)))
         if self._waiting:
             asyncio.get_running_loop().call_later(PAUSE, self.write)
+        else:
+            self._put_off = 0
+
+    def tend(self) -> None:
+        """Have the journal's log taken into its database where it has become long; called once a second."""
+        changed = self._journal.written - self._folded
+        if changed < FEW or (changed < MANY and self._is_crowded()) or self._folding is not None:
+            return
+        self._folded = self._journal.written
+        self._folding = asyncio.get_running_loop().run_in_executor(None, fold, self._journal.path)
+        self._folding.add_done_callback(self._has_folded)
+
+    def _has_folded(self, folding: "asyncio.Future[None]") -> None:
+        self._folding = None
+        if not folding.cancelled() and folding.exception() is not None:
+            log.warning("the journal's log grows: %s", folding.exception())
 
     def _write(self, env_ids: list[str]) -> None:
         """An env without a directory has nothing to lose; what the disk refuses is copied another time."""

@@ -1,7 +1,8 @@
 """What the daemon must remember: one record per env, the last events, a few facts; in sqlite, one transaction per call.
 
-Touches one file. WAL with synchronous=NORMAL: what a call wrote is there for whoever opens the file after this process
-dies at any moment; only a power cut may take the last calls (and then the envs are gone too), never the file's sense.
+Touches one file, and waits for the disk only in `fold`, which is for a thread of its own. WAL with synchronous=NORMAL: what a
+call wrote is there for whoever opens the file after this process dies at any moment; only a power cut may take the last calls
+(and then the envs are gone too), never the file's sense.
 Records are bytes to this module. Everything sqlite can say becomes StoreFailed with what to do.
 """
 
@@ -18,6 +19,9 @@ SCHEMA = 1
 KEPT_EVENTS = 10_000
 TRIM_EVERY = 256  # events; trimming each time would touch two more pages a call
 BUSY_MS = 2000
+# Pages after which a write takes the log into the database itself, with three waits for the disk (fsync(2); 2 to 20 ms each,
+# measured, in which the daemon answers nobody): `fold` does that long before. And bytes of the log's file that are kept.
+MOST_PAGES, LOG_KEPT = 16_384, 4 << 20
 
 # From each schema to the next, as statements. In one transaction with what follows, so a death leaves either.
 MIGRATIONS: dict[int, tuple[str, ...]] = {}
@@ -108,6 +112,11 @@ class Journal:
         sql = "SELECT body FROM (SELECT seq, body FROM events WHERE time >= ? ORDER BY seq DESC LIMIT ?) ORDER BY seq"
         return [as_bytes(body) for (body,) in self._run(sql, since, KEPT_EVENTS)]
 
+    @property
+    def written(self) -> int:
+        """How many rows were changed so far."""
+        return self._db.total_changes
+
     def close(self) -> None:
         """Close the database; the write-ahead log goes into it."""
         self._db.close()
@@ -134,7 +143,8 @@ class Journal:
         if mode != ("wal",):
             raise StoreFailed(f"{self.path} cannot keep a write-ahead log on this file system", hint=ELSEWHERE)
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute("PRAGMA journal_size_limit = 4194304")
+        self._db.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
         self._db.execute("BEGIN IMMEDIATE")  # one at a time makes the tables
         try:
             for statement in filter(str.strip, TABLES.split(";")):
@@ -156,6 +166,21 @@ class Journal:
             return self._db.execute(sql, values).fetchall()
         except (sqlite3.Error, UnicodeError) as error:
             raise failed(error, self.path) from error
+
+
+def fold(path: Path) -> None:
+    """Take the write-ahead log into the database, which makes nobody wait who reads or writes; raises StoreFailed.
+
+    Then write something: the first write to a log that begins anew waits for the disk with the log's header (walWriteFrames).
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('folded', '')")
+    except sqlite3.Error as error:
+        raise failed(error, path) from error
 
 
 ELSEWHERE = "keep the state on a local disk: set SANDBOXD_DIR"

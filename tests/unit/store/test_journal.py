@@ -1,6 +1,8 @@
 """The journal: what is written is there after a kill; what cannot be used is refused with what to do."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from sandboxd.errors import StoreFailed
 from sandboxd.store import journal as module
-from sandboxd.store.journal import Journal
+from sandboxd.store.journal import Journal, fold
 
 
 @pytest.fixture
@@ -213,6 +215,24 @@ def test_a_write_past_the_file_size_limit_fails_and_is_survived(tmp_path):
 def test_it_leaves_one_file_when_closed(tmp_path):
     Journal(tmp_path / "state.db").close()
     assert os.listdir(tmp_path) == ["state.db"]
+
+
+def test_the_log_is_folded_into_the_database_while_it_is_in_use(journal, tmp_path):
+    for number in range(20):
+        journal.put(str(number), b"x" * 5000)
+    log = tmp_path / "state.db-wal"
+    before = log.stat().st_size
+    fold(journal.path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(journal.path, alone / "state.db")
+    with contextlib.closing(Journal(alone / "state.db")) as other:
+        assert len(other.all()) == 20, "all of it is in the database itself"
+    journal.put("later", b"x" * 5000)
+    assert log.stat().st_size == before, "the log begins anew"
+    assert len(journal.all()) == 21
+    with pytest.raises(StoreFailed):
+        fold(tmp_path / "not" / "there.db")
 
 
 def test_it_is_for_nobody_else_to_read(journal, tmp_path):

@@ -1,6 +1,7 @@
 """The journal after a power cut: the database and its log as they stand at any instant, also with their newest frames lost.
 
-The writer is stopped while the two are copied, so that a copy is of one instant. What was not yet synced may be lost, newest
+The writer, whose log is taken into the database all the while, is stopped while the two are copied, so that a copy is of one
+instant. What was not yet synced may be lost, newest
 first: so the log's copy is cut anywhere behind its last checkpoint.
 """
 
@@ -19,10 +20,14 @@ from sandboxd.store.journal import Journal
 CUTS = int(os.environ.get("POWER_CUTS", "12"))
 ENVS = 8
 WRITER = f"""
-import sys
+import sys, threading
 from pathlib import Path
-from sandboxd.store.journal import Journal
+from sandboxd.store.journal import Journal, fold
 journal = Journal(Path(sys.argv[1]))
+def folds():
+    while True:
+        fold(Path(sys.argv[1]))
+threading.Thread(target=folds, daemon=True).start()
 print("open", flush=True)
 for number in range(1 << 30):
     journal.put(str(number % {ENVS}), b"%d " % number + b"x" * 2000)
