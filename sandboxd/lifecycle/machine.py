@@ -101,6 +101,7 @@ def begin(turn: Turn, state: State) -> None:
         init=None,
         again=False,
         idle_since=None,
+        woken=False,
     )
 
 
@@ -259,6 +260,8 @@ def refused_while_stopping(turn: Turn, event: ev.Event) -> None:
 
 def resume_stopping(turn: Turn, event: ev.Event) -> None:
     """The stop goes on, with its whole grace."""
+    if turn.record.woken:
+        turn.do(ev.Resume())
     grace = max(spec.stop_timeout for spec in turn.record.spec.services.values())
     turn.do(ev.Arm(timer="grace", after=grace, event=ev.GraceOver()))
     begin_end(turn)

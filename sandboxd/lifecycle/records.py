@@ -61,7 +61,8 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     by hand; None: as [scale] says. draining: since when it gets no new request, as it is to go.
 
     given_port: what PORT says on the host's network, where no two envs may have the same. error: code, message and hint of
-    what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle". idle_since:
+    what ended it, where sandboxd itself can tell. suspended, suspended_by: since when, and by "user" or "idle"; woken:
+    since then it was to run again, which the next daemon sees to if this one died. idle_since:
     of what was put to sleep for being idle. template, key: what it was made from, and for; no key: it is kept warm for one to
     come, and `claimed` is when that came. source: the address that asked for it. queued: since when it waits for its turn, or
     did last. overrides: limits changed since, by `update`; the spec stays what was asked
@@ -105,6 +106,7 @@ class EnvRecord(msgspec.Struct, frozen=True, kw_only=True):
     suspended: float | None = None
     suspended_by: str = ""
     idle_since: float | None = None
+    woken: bool = False
     queued: float | None = None
     overrides: dict[str, int | float | None] = {}
     enforced: dict[str, str] = {}

@@ -141,6 +141,8 @@ def resume_running(turn: Turn, event: ev.Event) -> None:
     """Another daemon's timers and probes are gone: arm and begin them again, and start what was about to start."""
     assert isinstance(event, ev.Adopted)
     arm_ttl(turn)
+    if turn.record.woken:
+        turn.do(ev.Resume())
     if turn.record.overrides:
         turn.do(ev.ApplyLimits())  # the daemon may have died between their record and their effect
     for name, service in turn.record.services.items():

@@ -19,7 +19,7 @@ def suspend(turn: Turn, event: ev.Event) -> None:
     assert isinstance(event, ev.SuspendAsked)
     if turn.record.init is None:
         return
-    turn.set(state=State.SUSPENDED, suspended=turn.now, suspended_by=event.by, idle_since=event.since)
+    turn.set(state=State.SUSPENDED, suspended=turn.now, suspended_by=event.by, idle_since=event.since, woken=False)
     turn.do(ev.EndProbes(), *(ev.Disarm(timer=f"restart:{name}") for name in waiting(turn)), ev.Suspend())
 
 
@@ -52,7 +52,7 @@ def resume_asked(turn: Turn, event: ev.Event) -> None:
 
 def resume(turn: Turn, event: ev.Event) -> None:
     """As it was before; what came due meanwhile is due now."""
-    turn.set(state=State.STARTING, suspended=None, suspended_by="", idle_since=None)
+    turn.set(state=State.STARTING, suspended=None, suspended_by="", idle_since=None, woken=True)
     if all_ready(turn):
         turn.set(state=State.READY)
     turn.do(ev.Resume())
@@ -105,7 +105,7 @@ def waking(handler: Callable[[Turn, ev.Event], None]) -> Callable[[Turn, ev.Even
         handler(turn, event)
         if turn.record.state is State.STOPPING:
             idle_since = turn.record.idle_since if turn.record.cause == "idle" else None
-            turn.set(suspended=None, suspended_by="", idle_since=idle_since)
+            turn.set(suspended=None, suspended_by="", idle_since=idle_since, woken=True)
             if not any(isinstance(effect, ev.KillInit) for effect in turn.effects):
                 turn.do(ev.Resume())
 

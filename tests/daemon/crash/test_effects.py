@@ -79,11 +79,10 @@ def test_what_was_told_to_be_over_is_over_whenever_the_daemon_dies(daemon, tmp_p
 KINDS = {"keys": kinds.keys, "replicas": kinds.replicas, "sleep": kinds.sleep, "ways": kinds.ways}
 # In a run of length each point that there is, as they come.
 FEW = [
-    ("keys", "after Demand._make Template"),
     ("keys", "after Journal.remove"),
     ("replicas", "before Scaling._remove Actor"),
     ("sleep", "after stop"),
-    ("ways", "before Ways.push"),
+    ("ways", "before Body.resume Resume"),
 ]
 
 

@@ -8,6 +8,7 @@ the world and tells the machine what it saw, by the same rules as sandboxd.daemo
 import itertools
 from collections import deque
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -222,3 +223,19 @@ class Crashes(RuleBasedStateMachine):
 
 TestCrashes = Crashes.TestCase
 TestCrashes.settings = settings(max_examples=max(400, settings().max_examples), stateful_step_count=30)
+
+
+@pytest.mark.parametrize("asked", ["resume", "start", "stop"])
+def test_what_was_to_run_again_runs_though_the_daemon_died_just_then(asked):
+    """Chance seldom comes by here."""
+    state = Crashes()
+    state.create(calm=True, kind="one", policy="no")
+    state.go_on(times=12)
+    state.somebody_asks(asked="suspend", times=12)
+    assert state.world.stopped
+    state.somebody_asks(asked=asked, times=1)
+    state.the_daemon_dies()
+    if asked == "stop":
+        state.go_on(times=3)
+        assert not state.world.stopped, "its services have the grace to end by themselves"
+    state.teardown()
