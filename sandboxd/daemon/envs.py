@@ -3,7 +3,6 @@
 A client that leaves while it waits ends only its own wait: what it asked for goes on.
 """
 
-import asyncio
 import secrets
 import signal
 import time
@@ -153,8 +152,6 @@ class EnvRequests:
 
     async def progress(self, call: Call, actor: Actor, wait: str, timeout: float | None) -> EnvRecord:
         """Wait for "created", "started" or "ready", telling a streaming client of each change; raises what ended it before."""
-        if wait == "created":
-            await asyncio.sleep(0)  # its launch comes first: the answer is written while the kernel and pid 1 are at it
         holds = GOALS[wait]
         loop_end = None if timeout is None else time.monotonic() + timeout
         seen = actor.settled  # what comes while some of it is told is seen next

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from sandboxd.config import with_usual_limits
@@ -25,10 +26,30 @@ HANDED_ON = frozenset({"PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "N
 def checked_spec(asked: EnvSpec, limits: Mapping[str, Any]) -> EnvSpec:
     """What was asked for, as it can be made; raises what `check` refuses. limits: those of whom says nothing of them."""
     spec = with_usual_limits(on_the_hosts_network(asked), limits)
-    check(spec)
+    check_once(spec)
     if (spec.name or "").rpartition(".")[2] in RESERVED:
         raise NameInvalid(f"{spec.name!r} is a name of sandboxd's own", hint="choose another name")
     return spec
+
+
+# Those that keep every rule, as bytes that tell all numbers apart: of one spec many envs are made.
+_kept: dict[bytes, None] = {}
+MOST_KEPT, LONGEST_KEPT = 64, 16 << 10
+
+
+def check_once(spec: EnvSpec) -> None:
+    """Raise as `check`, which is asked once of each spec."""
+    try:
+        key = msgspec.msgpack.encode(spec)
+    except UnicodeEncodeError:  # which it will say
+        key = b""
+    if key in _kept:
+        return
+    check(spec)
+    if 0 < len(key) <= LONGEST_KEPT:
+        if len(_kept) >= MOST_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = None
 
 
 def handed_on(environ: Mapping[str, str]) -> dict[str, str]:

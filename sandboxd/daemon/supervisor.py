@@ -94,7 +94,7 @@ class Supervisor:
         self._starts: set[asyncio.Task[Any]] = set()  # of a launcher or router in the place of one that has died
         self.pushing = Pushing(self)
         self.adopted = False  # until then the router that an earlier daemon left knows more than we do
-        self._untold: list[tuple[float, bytes]] = []
+        self._untold: list[tuple[float, str, EnvRecord, dict[str, str]]] = []
 
     @property
     def base(self) -> str:
@@ -252,6 +252,8 @@ class Supervisor:
         record = replace(record, id=self.berths.take_id(), created=now, queued=now)
         starting, effects = step(record, ev.Admitted(), now) if at_once else (record, [ev.Enqueue()])
         self.kept.create(record.id, msgspec.json.encode(starting))
+        if at_once and (child := next((child for child in self.launcher.parked if child.is_ready), None)) is not None:
+            self.coming[record.id] = child.netns_cookie  # most likely; the launch corrects it
         self.announce(record, "created", {"key": record.key} if record.key else {})
         return self.adopt(starting, effects)
 
@@ -312,8 +314,8 @@ class Supervisor:
         self.pushing.note(env_id, is_coming=is_coming)
 
     def is_coming(self, env_id: str, cookie: int) -> None:
-        """An env is being launched, in that network (0: it is not known): a request may wait for it inside."""
-        if cookie:
+        """An env is being launched, in that network (0: it is not known): a request may wait for it already."""
+        if self.coming.get(env_id, 0) != cookie:
             self.coming[env_id] = cookie
             self.pushing.note(env_id, is_coming=True)
 
@@ -329,16 +331,16 @@ class Supervisor:
 
     def announce(self, record: EnvRecord, event: str, detail: dict[str, str]) -> None:
         """Tell those who listen, and keep it for those who ask later."""
-        told = Event(
-            time=rfc3339(time.time()) or "", event=event, id=record.id, name=record.name, detail=detail, owner=record.owner
-        )
         if not self._untold:
             asyncio.get_running_loop().call_later(EVENTS_DELAY, self.keep_events)
-        self._untold.append((time.time(), msgspec.json.encode(told)))
+        now = time.time()
+        self._untold.append((now, event, record, detail))
         journal.told(event, record.id, record.name, record.owner, detail)
         self.tally.note(event, record.id, time.monotonic())
-        for subscription in self.subscriptions:
-            subscription.put(told)
+        if self.subscriptions:
+            told = event_of(now, event, record, detail)
+            for subscription in self.subscriptions:
+                subscription.put(told)
 
     def keep_events(self) -> None:
         """Write down the events of the last moment, as one transaction: a request is not made to wait for its news."""
@@ -346,7 +348,7 @@ class Supervisor:
         if not untold:
             return
         try:
-            self.journal.add_events(untold)
+            self.journal.add_events((told[0], msgspec.json.encode(event_of(*told))) for told in untold)
         except StoreFailed as error:
             log.warning("%d events could not be kept: %s", len(untold), error)
 
@@ -391,3 +393,8 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()
         self.kept.close()
+
+
+def event_of(when: float, event: str, record: EnvRecord, detail: dict[str, str]) -> Event:
+    """What happened to an env, as everybody is told. when: seconds since the epoch."""
+    return Event(time=rfc3339(when) or "", event=event, id=record.id, name=record.name, detail=detail, owner=record.owner)

@@ -29,6 +29,7 @@ from sandboxd.isolation.steps import (
     Prove,
     Resize,
     Rlimits,
+    Rules,
     Seal,
     Seccomp,
     in_order,
@@ -180,14 +181,43 @@ def steps_of(
     if size != tmp_size(layout.memory, None):
         steps += [Resize(place, size) for place in SCRATCH]
     steps += [own_files(layout, hosts_file([name, *spec.services], place.hosts), place.resolv_conf), Hostname(name)]
-    steps += view_steps(place, layout, handed=handed)
-    steps.append(Seal())
-    if any(isinstance(step, Landlock) for step in confined):
-        binds = [step for step in steps if isinstance(step, Bind)]
-        steps.append(landlock.inside(host.landlock, layout, binds, ports_of(spec)))
+    is_ruled = any(isinstance(step, Landlock) for step in confined)
+    binds, rules = shown(place, host, ports_of(spec) if is_ruled else None, handed=handed)
+    steps += [*binds, Seal()]
+    if is_ruled:
+        steps.append(rules)
     steps += confined
     assert in_order(steps), "a step stands after one of a later phase"
     return steps
+
+
+# What was made of places that differ in nothing but where their home is kept; a layout that is held here keeps its id.
+_views: dict[tuple[object, ...], tuple[Layout, list[AnyStep], Rules]] = {}
+MOST_VIEWS = 64
+
+
+def shown(place: PlaceFacts, host: HostFacts, ports: set[int] | None, *, handed: bool) -> tuple[list[AnyStep], Rules]:
+    """The env's own part of the view, and the rules of Landlock on that, which many envs of one spec have in common."""
+    layout = host.layout
+    home = place.env_home
+    key = (
+        id(layout),
+        host.landlock,
+        handed,
+        None if ports is None else frozenset(ports),
+        msgspec.msgpack.encode(msgspec.structs.replace(place, env_home="")),
+    )
+    found = _views.get(key)
+    if found is None or found[0] is not layout:
+        view = view_steps(msgspec.structs.replace(place, env_home=""), layout, handed=handed)
+        binds = [step for step in view if isinstance(step, Bind)]
+        if len(_views) >= MOST_VIEWS:
+            _views.clear()
+        found = _views[key] = layout, view, landlock.inside(host.landlock, layout, binds, ports)
+    own = [
+        msgspec.structs.replace(step, source=home) if isinstance(step, Bind) and not step.source else step for step in found[1]
+    ]
+    return own, found[2]
 
 
 def arrivals(spec: EnvSpec, place: PlaceFacts, host: HostFacts) -> dict[str, Any]:

@@ -89,10 +89,12 @@ class Dialer:
         self.loop = loop
         self.ways = ways
         self.listener = Listener(loop, fd, PEERS_LIMIT, self.join)
+        self.listener.accept(0)  # a request may have waited for this since before there was a plan
 
     def join(self, peer: _socket.socket) -> None:
-        """A new peer."""
+        """A new peer, whose first request mostly is here."""
         self.loop.watch(peer.fileno(), READ, lambda _events: self.serve(peer))
+        self.serve(peer)
 
     def leave(self, peer: _socket.socket) -> None:
         """A peer went, or broke the rules."""

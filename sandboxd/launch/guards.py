@@ -40,8 +40,8 @@ def guard(trees: Iterable[str], code: Iterable[str]) -> Guard:
     for tree in trees:
         wanted = dict.fromkeys(path for path in obeyed(tree) if os.path.lexists(path))
         wanted |= dict.fromkeys(path for path in code if path.startswith(f"{tree}/"))
-        hooks = os.path.join(tree, ".git", "hooks")
-        git = os.path.dirname(hooks)
+        git = f"{tree}/.git"
+        hooks = f"{git}/hooks"
         if os.path.isdir(git) and os.access(git, os.W_OK) and not os.path.lexists(hooks):
             blank.append(hooks)
             wanted[hooks] = None
@@ -60,9 +60,9 @@ def guard(trees: Iterable[str], code: Iterable[str]) -> Guard:
 
 def obeyed(tree: str) -> Iterator[str]:
     """Every path in a tree that somebody outside takes orders from, whether it is there or not."""
-    yield from (os.path.join(tree, name) for name in SPECS)
-    git = os.path.join(tree, ".git")
-    if os.path.isfile(os.path.join(tree, "commondir")):  # a linked worktree's part of a repository, shown by itself
+    yield from (f"{tree}/{name}" for name in SPECS)
+    git = f"{tree}/.git"
+    if os.path.isfile(f"{tree}/commondir"):  # a linked worktree's part of a repository, shown by itself
         yield from (os.path.join(tree, name) for name in (*ORDERS, "gitdir"))
         return
     if not os.path.isdir(git):

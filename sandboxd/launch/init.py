@@ -115,6 +115,7 @@ class Init:
         # Before anything runs that could reach for them.
         ways = fds.get("ways", []) + open_forwards(config.get("forward") or []) + open_paths(config.get("paths") or [])
         start_all(self.services, config, fds)
+        self.dialer = Dialer(self.loop, fds["dial"], ways) if fds.get("dial", -1) >= 0 else None
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))
         # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
@@ -124,7 +125,6 @@ class Init:
         self.walls = fds.get("proven", [])
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
-        self.dialer = Dialer(self.loop, fds["dial"], ways) if fds.get("dial", -1) >= 0 else None
         self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
         if "launched" in fds:
             self.services.hear_all()  # of the first one's exec: to vfork is to wait for it

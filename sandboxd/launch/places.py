@@ -62,7 +62,8 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
     runs_as = NOBODY if uid == 0 and spec.isolation.user != "root" else uid
     home = home_of(environ, uid)
     real_home = resolve(home)
-    hide = hidden(str(env_dir.parent.parent))  # S of S/envs/ID
+    place = str(env_dir)
+    hide = hidden(place.rsplit("/", 2)[0])  # S of S/envs/ID
     workspace = look_at_workspace(spec.workspace.path, real_home, hide, runs_as if uid == 0 else None)
     mounts = [look_at_mount(mount, hide) for mount in spec.mounts]
     mounts += look_at_repository(workspace, [mount.source for mount in mounts], hide)
@@ -79,7 +80,7 @@ def look_at(spec: EnvSpec, *, environ: dict[str, str], env_dir: Path, uid: int) 
     shared = spec.network.mode == "host"
     return PlaceFacts(
         home=home,
-        env_home=str(env_dir / "home"),
+        env_home=f"{place}/home",
         user="root" if spec.isolation.user == "root" else user_name(runs_as),
         workspace=workspace,
         real_home=real_home if readonly_home else None,

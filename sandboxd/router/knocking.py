@@ -9,6 +9,8 @@ Invariant: a place has one at a time, and none after one in vain; whatever becom
 import _socket
 import errno
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from sandboxd.router.dialer import LOOPBACK, abandon, is_established
@@ -34,11 +36,12 @@ class Waiting(Watcher, Protocol):
 class Knock:
     """See above; for one place of a table, on behalf of one who waits there."""
 
-    __slots__ = ("_backend", "_pause", "_sock", "_stands", "_tries", "_who")
+    __slots__ = ("_backend", "_pause", "_sock", "_stands", "_stock", "_tries", "_who")
 
     def __init__(self, backend: "Backend", who: Waiting) -> None:
         self._backend = backend
         self._who = who
+        self._stock = backend.stock
         self._sock: _socket.socket | None = None
         self._stands = False
         self._tries = 0
@@ -47,14 +50,19 @@ class Knock:
     def start(self) -> None:
         """Begin."""
         self._backend.env.held.add(self)
-        stock = self._backend.stock
+        self._ask()
+
+    def _ask(self) -> None:
+        if not self._goes_on():
+            self.end()
+            return
         try:
-            sock = stock.take(socket.AF_INET)
+            sock = self._stock.take(socket.AF_INET)
         except OSError:
             self.end()
             return
         if sock is None:
-            stock.wait(socket.AF_INET, self)
+            self._stock.wait(socket.AF_INET, self)
         else:
             self.supplied(sock)
 
@@ -65,8 +73,8 @@ class Knock:
         self._backend.loop.on_behalf(self._who, self._try)
 
     def unsupplied(self, reason: str) -> None:
-        """From the stock: its init is not there any more, or gives none."""
-        self.end()
+        """From the stock: its init is not there yet, or any more, or gives none."""
+        self._later(self._ask)
 
     def give(self, who: object) -> _socket.socket | None:
         """The connection, once it stands, for whom it was made."""
@@ -96,7 +104,7 @@ class Knock:
         sock, loop, port = self._sock, self._backend.loop, self._backend.endpoint.port or 0
         if sock is None:
             return
-        if not self._who.is_held or self._backend.knock is not self:
+        if not self._goes_on():
             self.end()
             return
         loop.guard()
@@ -104,12 +112,7 @@ class Knock:
         self._stands = is_established(sock, port)  # on loopback it is known when the call returns
         # Refused, it can be connected anew (connect(2)), once a second call has said so (inet_stream_connect).
         if not self._stands and sock.connect_ex((LOOPBACK[socket.AF_INET], port)) == errno.ECONNREFUSED:
-            if self._tries == MOST:
-                self.end(in_vain=True)
-                return
-            self._tries += 1
-            loop.at(loop.now + self._pause, self._again)
-            self._pause *= GROWTH
+            self._later(self._try)
             return
         try:
             if self._stands:
@@ -117,5 +120,15 @@ class Knock:
         finally:
             self.end()
 
-    def _again(self) -> None:
-        self._backend.loop.on_behalf(self._who, self._try)
+    def _goes_on(self) -> bool:
+        is_current = self._backend.knock is self and self in self._backend.env.held
+        return is_current and self._who.is_held and not self._stock.over
+
+    def _later(self, again: Callable[[], None]) -> None:
+        if self._tries == MOST:
+            self.end(in_vain=True)
+            return
+        self._tries += 1
+        loop = self._backend.loop
+        loop.at(loop.now + self._pause, partial(loop.on_behalf, self._who, again))
+        self._pause *= GROWTH

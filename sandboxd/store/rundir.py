@@ -10,6 +10,7 @@ cannot be swapped.
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import socket
@@ -38,6 +39,7 @@ class RunDir:
         """Take it all, or nothing; raises StoreFailed or DaemonRunning. handed: see `prepare`."""
         self.state_dir = settings.state_dir
         self.envs_dir = settings.state_dir / "envs"
+        self._below = functools.lru_cache(maxsize=1024)(self.envs_dir.joinpath)  # asked several times while an env starts
         self.runtime_dir = settings.runtime_dir
         self.socket_path = settings.socket
         self._shared = settings.shared
@@ -71,7 +73,7 @@ class RunDir:
         """S/envs/ID, whether it exists or not."""
         if not ENV_ID.fullmatch(env_id):
             raise NotFound(f"{env_id!r} is no env id")
-        return self.envs_dir / env_id
+        return self._below(env_id)
 
     def create_env_dir(self, env_id: str) -> Path:
         """Make S/envs/ID with `logs` and `home`, all 0700; raises StoreFailed, and then nothing half-made stays.

@@ -304,3 +304,24 @@ def test_events_tell_the_whole_story(client, tmp_path):
     remove(client, env.id)
     told = [event.event for event in client.call(m.Events(filters=[f"id={env.id}"])).events]
     assert told == ["created", "starting", "started", "ready", "exited", "failed", "removed"]
+
+
+COUNTING = """import socket
+server = socket.create_server(("127.0.0.1", 3000))
+for number in range(1, 100):
+    connection, _ = server.accept()
+    connection.recv(65536)
+    body = str(number)
+    connection.sendall(f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(body)}\\r\\nConnection: close\\r\\n\\r\\n{body}".encode())
+    connection.close()
+"""
+
+
+# The pool is not for the second one: its child is another than was thought when its name was told.
+@pytest.mark.parametrize("network", [Network(), Network(egress="none")], ids=["usual", "other"])
+def test_who_is_told_of_an_env_may_ask_it_at_once_and_is_all_that_it_hears(client, shared_daemon, network):
+    command = ["python3", "-I", "-S", "-c", COUNTING]
+    env = run(client, command, port=3000, network=network, wait="created")
+    answers = [shared_daemon.request(env.name) for _ in range(2)]
+    remove(client, env.id)
+    assert answers == [(200, b"1"), (200, b"2")]

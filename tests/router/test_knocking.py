@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,9 @@ class Hours:
 
     def on_behalf(self, _who: object, call: Callable[[], None]) -> None:
         call()
+
+    def watch(self, fd: int, who: object, mask: int) -> None:
+        raise AssertionError("there is nothing to be heard of")
 
     def at(self, when: float, call: Callable[[], None]) -> None:
         self.due.append((when, call))
@@ -158,3 +162,19 @@ def test_who_leaves_ends_it(deaf: socket.socket, guest: Guest, hours: Hours) -> 
     deaf.setblocking(False)
     with pytest.raises(BlockingIOError):
         deaf.accept()
+
+
+def test_an_init_that_is_not_there_yet_is_asked_again(hours: Any, tmp_path: Path) -> None:
+    dial = str(tmp_path / "dial.sock")
+    place = Endpoint(
+        env_id="e", name="n", service="s", state="starting", dial=dial, port=1, netns_cookie=7, owner=0, early=True
+    )
+    guest = Guest(Backend(place, Env("e"), hours))
+    guest.backend.knock = Knock(guest.backend, guest)
+    guest.backend.knock.start()
+    for _ in range(3):
+        assert (len(hours.due), len(guest.backend.env.held)) == (1, 1)
+        hours.turn()
+    guest.is_held = False
+    hours.turn()
+    assert (guest.backend.knock, guest.backend.env.held, hours.foreign, hours.due) == (None, set(), 0, [])

@@ -211,3 +211,16 @@ def test_a_plan_is_json_and_capped() -> None:
 
 def test_a_plan_can_be_read() -> None:
     assert "give up all capabilities" in planned().describe()
+
+
+def test_what_envs_of_one_spec_have_in_common_is_made_once_and_is_nobody_elses() -> None:
+    homes = [f"/state/envs/{name}/home" for name in "xyz"]
+    made = {home: planned(place=place(env_home=home)) for home in homes}
+    for home, one in made.items():
+        (shown,) = [step for step in one.steps if isinstance(step, Bind) and step.target == "/home/ada"]
+        assert shown == Bind(home, "/home/ada", readonly=False)
+        rest = [step for step in one.steps if step != shown]
+        assert rest == [step for step in made["/state/envs/x/home"].steps if getattr(step, "target", "") != "/home/ada"]
+    other = planned(place=place(workspace="/home/ada/src/other"))
+    assert [step.target for step in other.steps if isinstance(step, Bind)] == ["/home/ada", "/home/ada/src/other"]
+    assert planned(host=replace(host(), landlock=1)).steps != planned().steps
