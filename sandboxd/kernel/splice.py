@@ -95,10 +95,11 @@ def is_fresh_tcp(sock: _socket.socket, family: int, cookie: int) -> bool:
 
 
 def tame(sock: _socket.socket) -> None:
-    """Undo what was set before the socket was handed over to hold us up; raises OSError.
+    """Undo what was set before the socket was handed over to hold us up, and what is of no use in there; raises OSError.
 
     O_NONBLOCK lives in the open file description, so whoever kept a duplicate can clear it again at any time: it is no more
     than what honest peers need, and calls that can say MSG_DONTWAIT do.
     """
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)
+    stay_local(sock)

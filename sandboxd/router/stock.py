@@ -16,7 +16,7 @@ from typing import Protocol
 
 from sandboxd.errors import ProtocolViolation
 from sandboxd.kernel import fds
-from sandboxd.kernel.splice import is_fresh_tcp, renew, tame
+from sandboxd.kernel.splice import is_fresh_tcp, renew, stay_local, tame
 from sandboxd.router.loop import READ, Loop
 
 MOST_ASKED = 16
@@ -57,6 +57,7 @@ class Stock:
         if not self._path:
             sock = _socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stay_local(sock)
             return sock
         ready = self._ready[family]
         if not ready:

@@ -8,7 +8,7 @@ import _socket
 import socket
 from typing import Protocol
 
-from sandboxd.kernel.splice import reset_on_close, stay_local
+from sandboxd.kernel.splice import reset_on_close
 from sandboxd.router.backends import Backend
 from sandboxd.router.loop import READ, Loop
 from sandboxd.router.relay import BUFFER, DONTWAIT, Side, shared, view
@@ -116,7 +116,6 @@ class Upstream(Side):
     def send_at_once(self) -> None:
         """Accepted sockets have it from their listener; of ours only those that stream need it."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stay_local(self.sock)
 
     def broken(self) -> None:
         """It takes no more bytes."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sandboxd.kernel.splice import renew
+from sandboxd.kernel.splice import renew, tame
 from sandboxd.router.dialer import is_established
 from tests.router.standin import Bench, Standin, rested, settle
 from tests.router.talk import Talk
@@ -190,3 +190,9 @@ def test_connections_that_a_service_ends_leave_nothing_to_those_after_them(
             assert talk.at_end()
     assert bench.run(bench.handle.release(shop.env_id)) is True
     settle(bench, before + 1)  # it asks the kernel whose a connection is by one that it keeps
+
+
+def test_what_goes_into_an_env_is_not_paced() -> None:
+    with socket.socket() as sock:
+        tame(sock)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
