@@ -18,7 +18,7 @@ from sandboxd.launch import guard, init, plain, quick, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply
 from sandboxd.launch.dialer import open_diag
 
-FIRST = 3  # descriptors, from it on: a socket, the other one or the bridge, the control group of services
+LINE, OTHER, GROUP = 3, 4, 5  # descriptors: the own socket, the bridge or the stager's, the control group of services
 
 
 def main(given: list[int], group: list[int], is_apart: bool, run_init) -> None:  # type: ignore[no-untyped-def]
@@ -31,31 +31,31 @@ def main(given: list[int], group: list[int], is_apart: bool, run_init) -> None: 
     status = 1
     try:
         if is_apart and namespaces.clone3(0)[0] == 0:
-            line, bridge = (_socket.socket(fileno=fd) for fd in placed(given[1::2]))
+            place(given[1::2])
+            line = _socket.socket(fileno=LINE)
             base = drop(line)
-            os._exit(stager.live(line, bridge, base) if base is not None else 0)
-        places = placed([*(given[::2] if is_apart else given), *group])
-        own = {"group": places[2] if group else -1}
+            os._exit(stager.live(line, _socket.socket(fileno=OTHER), base) if base is not None else 0)
+        place([*(given[::2] if is_apart else given), *group])
+        own = {"group": GROUP if group else -1}
         if not is_apart:
-            for fd in places[:2]:
+            for fd in (LINE, OTHER):
                 talk.start(_socket.socket(fileno=os.dup(fd)))
-            os._exit(guard.main(places[0], places[1], lambda config, found: run_init(config, found | own)))
-        line, bridge = (_socket.socket(fileno=fd) for fd in places[:2])
-        status = be_init(line, bridge, lambda config, found: run_init(config, found | own))
+            os._exit(guard.main(LINE, OTHER, lambda config, found: run_init(config, found | own)))
+        line = _socket.socket(fileno=LINE)
+        status = be_init(line, _socket.socket(fileno=OTHER), lambda config, found: run_init(config, found | own))
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:
         os._exit(status)
 
 
-def placed(kept: list[int]) -> range:
-    """Where these descriptors, in ascending order, are from here on; nothing else is open but stdio. SIGCHLD waits."""
-    for place, fd in enumerate(kept, FIRST):
-        if fd != place:
-            os.dup2(fd, place, inheritable=False)
-    fds.close_range(FIRST + len(kept))
+def place(kept: list[int]) -> None:
+    """Have these descriptors, in ascending order, from LINE on; nothing else is open but stdio. SIGCHLD waits."""
+    for number, fd in enumerate(kept, LINE):
+        if fd != number:
+            os.dup2(fd, number, inheritable=False)
+    fds.close_range(LINE + len(kept))
     signals.block_child()
-    return range(FIRST, FIRST + len(kept))
 
 
 def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # type: ignore[no-untyped-def]
@@ -82,10 +82,10 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
     def enter() -> None:
         """Be in the whole view behind all walls."""
         try:
-            walls.await_view(stage)
+            walls.await_word(stage, walls.WHOLE)
             apply(stage, "walls", plan["walls"])
             walls.forget(stage)
-            walls.await_left(stage)
+            walls.await_word(stage, walls.LEFT)
         except Exception as error:  # nothing of the env may run, whatever it was
             talk.send(line, failure(error))
             os._exit(1)

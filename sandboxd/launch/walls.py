@@ -78,26 +78,17 @@ def tell_left(bridge: _socket.socket) -> None:
     fds.send(bridge, LEFT)
 
 
-def await_view(stage: "Stage") -> None:
-    """In pid 1: wait for the first word. It never comes where the stager failed, which says so itself."""
+def await_word(stage: "Stage", wanted: bytes) -> None:
+    """In pid 1: wait for it. It never comes where the stager failed, which says so itself; after anything else this is the end.
+    Nothing of the env may run before the last."""
     if stage.bridge is not None:
-        stage.ruleset = next(iter(heard(stage.bridge, WHOLE)), -1)
-
-
-def await_left(stage: "Stage") -> None:
-    """And for the second. Nothing of the env may run before."""
-    line, stage.bridge = stage.bridge, None
-    if line is not None:
-        heard(line, LEFT)
-        line.close()
-
-
-def heard(bridge: _socket.socket, wanted: bytes) -> list[int]:
-    """The descriptors that came with that word; where another comes, or none, this is the end."""
-    word, found = fds.recv(bridge, 1, max_fds=1)
-    if word != wanted:
-        os._exit(1)
-    return found
+        word, found = fds.recv(stage.bridge, 1, max_fds=1)
+        if word != wanted:
+            os._exit(1)
+        if found:
+            stage.ruleset = found[0]
+        if word == LEFT:
+            stage.bridge.close()
 
 
 def forget(stage: "Stage") -> None:

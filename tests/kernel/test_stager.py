@@ -16,7 +16,7 @@ from sandboxd.isolation.parking import halves, parts
 from sandboxd.isolation.steps import Hostname, Loopback, Phase, Prove, Rlimits
 from sandboxd.launch.apply import Stage
 from sandboxd.launch.parcel import InitFds, init_half, stager_half
-from sandboxd.launch.walls import await_left
+from sandboxd.launch.walls import LEFT, await_word
 from tests.walls.envs import TIMEOUT, Walls, program
 
 LOOK = """
@@ -88,7 +88,7 @@ def test_pid_1_goes_no_further_without_the_stagers_word() -> None:
             if pid == 0:
                 stage = Stage()
                 stage.bridge = theirs  # type: ignore[assignment]
-                await_left(stage)
+                await_word(stage, LEFT)
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
 
