@@ -108,7 +108,7 @@ def make() -> dict[str, str]:
     run("idle", serve, 8000, "ready", lifecycle=Lifecycle(idle=Idle(suspend=1.0)))
     run("scaled", scale=Replicas(min=2, max=2))
     run("gone")
-    client.call(m.Remove(target="gone", force=True))
+    client.call(m.Remove(target=ids.pop("gone"), force=True))
     spec = EnvSpec(
         services={"web": Service(command=serve, port=8000)},
         name="each",
@@ -117,15 +117,15 @@ def make() -> dict[str, str]:
     )
     client.call(m.Register(spec=spec, environ=environ()))
     ids["keyed"] = client.call(m.Ensure(template="each", key="one")).env.id
-    wait_for(lambda: client.call(m.Inspect(target="idle")).env.state == "suspended", "sleep")
-    wait_for(lambda: client.call(m.Inspect(target="scaled-2")).env.state == "ready", "the second replica")
+    wait_for(lambda: states(client)["idle"] == "suspended", "sleep")
+    wait_for(lambda: states(client).get("scaled-2") == "ready", "the second replica")
     assert fetch("always") == fetch("one.each") == 200
     return ids
 
 
 def run_params(name: str, command: str, port: int | None = None, wait: str = "started", **parts: Any) -> m.Run:
-    spec = EnvSpec(services={"web": Service(command=command, port=port)}, workspace=place(), **parts)
-    return m.Run(spec=spec, name=name, environ=environ(), wait=wait)
+    spec = EnvSpec(services={"web": Service(command=command, port=port)}, name=name, workspace=place(), **parts)
+    return m.Run(spec=spec, environ=environ(), wait=wait)
 
 
 def place() -> Workspace:
@@ -185,7 +185,7 @@ def look(kept: Any, state: str, reason: str) -> None:
     booted = time.time() - float(Path("/proc/uptime").read_text().split()[0])
     for name, info in seen.items():
         assert Path(f"/proc/{info.services[0].pid}").stat().st_ctime >= booted, name
-    wait_for(lambda: client.call(m.Inspect(target="scaled-2")).env.state == "ready", "the second replica")
+    wait_for(lambda: states(client).get("scaled-2") == "ready", "the second replica")
     found = {name: client.call(m.Inspect(target=ids[name])).env for name in ids}
     assert (found["once"].state, found["paused"].state) == (state, state), found
     for name in ("once", "paused"):
@@ -201,9 +201,14 @@ def look(kept: Any, state: str, reason: str) -> None:
     assert [template.name for template in client.call(m.Templates()).templates] == ["each"]
 
 
-def ready(env_id: str, socket: str = SYSTEM) -> Any:
+def ready(env_id: str, socket: str = "") -> Any:
     """The env, which comes to be ready."""
-    return Client(Path(socket), autostart=False).call(m.Wait(target=env_id, until="ready", timeout=PATIENCE)).env
+    return Client(Path(socket or SYSTEM), autostart=False).call(m.Wait(target=env_id, until="ready", timeout=PATIENCE)).env
+
+
+def states(client: Any) -> dict[str, str]:
+    """Of all of them, by name."""
+    return {row.name: row.state for row in client.call(m.List(all=True)).envs}
 
 
 def start_again() -> dict[str, str]:
@@ -212,7 +217,7 @@ def start_again() -> dict[str, str]:
     for name in ("once", "paused", "brief"):
         client.call(m.Start(target=ids[name]))
     client.call(m.Suspend(target=ids["paused"]))
-    wait_for(lambda: client.call(m.Inspect(target=ids["idle"])).env.state == "suspended", "sleep")
+    wait_for(lambda: states(client)["idle"] == "suspended", "sleep")
     return dict(ids)
 
 
@@ -220,7 +225,7 @@ def over_quota() -> str:
     """What the daemon says of too many."""
     try:
         for number in range(9):
-            Client(Path(SYSTEM)).call(run_params(f"more-{number}", "true", wait="created"))
+            Client(Path(SYSTEM)).call(run_params(f"more-{number}", "sleep 1000", wait="created"))
     except Exception as error:
         return str(error)
     finally:
@@ -266,7 +271,7 @@ def end() -> dict[str, Any]:
     """Remove all of one's own; what was left of it, by name."""
     client, left = Client(Path(SYSTEM)), {}
     for template in client.call(m.Templates()).templates:
-        client.call(m.Unregister(name=template.name))
+        client.call(m.Unregister(name=template.name, force=True))
     for row in client.call(m.List(all=True)).envs:
         if not row.name.startswith("scaled-"):
             left[row.name] = client.call(m.Remove(target=row.id, force=True)).receipt.leaked
