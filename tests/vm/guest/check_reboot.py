@@ -82,8 +82,9 @@ def test_a_reboot_and_a_reset(host) -> None:
 
 def prepare(host: Any) -> None:
     host.run("sh", "-c", "mkdir -p /var/log/journal && journalctl --flush")
-    host.sandbox("daemon", "install", "--system")
+    CONFIG.parent.mkdir(exist_ok=True)
     CONFIG.write_text("shared = true\n[quota]\nenvs = 13\n")
+    host.sandbox("daemon", "install", "--system")
     host.systemctl("stop", "sandboxd.socket", UNIT)
     host.systemctl("enable", "--now", "sandboxd-router.socket", "sandboxd.socket")
 
