@@ -45,13 +45,19 @@ async def is_stopping() -> bool:
         return False
     whose = [] if os.geteuid() == 0 else ["--user"]
     try:
+        process = await asyncio.create_subprocess_exec(
+            program, *whose, "is-system-running", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        )
+    except OSError as error:  # no descriptor, no memory
+        log.warning("the service manager cannot be asked why the daemon is to end: %s", error)
+        return False
+    try:
         async with asyncio.timeout(ASKING):
-            process = await asyncio.create_subprocess_exec(
-                program, *whose, "is-system-running", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
-            )
             said, _ = await process.communicate()
-    except (OSError, TimeoutError) as error:
-        log.warning("the service manager does not say why the daemon is to end: %r", error)
+    except TimeoutError:
+        log.warning("the service manager does not say why the daemon is to end")
+        process.kill()
+        await process.wait()
         return False
     return said.strip() == b"stopping"
 
