@@ -148,7 +148,8 @@ def command_in(variant: Variant, command: Iterable[str], out: Path) -> "subproce
         argv = [sys.executable, str(Path(__file__).with_name("machine.py")), "--user", variant.user]
         argv += ["--session", variant.session, "--setup", setup, "--suite", variant.suite, "--append", variant.append]
         argv += ["--arch", variant.arch, *(["--reboots"] if variant.reboots else [])]
-        argv += ["--share", str(copy), "--share", str(site(version, variant.arch)), "--out", str(out), "--timeout", "1500"]
+        argv += ["--share", str(copy), "--share", str(site(version, variant.arch)), "--out", str(out)]
+        argv += ["--timeout", "3000" if variant.reboots else "1500"]
         argv += ["--env", "PYTHONPATH=/share/checkout:/share/site"]
         argv += ["--env", f"SANDBOXD_REQUIRE={os.environ.get('SANDBOXD_REQUIRE', '')}", "--", *command]
         return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ from tests.vm.guests import Check, Result
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(1800)  # the first of a guest waits for all of that guest's
+@pytest.mark.timeout(3300)  # the first of a guest waits for all of that guest's
 @pytest.mark.parametrize("check", [*guests.checks()], ids=lambda check: check.id)
 def test_guest(check: Check, in_guest: Callable[[Check], Result], record_property: Callable[[str, object], None]) -> None:
     result = in_guest(check)
