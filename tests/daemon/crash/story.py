@@ -95,7 +95,7 @@ class Story:
 
     def until(self, holds: Callable[[Any], object], what: str) -> None:
         """Ask until it is so; raises what the daemon refuses."""
-        deadline = time.monotonic() + 2 * PATIENCE
+        deadline = time.monotonic() + 4 * PATIENCE  # several starts of a daemon may be in it
         while True:
             try:
                 with self.daemon.client() as client:
