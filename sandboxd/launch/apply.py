@@ -32,8 +32,7 @@ STAGING = ("/tmp", "/mnt", "/usr")  # any directory: it is covered only until th
 class Stage:
     """What the steps of one env share: descriptors of the host's root, the new one and its namespace, the trees that were
     handed over and picked up, the walls that were proven, a Landlock ruleset in the making, and pid 1's end of the socket on
-    which that comes from the stager. is_awaited: somebody waits
-    for the env; is_leaving: the host's tree is still there.
+    which that comes from the stager. is_awaited: somebody waits for the env; is_leaving: the host's tree is still there.
     """
 
     __slots__ = (
