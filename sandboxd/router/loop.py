@@ -82,7 +82,7 @@ class Loop:
         self.now = time.monotonic()
         self._armed = False
         self._guarded = False
-        self._busy = 0.0
+        self._busy = self._looked = 0.0
         self.foreign = 0  # sockets held that somebody else may hold, too: only they can stall us
 
     def watch(self, fd: int, watcher: Watcher, mask: int) -> None:
@@ -212,9 +212,13 @@ class Loop:
         """SIGALRM, every STALL seconds: the same batch as at the last look, and no work done in between, is a stuck call.
 
         To wait for a CPU is work: on a machine that is overrun the others have it, and the call is as good as any."""
+        now = time.monotonic()
+        passed = now - self._looked
+        if passed < STALL / 2:
+            return  # the look before was late itself, for want of a CPU: too little has passed since to tell anything
         busy = self._worked()
-        idle = busy - self._busy < STALL / 2
-        self._busy = busy
+        idle = busy - self._busy < passed / 2
+        self._busy, self._looked = busy, now
         guarded, self._guarded = self._guarded, self._guarded and not self._waiting  # it may be the call we are in
         if not self.foreign and not guarded:
             self._armed = False
