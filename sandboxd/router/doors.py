@@ -72,6 +72,9 @@ class Guest(Protocol):
     def answer_page(self, page: pages.Page) -> None:
         """It cannot be served."""
 
+    def turn_away(self, page: pages.Page) -> None:
+        """The same, unless a table is on its way that may say otherwise: its template may have keys of another kind now."""
+
 
 class Doors:
     """Those who wait, by slot; and when each slot was asked for."""
@@ -163,7 +166,7 @@ class Doors:
     def _keyed(self, client: "Guest", request: Request) -> Keyed | None:
         """The request's key, found once; None: it is for no template (client.keyed is None), or was answered."""
         known = client.keyed
-        if client.is_held and known is not None and known.request is request:
+        if client.is_held and known is not None and known.request is request and known.slot:
             return known
         client.keyed = None
         asked = self._router.backends.routes.door(request.host) if request.host is not None else None
@@ -178,7 +181,7 @@ class Doors:
         if not self._router.access.allows(client, place_of(door)):
             client.answer_page(pages.not_yours())
         elif found is None:
-            client.answer_page(pages.no_key(door.name, door.keys))
+            client.turn_away(pages.no_key(door.name, door.keys))
         else:
             client.cookie = found.cookie
             return client.keyed

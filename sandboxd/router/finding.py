@@ -168,6 +168,10 @@ class Finding(Exchange):
         elif self.state != HELD:
             self.hold()
 
+    def turn_away(self, page: pages.Page) -> None:
+        """The same for a page that is there."""
+        self.send_away(lambda: page)
+
     @property
     def is_held(self) -> bool:
         """Whether its request waits for an env."""

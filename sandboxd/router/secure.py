@@ -105,6 +105,8 @@ class Secure(Raw):
         alerts = {403: hello.ACCESS_DENIED, 503: hello.INTERNAL_ERROR}
         self.refuse(alerts.get(page.status, hello.UNRECOGNIZED_NAME))
 
+    turn_away = answer_page  # a hello's name is its one key
+
     def may_reach(self, backend: Backend) -> bool:
         """As a request may; asked when it is about to be passed on."""
         return self.router.access.allows(self, backend.endpoint)

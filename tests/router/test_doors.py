@@ -7,11 +7,14 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from sandboxd.routing.keys import Door
 from sandboxd.routing.orders import Ask
 from sandboxd.routing.table import Change, RouteTable
 from tests.router.standin import Bench, Standin
 from tests.router.talk import Talk
+from tests.router.test_newest import held_up
 
 DOOR = Door(host="shop.localhost", name="shop", owner=os.getuid(), secret="00" * 32, keys=["host"], create=True)
 
@@ -61,3 +64,20 @@ async def next_of(asks: "asyncio.Queue[Ask]", host: str) -> Ask:
         ask = await asyncio.wait_for(asks.get(), 30)
         if f"{ask.slot}@shop.localhost" == host:
             return ask
+
+
+def test_no_key_is_missed_by_an_older_table(bench: Bench, shop: Standin) -> None:
+    asks: asyncio.Queue[Ask] = asyncio.Queue()
+    bench.handle.on_ask = asks.put_nowait
+    before, after = (replace(DOOR, keys=[kind]) for kind in ("header:X-Other", "header:X-User"))
+    bench.call(lambda: bench.handle.push(RouteTable(version=200, endpoints=[], routes=[], doors=[before])))
+    bench.run(bench.handle.count())  # the workers have it
+    with Talk(bench.connect()) as talk:
+        assert talk.get().status == 400
+        with held_up(bench):
+            bench.call(lambda: bench.handle.push(RouteTable(version=201, endpoints=[], routes=[], doors=[after])))
+            talk.send(b"GET / HTTP/1.1\r\nHost: shop.localhost\r\nX-User: a\r\n\r\n")
+        slot = bench.run(asyncio.wait_for(asks.get(), 30)).slot
+        brought = Change(base=201, version=202, endpoints={0: shop.endpoint()}, routes={f"{slot}@shop.localhost": 0})
+        assert bench.call(lambda: bench.handle.change(brought))
+        assert talk.answer().status == 200
