@@ -23,7 +23,9 @@ Started = TypeVar("Started")
 
 # When the host is shut down the daemon ends its envs in order, so they are to be there until it has. Else all processes of a
 # scope get SIGTERM at once, which a pid 1 does not hear, and the reboot waits 90 s for it (DefaultTimeoutStopSec).
-LAST = ["-p", "Before=sandboxd.service", "-p", "TimeoutStopSec=10"]
+# Not of a daemon in a transient unit: a scope that names it keeps it loaded after its end, and then it cannot be installed.
+STOP = ["-p", "TimeoutStopSec=10"]
+LAST = ["-p", "Before=sandboxd.service"]
 ENVS = ["--slice=sandboxd-envs.slice", "-p", "Delegate=yes", "--description=sandboxd: launcher and environments"]
 ROUTER = ["--slice=sandboxd.slice", "--description=sandboxd: router"]
 
@@ -37,8 +39,9 @@ def scope(name: str, options: Sequence[str]) -> list[str]:
         return []
     whose = [] if uid == 0 else ["--user"]
     unit = f"--unit=sandboxd-{name}-{secrets.token_hex(4)}.scope"
+    order = [] if (manager.parent / "transient" / "sandboxd.service").exists() else LAST
     # Bounds are each env's own, and the slice's for those who set some; a scope's default would be 15 % of the machine's tasks.
-    return [program, *whose, "--scope", "--quiet", "--collect", unit, "-p", "TasksMax=infinity", *LAST, *options, "--"]
+    return [program, *whose, "--scope", "--quiet", "--collect", unit, "-p", "TasksMax=infinity", *STOP, *order, *options, "--"]
 
 
 async def outliving(name: str, options: Sequence[str], start: Callable[[Sequence[str]], Awaitable[Started]]) -> Started:

@@ -33,6 +33,12 @@ def test_each_scope_has_a_name_of_its_own(manager: Path) -> None:
     assert len(set(names)) == 2
     assert {"--user", "--scope", "Delegate=yes", "--slice=sandboxd-envs.slice"} <= set(first)
     assert "Delegate=yes" not in scopes.scope("router", scopes.ROUTER)
+    assert "Before=sandboxd.service" in first
+    transient = Path(os.environ["XDG_RUNTIME_DIR"], "systemd", "transient", "sandboxd.service")
+    transient.parent.mkdir(exist_ok=True)
+    transient.touch()
+    assert "Before=sandboxd.service" not in scopes.scope("envs", scopes.ENVS)
+    transient.unlink()
 
 
 def environ_of(pid: int) -> bytes:
