@@ -44,7 +44,7 @@ def test_a_reboot_and_a_reset(host) -> None:
     kept = json.loads(KEPT.read_text())
     assert boot_id() != kept["boot_id"]
     host.until(lambda: host.show(UNIT, "ActiveState") == "active", "the daemon is ready")
-    assert not host.run("systemctl", "--failed", "--plain", "--no-legend", "sandboxd*").stdout
+    assert not host.run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "sandboxd*").stdout
     if host.boot == 1:
         ended = host.run("journalctl", "-b", "-1", "-o", "cat", "--no-pager").stdout
         assert "the host was shut down:" in ended, ended[-8000:]
