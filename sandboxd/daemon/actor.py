@@ -6,16 +6,17 @@ cannot be journalled (disk full) is kept in memory, said in the log, and written
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sandboxd.daemon import receipts
 from sandboxd.daemon.body import Body
-from sandboxd.errors import TimedOut
+from sandboxd.errors import SandboxdError, TimedOut
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.machine import step
 from sandboxd.lifecycle.records import EnvRecord
-from sandboxd.lifecycle.states import State
+from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.protocol.messages import Receipt
 
 if TYPE_CHECKING:
@@ -39,42 +40,54 @@ class Actor:
         self.body = Body(self)
         self.held: receipts.Held | None = None
         self.receipt: Receipt | None = None
-        self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self._posted: deque[ev.Event] = deque()
+        self._rest: asyncio.Future[None] | None = None  # while there is nothing to do
         self._waiting: dict[asyncio.Future[EnvRecord], Callable[[EnvRecord], bool]] = {}
-        self._task = supervisor.own(self._live(effects), name=f"env-{record.name}")
+        self._first = effects
+        self._task = supervisor.own(self._live(), name=f"env-{record.name}")
 
     def post(self, event: ev.Event) -> None:
         """Have an event handled after those before it."""
-        self._queue.put_nowait(event)
+        self._posted.append(event)
+        if self._rest is not None and not self._rest.done():
+            self._rest.set_result(None)
 
-    async def _live(self, effects: Sequence[ev.Effect]) -> None:
-        await self._perform(effects)
+    def refuse(self, error: SandboxdError) -> None:
+        """Of one that was made in this turn of the loop: nothing of it is begun, and it ends with that error."""
+        self._first = ()
+        self.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
+
+    async def _live(self) -> None:
+        await self._perform(self._first)
         while self.record.state is not State.REMOVED:
-            event = await self._queue.get()
+            if not self._posted:
+                self._rest = asyncio.get_running_loop().create_future()
+                await self._rest
+                self._rest = None
             while True:
+                event = self._posted.popleft()
                 if isinstance(event, ev.RemoveAsked):
-                    self._save()
+                    await self._save()
                     self.held = await receipts.hold(self)
                 effects = self._take(event)
-                if effects or self._queue.empty():
+                if effects or not self._posted:
                     break
                 self._done()  # what has no effects is journalled with what follows at once
-                event = self._queue.get_nowait()
-            self._save()
+            await self._save()
             await self._perform(effects)
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
+        """The record is in the journal, with those of all envs that changed in this turn of the loop."""
         if self.record != self._saved:  # a daemon that finds hundreds of envs as they were has nothing to write down
-            self.supervisor.save(self.record)
             self._saved = self.record
+            self.supervisor.save(self.record)
+            await self.supervisor.kept.saved()
 
     def _take(self, event: ev.Event) -> Sequence[ev.Effect]:
         self.record, effects = step(self.record, event, self.supervisor.clock.now())
         if isinstance(event, ev.Launched | ev.LimitsChanged):
             self.supervisor.news.add(self.record.id)
         self.supervisor.note(self.record)
-        if isinstance(event, ev.ServiceReady):
-            self.supervisor.push_routes()  # requests wait for it, and making places for the envs to come would be first
         return effects
 
     async def _perform(self, effects: Sequence[ev.Effect]) -> None:
@@ -88,6 +101,8 @@ class Actor:
     def _done(self) -> None:
         """Nothing is left to do of what was decided: those who wait may see it."""
         self.settled = self.record
+        if self.settled.state in ENDED:
+            self.supervisor.demand.ended(self)
         for future, holds in list(self._waiting.items()):
             if not future.done() and (holds(self.settled) or self.settled.state is State.REMOVED):
                 future.set_result(self.settled)

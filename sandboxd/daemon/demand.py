@@ -38,6 +38,7 @@ from sandboxd.lifecycle.sharing import Owner
 from sandboxd.lifecycle.states import ENDED, State, Wanted
 from sandboxd.routing.keys import Door, network_of, secret_of, slot_of
 from sandboxd.routing.orders import Ask, Deny
+from sandboxd.spec import EnvSpec
 from sandboxd.store.secret import load_secret
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Demand:
         self._buckets: dict[tuple[str, str], Bucket] = {}
         self._not_before: dict[str, float] = {}
         self._ending: set[str] = set()  # templates that are being removed
+        self._asks: list[Ask] = []
+        self._fresh: list[Actor] | None = None  # those made within a transaction that is not through as yet
+        self._attended: set[str] = set()
+        self._specs: dict[str, tuple[Template, EnvSpec]] = {}
         found = []
         for data in supervisor.journal.templates():
             try:
@@ -148,6 +153,7 @@ class Demand:
         self.supervisor.journal.remove_template(name)
         del self.templates[name]
         self._doors.pop(name, None)
+        self._specs.pop(name, None)
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if key[0] != name}
         self.supervisor.routes_changed()
         self.tend(name)
@@ -180,7 +186,14 @@ class Demand:
         self._of(record.template).add(record.id, record.key, record.source)
         if record.key and not is_over(record):
             self._held[record.template, record.key] = actor
-        self.supervisor.own(self._attend(actor), name=f"attend-{record.name}")
+        self.ended(actor)
+
+    def ended(self, actor: "Actor") -> None:
+        """It may have come to its end: then somebody attends to it."""
+        record = actor.settled
+        if record.state in ENDED and record.template and record.id not in self._attended:
+            self._attended.add(record.id)
+            self.supervisor.own(self._attend(actor), name=f"attend-{record.name}")
 
     def forget(self, actor: "Actor") -> None:
         """It is removed."""
@@ -194,6 +207,27 @@ class Demand:
 
     def asked(self, ask: Ask) -> None:
         """A request is at the router whose key has no env."""
+        if not self._asks:
+            asyncio.get_running_loop().call_soon(self._serve)
+        self._asks.append(ask)
+
+    def _serve(self) -> None:
+        """All that were asked for in one turn of the loop: their records are one transaction."""
+        asks, self._asks = self._asks, []
+        fresh = self._fresh = []
+        try:
+            with self.supervisor.journal.together():
+                for ask in asks:
+                    self._answer(ask)
+        except StoreFailed as error:
+            for actor in fresh:
+                actor.refuse(error)
+            for ask in asks if not fresh else []:
+                self._deny(ask.slot, error, 5.0)
+        finally:
+            self._fresh = None
+
+    def _answer(self, ask: Ask) -> None:
         template = self.templates.get(ask.template)
         if template is None or not self.supervisor.adopted:
             return  # the newest table tells, or it asks again
@@ -252,16 +286,23 @@ class Demand:
         while self.supervisor.by_name(template.owner, name) is not None:
             name = f"{template.name}-{secrets.token_hex(4)}"
         owner = Owner(template.owner, template.group, template.user)
-        record = record_of(spec_of(template), name, template.environ, template.directory, owner)
+        record = record_of(self._spec(template), name, template.environ, template.directory, owner)
         record = replace(record, template=template.id, key=key, source=source, accepted=template.accepted)
-        return self.supervisor.create(record)
+        actor = self.supervisor.create(record)
+        if self._fresh is not None:
+            self._fresh.append(actor)
+        return actor
+
+    def _spec(self, template: Template) -> EnvSpec:
+        """What each of its envs is started with; one and the same for all, which saves those that plan them much."""
+        known = self._specs.get(template.id)
+        if known is None or known[0] is not template:
+            known = self._specs[template.id] = template, spec_of(template)
+        return known[1]
 
     async def _attend(self, actor: "Actor") -> None:
-        """Until it is removed: free its key when it is over, and remove it then."""
-        while True:
-            record = await actor.wait_until(lambda record: record.state in ENDED)
-            if record.state is State.REMOVED:
-                return
+        """Until it is removed, or runs again: free its key when it is over, and remove it then."""
+        while (record := actor.settled).state in ENDED and record.state is not State.REMOVED:
             stopped = record.wanted is Wanted.STOPPED and record.error is None and record.cause != "ttl"
             if record.key and (is_asleep(record) or stopped):
                 await actor.wait_until(lambda record: record.state not in ENDED)
@@ -281,7 +322,7 @@ class Demand:
                 except TimedOut:
                     actor.post(ev.RemoveAsked())
             await actor.wait_until(lambda record: False)
-            return
+        self._attended.discard(record.id)
 
     def _tell_failed(self, record: EnvRecord) -> None:
         """Those who wait for an env that could not even be started are told why."""
@@ -293,15 +334,17 @@ class Demand:
 
     def _warm(self, template: Template) -> "Actor | None":
         """One that waits for a key: the one that is furthest."""
-        spec = spec_of(template)
-        waiting = [actor for actor in self._free(template.id) if is_warm(actor.record, spec)]
+        free = self._free(template.id)
+        waiting = [actor for actor in free if is_warm(actor.record, self._spec(template))]
         order = {State.READY: 0, State.STARTING: 1, State.QUEUED: 2}
         return min(waiting, key=lambda actor: (order[actor.record.state], actor.record.created), default=None)
 
     def tend(self, name: str) -> None:
         """Start what is missing of what a template keeps warm, and remove what is not as it says any more."""
         template = self.templates.get(name)
-        spec = spec_of(template) if template is not None else None
+        if template is not None and not template.rule.warm and not self._of(name).free:
+            return
+        spec = self._spec(template) if template is not None else None
         free = self._free(name)
         for actor in free:
             if actor.record.state not in ENDED and (spec is None or actor.record.spec != spec):

@@ -275,7 +275,7 @@ class Supervisor:
         self.scaling.note(record)
 
     def save(self, record: EnvRecord) -> None:
-        """Journal a record; one that cannot be written now is written as soon as that can be."""
+        """Have a record journalled; one that cannot be written now is written as soon as that can be."""
         self.kept.save(record.id, msgspec.json.encode(record))
 
     def least_loaded(self) -> list[int]:
@@ -292,6 +292,7 @@ class Supervisor:
         env_id = actor.record.id
         await asyncio.to_thread(self.rundir.remove_env_dir, env_id)
         self.kept.remove(env_id)
+        await self.kept.saved()
         self.actors.pop(env_id, None)
         self.roll.forget(actor.record)
         self.departed[env_id] = actor.record

@@ -41,6 +41,9 @@ class Kept:
         self._folding: asyncio.Future[None] | None = None
         self._waiting: dict[str, bytes] = {}  # for their copies
         self._unsaved: dict[str, bytes | None] = {}  # None: to be forgotten
+        self._is_due = False
+        self._is_behind = False
+        self._waiters: list[asyncio.Future[None]] = []
         self._retry: asyncio.TimerHandle | None = None
 
     def create(self, env_id: str, record: bytes) -> None:
@@ -49,49 +52,67 @@ class Kept:
         self._note(env_id, record)
 
     def save(self, env_id: str, record: bytes) -> None:
-        """Write a record; one that cannot be written now is written as soon as one can be."""
+        """Have a record written, with all others of this turn of the loop (see `saved`); one that cannot be written now is
+        written as soon as one can be."""
         self._note(env_id, record)
         self._change(env_id, record)
 
     def remove(self, env_id: str) -> None:
-        """Forget an env, as soon as that can be written."""
+        """The same of an env that is to be forgotten."""
         self._waiting.pop(env_id, None)
         self._change(env_id, None)
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether the journal lacks changes that it could not take."""
-        return bool(self._unsaved)
+    async def saved(self) -> None:
+        """Wait until what is to be written is there, or is known to have to wait."""
+        if self._is_due:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
 
     def _change(self, env_id: str, record: bytes | None) -> None:
-        was_broken = bool(self._unsaved)
         self._unsaved[env_id] = record
-        self._catch_up(was_broken)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._catch_up)
 
-    def _catch_up(self, was_broken: bool) -> None:
+    def _catch_up(self) -> None:
+        self._is_due = False
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
         try:
-            for other, record in list(self._unsaved.items()):
-                if record is None:
-                    self._journal.remove(other)
-                else:
-                    self._journal.put(other, record)
-                del self._unsaved[other]
+            self._write_all()
         except StoreFailed as error:
-            self._retry = asyncio.get_running_loop().call_later(RETRY, self._catch_up, True)
-            if not was_broken:
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._catch_up)
+            if not self._is_behind:
                 log.error("the journal cannot be written, changes are kept in memory: %s", error)
-            return
-        if was_broken:
-            log.info("the journal can be written again, and has all changes")
+            self._is_behind = True
+        else:
+            if self._is_behind:
+                log.info("the journal can be written again, and has all changes")
+            self._is_behind = False
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _write_all(self) -> None:
+        """As one transaction, or where that is too much for the disk, as many as it takes."""
+        try:
+            self._journal.change(self._unsaved)
+        except StoreFailed:
+            if len(self._unsaved) == 1:
+                raise
+            for env_id, record in list(self._unsaved.items()):
+                self._journal.change({env_id: record})
+                del self._unsaved[env_id]
+        self._unsaved.clear()
 
     def close(self) -> None:
         """Write what waits, as far as it can be."""
         self._write(list(self._waiting))
         if self._unsaved:
-            self._catch_up(True)
+            self._catch_up()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

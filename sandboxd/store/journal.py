@@ -9,7 +9,7 @@ Records are bytes to this module. Everything sqlite can say becomes StoreFailed 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -68,6 +68,27 @@ class Journal:
         """Forget an env; one that is not there is forgotten already."""
         self._run("DELETE FROM envs WHERE id = ?", env_id)
 
+    def change(self, records: Mapping[str, bytes | None]) -> None:
+        """Write these envs' records, or forget them (None), as one transaction: all of it, or none."""
+        with self.together() if len(records) > 1 else contextlib.nullcontext():
+            for env_id, record in records.items():
+                if record is None:
+                    self.remove(env_id)
+                else:
+                    self.put(env_id, record)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written within is one transaction, committed at the end: all of it, or none and StoreFailed."""
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._run("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk rolls back by itself
+                self._run("ROLLBACK")
+            raise
+
     def all(self) -> list[tuple[str, bytes]]:
         """Every env's record, by id."""
         return [(str(env_id), as_bytes(record)) for env_id, record in self._run("SELECT id, record FROM envs ORDER BY id")]
@@ -95,17 +116,15 @@ class Journal:
 
     def add_events(self, events: Iterable[tuple[float, bytes]]) -> None:
         """Append events, (seconds since the epoch, body) each, in one transaction. The oldest give way."""
-        self._run("BEGIN")
-        try:
-            for when, body in events:
-                ((seq,),) = self._run("INSERT INTO events (time, body) VALUES (?, ?) RETURNING seq", when, body)
-                if int(seq) % TRIM_EVERY == 0:
-                    self._run("DELETE FROM events WHERE seq <= ?", int(seq) - KEPT_EVENTS)
-            self._run("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk rolls back by itself
-                self._run("ROLLBACK")
-            raise
+        rows = list(events)
+        with self.together():
+            try:
+                self._db.executemany("INSERT INTO events (time, body) VALUES (?, ?)", rows)
+            except sqlite3.Error as error:
+                raise failed(error, self.path) from error
+            ((seq,),) = self._run("SELECT last_insert_rowid()")
+            if int(seq) % TRIM_EVERY < len(rows):
+                self._run("DELETE FROM events WHERE seq <= ?", int(seq) - KEPT_EVENTS)
 
     def events(self, since: float = 0.0) -> list[bytes]:
         """Events since a time (seconds since the epoch), oldest first; the last 10,000 at most."""

@@ -335,6 +335,23 @@ while not os.path.exists("go"): time.sleep(0.02)
 """
 
 
+def test_what_cannot_be_written_down_is_made_for_nobody(shared_daemon, client):
+    register(client, "unwritten", key="header:x-user", create=True)
+    pid = shared_daemon.process.pid
+    usual = resource.prlimit(
+        pid, resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    )  # a disk that is full
+    try:
+        answers = at_once(3, lambda number: ask(shared_daemon, "unwritten", X_User=f"user-{number}"))
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
+    assert [answer.status for answer in answers] == [503] * 3
+    assert all("state.db" in answer.body for answer in answers), answers[0].body
+    until(lambda: not made(client, "unwritten"))
+    assert ask(shared_daemon, "unwritten", X_User="user-0").status == 200
+    unregister(client, "unwritten")
+
+
 def test_a_browser_sees_a_page_meanwhile(shared_daemon, client, tmp_path):
     register(client, "page", key="cookie", path=tmp_path, command=["python3", "-S", "-c", SLOW + ECHO], waiting_page=True)
     waiting = ask(shared_daemon, "page", Accept="text/html,*/*")

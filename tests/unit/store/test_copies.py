@@ -66,6 +66,7 @@ def test_the_log_is_folded_when_it_is_long_and_nobody_waits(rundir, journal, tmp
                 assert kept._folding is None, "it is short"
                 crowd[0] = True
             kept.save(ENV, b"%d" % number)
+            await kept.saved()
         kept.tend()
         assert kept._folding is None, "envs start"
         crowd[0] = False
@@ -74,8 +75,49 @@ def test_the_log_is_folded_when_it_is_long_and_nobody_waits(rundir, journal, tmp
         await kept._folding
         size = log.stat().st_size
         kept.save(ENV, b"last")
+        await kept.saved()
         assert log.stat().st_size == size
         kept.close()
 
     asyncio.run(main())
     assert journal.all() == [(ENV, b"last")]
+
+
+def test_what_changes_in_one_turn_is_one_transaction(rundir, journal):
+    asked = []
+
+    async def main():
+        kept = Kept(rundir, journal)
+        kept.create(ENV, b"one")
+        journal._db.set_trace_callback(asked.append)
+        kept.save(ENV, b"two")
+        kept.save("b" * 32, b"three")
+        kept.remove("c" * 32)
+        assert not asked
+        await asyncio.gather(kept.saved(), kept.saved())
+        assert [sql.split()[0] for sql in asked] == ["BEGIN", "INSERT", "INSERT", "DELETE", "COMMIT"]
+        await kept.saved()
+        kept.close()
+
+    asyncio.run(main())
+    assert journal.all() == [(ENV, b"two"), ("b" * 32, b"three")]
+
+
+def test_of_what_the_disk_does_not_take_as_a_whole_it_takes_what_it_can(rundir, journal, caplog):
+    async def main():
+        kept = Kept(rundir, journal)
+        pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+        journal._db.execute(f"PRAGMA max_page_count = {pages + 3}")
+        kept.save("a" * 32, b"small")
+        kept.save("b" * 32, b"x" * 100_000)
+        kept.save("c" * 32, b"after it")
+        await kept.saved()
+        assert journal.all() == [("a" * 32, b"small")]
+        journal._db.execute("PRAGMA max_page_count = 1000000")
+        kept.save("d" * 32, b"last")
+        await kept.saved()
+        kept.close()
+
+    asyncio.run(main())
+    assert [record[:8] for _, record in journal.all()] == [b"small", b"xxxxxxxx", b"after it", b"last"]
+    assert [entry.message.partition(",")[0] for entry in caplog.records] == ["the journal cannot be written"]

@@ -34,6 +34,15 @@ def test_records_come_back_by_id(journal):
     assert journal.all() == [("b", b"three")]
 
 
+def test_several_changes_are_made_whole_or_not_at_all(journal):
+    journal.put("a", b"one")
+    journal.change({"a": None, "b": b"two", "c": b"three"})
+    assert journal.all() == [("b", b"two"), ("c", b"three")]
+    with pytest.raises(StoreFailed):
+        journal.change({"b": None, "d": "\ud800"})
+    assert journal.all() == [("b", b"two"), ("c", b"three")]
+
+
 def test_events_come_in_order_since_a_time(journal):
     journal.add_events((float(at), f"e{at}".encode()) for at in range(5))
     assert journal.events(3) == [b"e3", b"e4"]
