@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from sandboxd.daemon import receipts
 from sandboxd.daemon.body import Body
 from sandboxd.errors import SandboxdError, TimedOut
@@ -80,7 +82,7 @@ class Actor:
         """The record is in the journal, with those of all envs that changed in this turn of the loop."""
         if self.record != self._saved:  # a daemon that finds hundreds of envs as they were has nothing to write down
             self._saved = self.record
-            self.supervisor.save(self.record)
+            self.supervisor.kept.save(self.record.id, msgspec.json.encode(self.record))
             await self.supervisor.kept.saved()
 
     def _take(self, event: ev.Event) -> Sequence[ev.Effect]:

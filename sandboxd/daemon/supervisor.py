@@ -274,10 +274,6 @@ class Supervisor:
         self.routes_changed(record.id, is_coming=is_coming(record))
         self.scaling.note(record)
 
-    def save(self, record: EnvRecord) -> None:
-        """Have a record journalled; one that cannot be written now is written as soon as that can be."""
-        self.kept.save(record.id, msgspec.json.encode(record))
-
     def least_loaded(self) -> list[int]:
         """The CPUs that envs may have, the least loaded first."""
         held = [actor.record.cpus for actor in self.actors.values() if actor.record.state not in ENDED]
