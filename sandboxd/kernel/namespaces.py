@@ -73,6 +73,14 @@ def join_mounts(namespace: int) -> None:
     check(_setns(namespace, NEWNS), "setns", "mount namespace")
 
 
+def join(process: int, flags: int) -> None:
+    """setns(2) into those namespaces of the process of that pidfd, all at once; its children are to be in its pid namespace.
+
+    One whose user namespace is new has to be dumpable (ptrace(2), access mode checking).
+    """
+    check(_setns(process, flags), "setns", "a child's namespaces")
+
+
 def write_maps(pid: int, *, uid: tuple[int, int], gid: tuple[int, int]) -> None:
     """Map one (inside, outside) uid and gid of a fresh user namespace, from its parent; the child must be dumpable.
 

@@ -2,8 +2,8 @@
 
 Imports `errors` and `kernel`. Until `pivot` the new root is built in the working directory, of the host's system directories
 by plain mount(2), which is what makes a cold launch quick. What the plan shows of the host is picked up as detached mounts,
-before the base where the plan is there already. Else the base ends with the host's tree let go of, and a copy of it is in a
-mount namespace that only the stager is ever in (`aside`): they are picked up there, first of all. An env's own sources and
+from below the new root where the plan is waited for. Else the base ends with the host's tree let go of, and a copy of it is in
+a mount namespace that only the stager is ever in (`aside`): they are picked up there, first of all. An env's own sources and
 targets are opened without following any link. Of sources because whoever can write to a directory on the way could have
 swapped one in since the planner resolved it. Of targets because an env's home keeps what the env put there, and a link in it
 would lead to where it wants.
@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
+    from sandboxd.kernel import beside
+
 QUIET = mounts.MS_NOSUID | mounts.MS_NODEV
 QUIETLY = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
 TERMINALS = 256
@@ -33,22 +35,13 @@ class Stage:
     """What the steps of one env share: descriptors of the host's root, the new one and its namespace, the trees that were
     handed over and picked up, the walls that were proven, a Landlock ruleset in the making, and pid 1's end of the socket on
     which that comes from the stager. is_awaited: somebody waits for the env; is_leaving: the host's tree is still there.
+    here: we are not in the env's pid namespace; our children are.
     """
 
     __slots__ = (
-        "bridge",
-        "handed",
-        "home",
-        "host",
-        "is_awaited",
-        "is_leaving",
-        "listener",
-        "picked",
-        "proven",
-        "root",
-        "ruleset",
-        "ways",
-    )
+        "bridge", "handed", "here", "home", "host", "is_awaited", "is_leaving",
+        "listener", "picked", "proven", "root", "ruleset", "ways",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.host = self.root = self.home = -1
@@ -58,6 +51,7 @@ class Stage:
         self.ruleset = -1
         self.listener = -1  # of our filter of system calls
         self.bridge: _socket.socket | None = None
+        self.here: beside.Beside | None = None
         self.is_awaited = self.is_leaving = False
         self.ways: list[_socket.socket] = []  # listeners for what goes out
 
@@ -159,9 +153,16 @@ def tmpfs(_: Stage, target: str, size: int, mode: int) -> None:
     mounts.mount("tmpfs", inside(target), QUIET, options(size, mode))
 
 
-def proc(_: Stage, target: str, how: str) -> None:
-    """A procfs of this pid namespace."""
-    mounts.mount("proc", inside(target), QUIET | mounts.MS_NOEXEC, how)
+def proc(stage: Stage, target: str, how: str) -> None:
+    """A procfs of the env's pid namespace: that of who mounts it."""
+
+    def show() -> None:
+        mounts.mount("proc", inside(target), QUIET | mounts.MS_NOEXEC, how)
+
+    if stage.here is not None:
+        stage.here.run(show, depth=1)
+    else:
+        show()
 
 
 def groups(_: Stage, target: str) -> None:

@@ -19,30 +19,32 @@ from sandboxd.launch.apply import Stage, StepFailed, apply
 from sandboxd.launch.dialer import open_diag
 
 LINE, OTHER, GROUP = 3, 4, 5  # descriptors: the own socket, the bridge or the stager's, the control group of services
+OWN = 2  # sockets of pid 1's
 
 
 def main(given: list[int], group: list[int], is_apart: bool, run_init) -> None:  # type: ignore[no-untyped-def]
     """Everything from the first instruction after clone3 on; never returns.
 
-    given: the sockets of pid 1 and the stager, and of those that are apart, in namespaces, the ends of the bridge between them.
-    group: the control group of services if there is one. The stager comes first of all: its way is the longer one, and what
-    is written to before a fork is written to twice.
+    given: the sockets of pid 1 and the stager, and of those that are apart, in namespaces, the ends of the bridge between them;
+    where the stagehand is the stager, those of pid 1 alone. group: the control group of services if there is one. The stager
+    comes first of all: its way is the longer one, and what is written to before a fork is written to twice.
     """
     status = 1
     try:
-        if is_apart and namespaces.clone3(0)[0] == 0:
+        has_stager = is_apart and len(given) > OWN
+        if has_stager and namespaces.clone3(0)[0] == 0:
             place(given[1::2])
             line = _socket.socket(fileno=LINE)
             base = drop(line)
             os._exit(stager.live(line, _socket.socket(fileno=OTHER), base) if base is not None else 0)
-        place([*(given[::2] if is_apart else given), *group])
+        place([*(given[::2] if has_stager else given), *group])
         own = {"group": GROUP if group else -1}
         if not is_apart:
             for fd in (LINE, OTHER):
                 talk.start(_socket.socket(fileno=os.dup(fd)))
             os._exit(guard.main(LINE, OTHER, lambda config, found: run_init(config, found | own)))
-        line = _socket.socket(fileno=LINE)
-        status = be_init(line, _socket.socket(fileno=OTHER), lambda config, found: run_init(config, found | own))
+        line, bridge = _socket.socket(fileno=LINE), _socket.socket(fileno=OTHER)
+        status = be_init(line, bridge, has_stager, lambda config, found: run_init(config, found | own))
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:
@@ -58,7 +60,7 @@ def place(kept: list[int]) -> None:
     signals.block_child()
 
 
-def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # type: ignore[no-untyped-def]
+def be_init(line: _socket.socket, bridge: _socket.socket, has_stager: bool, run_init) -> int:  # type: ignore[no-untyped-def]
     """Wait behind the walls of the base for the config, raise the rest, become init; an exit status otherwise."""
     try:
         ahead = drop(line)
@@ -66,7 +68,8 @@ def be_init(line: _socket.socket, bridge: _socket.socket, run_init) -> int:  # t
             return 0
         stage = Stage()
         stage.bridge = bridge
-        start = park(stage, line, *plain.decode(ahead))
+        network, steps = plain.decode(ahead)
+        start = park(stage, line, network if has_stager else [], steps)
         frame = talk.receive(line)
         if frame is None:
             return 0

@@ -195,7 +195,7 @@ class Launcher:
         """An env will be asked for in a moment: begin its child now if none is parked, while the caller is still planning."""
         if self.shape is not None and not self.asked and not any(child.shape == self.shape for child in self.parked):
             self.failure = None
-            self.ask(self.shape, self.adopt)
+            self.ask(self.shape, self.adopt, is_awaited=True)
 
     def resize(self, pool: int, kept: Mapping[Shape, int] | None = None) -> None:
         """Keep that many parked from now on, and of these shapes at least so many; those that are too many end now."""
@@ -241,7 +241,7 @@ class Launcher:
         is_coming = any(take == self.adopt for _, take, _ in self.asked) or not all(child.is_ready for child in self.parked)
         shape = None if is_coming else missing(self.parked, targets)
         if shape is not None:
-            self.ask(shape, self.adopt)
+            self.ask(shape, self.adopt, is_awaited=False)
 
     def targets(self) -> dict[Shape, int]:
         """How many are to be parked of each shape, the usual one first."""
@@ -296,7 +296,7 @@ class Launcher:
 
         coming = next((n for n, asked in enumerate(self.asked) if asked[:2] == (shape, self.adopt)), -1)
         if coming < 0:
-            self.ask(shape, take)
+            self.ask(shape, take, is_awaited=True)
         else:
             self.asked[coming] = (shape, take, self.asked[coming][2])
         try:
@@ -316,8 +316,8 @@ class Launcher:
 
     # -- the program -----------------------------------------------------------------------------------------------------
 
-    def ask(self, shape: Shape, take: Take) -> None:
-        """Request one child; `take` has it once the launcher has cloned it."""
+    def ask(self, shape: Shape, take: Take, *, is_awaited: bool) -> None:
+        """Request one child; `take` has it once the launcher has cloned it. is_awaited: its plan will be there in a moment."""
         if not self.line.is_open:
             take(gone())
             return
@@ -328,7 +328,7 @@ class Launcher:
             return
         self.asked.append((shape, take, group))
         (who, base, ahead), path = shape, group.encode()
-        head = ORDER.pack(who.namespaces, who.network, who.root, *who.uid, *who.gid, len(path), len(ahead))
+        head = ORDER.pack(who.namespaces, who.network, who.root, is_awaited, *who.uid, *who.gid, len(path), len(ahead))
         self.orders.put(framed(head + path + ahead + base))
 
     def heard(self, message: Message) -> None:

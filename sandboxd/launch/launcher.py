@@ -23,7 +23,7 @@ if not __package__:
 
 from sandboxd.errors import KernelError, PermissionDenied, SandboxdError
 from sandboxd.kernel import fds, heap, namespaces, pidfd, signals, titles
-from sandboxd.launch import grouping, plain, source, talk, walls, warm
+from sandboxd.launch import grouping, plain, source, stagehand, talk, walls, warm
 
 ALWAYS = (
     namespaces.NEWUSER | namespaces.NEWNS | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS | namespaces.NEWCGROUP
@@ -39,10 +39,10 @@ class Order:
     the path of the control group to make for it, "" for none.
     """
 
-    __slots__ = ("ahead", "base", "drop", "gid", "group", "namespaces", "network", "uid")
+    __slots__ = ("ahead", "base", "drop", "gid", "group", "is_awaited", "namespaces", "network", "uid")
 
     def __init__(self, body: bytes) -> None:
-        self.namespaces, self.network, root, *ids, path, ahead = talk.ORDER.unpack_from(body)
+        self.namespaces, self.network, root, self.is_awaited, *ids, path, ahead = talk.ORDER.unpack_from(body)
         self.uid, self.gid = (ids[0], ids[1]), (ids[2], ids[3])
         start = talk.ORDER.size + path
         self.group = body[talk.ORDER.size : start].decode()
@@ -55,6 +55,10 @@ class Order:
         if own == 0 and 0 in (ids[1], ids[3]) and not root:
             raise PermissionDenied("an env runs as root only where that is asked for by name")
 
+    def start(self, work: bytes) -> bytes:
+        """The word to one of a child's two (`talk.START`), and what it is to do."""
+        return talk.START.pack(self.drop, self.uid[0], self.gid[0], len(work)) + work
+
 
 class Launcher:
     """The loop: requests in, children out."""
@@ -63,6 +67,8 @@ class Launcher:
         self.control = control
         self.run_init = run_init
         self.source: source.Source | None = None
+        self.hand: stagehand.Stagehand | None = None
+        self.epoll = select.epoll()
         self.buffer = bytearray()
         self.signals = signals.signalfd({_signal.SIGCHLD, _signal.SIGTERM})
         # A mount made on the host after a child was parked is not in that child's view (poll(2) on mountinfo: proc(5)).
@@ -70,13 +76,14 @@ class Launcher:
 
     def serve(self) -> None:
         """Until the daemon's end of the socket closes."""
-        epoll = select.epoll()
-        epoll.register(self.control, select.EPOLLIN)
-        epoll.register(self.signals, select.EPOLLIN)
-        epoll.register(self.mounts, select.EPOLLPRI)
+        self.epoll.register(self.control, select.EPOLLIN)
+        self.epoll.register(self.signals, select.EPOLLIN)
+        self.epoll.register(self.mounts, select.EPOLLPRI)
         self.reply(b'{"ready":%d}' % os.getpid())
         while True:
-            for fd, _ in epoll.poll():
+            for fd, _ in self.epoll.poll():
+                if self.hand is not None and fd == self.hand.line.fileno():
+                    self.hear_hand(self.hand)
                 if fd == self.signals and not self.take_signals():
                     return
                 if fd == self.mounts:
@@ -112,7 +119,7 @@ class Launcher:
         """One request, one reply, in order."""
         try:
             order = Order(body)
-            pid, given = self.park(order)
+            pid, given = self.park(order, self.free_hand() if order.is_awaited and order.namespaces else None)
         except (OSError, SandboxdError) as error:
             self.refuse("namespaces", error)
         except (struct.error, UnicodeDecodeError) as error:
@@ -121,7 +128,21 @@ class Launcher:
             self.reply(b'{"pid":%d}' % pid, given)
             fds.close_all(given)
 
-    def park(self, order: Order) -> tuple[int, list[int]]:
+    def free_hand(self) -> stagehand.Stagehand | None:
+        """The stagehand, where it has nothing to do."""
+        if self.hand is None and self.source is not None:  # not before it is where its children are to be, as that is
+            self.hand = stagehand.Stagehand()
+            self.epoll.register(self.hand.line, select.EPOLLIN)
+        return self.hand if self.hand is not None and self.hand.is_idle else None
+
+    def hear_hand(self, hand: stagehand.Stagehand) -> None:
+        """Its word; where it has ended, there will be another."""
+        if not hand.hear():
+            self.epoll.unregister(hand.line)
+            hand.line.close()
+            self.hand = None
+
+    def park(self, order: Order, hand: stagehand.Stagehand | None) -> tuple[int, list[int]]:
         """A child in new namespaces with its ids mapped: pid; pidfd, our ends of its sockets: pid 1's, the stager's."""
         init, stager = _socket.socketpair(), _socket.socketpair()
         outer, inner = [init[0].detach(), stager[0].detach()], [init[1].detach(), stager[1].detach()]
@@ -134,13 +155,18 @@ class Launcher:
                 group = grouping.Group(order.group, order.uid[1])
             if self.source is None:  # not before it is where its children are to be: in a control group of our own
                 self.source = source.Source(self.run_init)
-            pid, process = self.source.clone(flags, inner, group)
+                self.free_hand()
+            pid, process = self.source.clone(flags, inner if hand is None else inner[::2], group)
             if group is not None:
                 group.divide()
+            if hand is not None:
+                hand.give(flags, inner[1::2], process)
             if order.namespaces:
                 namespaces.write_maps(pid, uid=order.uid, gid=order.gid)
-            for fd, work in zip(outer, (order.ahead, order.base), strict=True):
-                os.write(fd, talk.START.pack(order.drop, order.uid[0], order.gid[0], len(work)) + work)
+            if hand is not None:
+                hand.await_joined()
+            os.write(outer[1], order.start(order.base) + (order.start(order.ahead) if hand is not None else b""))
+            os.write(outer[0], order.start(order.ahead))
         except BaseException:
             fds.close_all(outer)
             if group is not None:

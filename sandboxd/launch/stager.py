@@ -17,20 +17,42 @@ import os
 import select
 
 from sandboxd.errors import KernelError
-from sandboxd.kernel import capabilities, fds, namespaces, titles
+from sandboxd.kernel import fds, namespaces, titles
 from sandboxd.launch import plain, talk, walls
 from sandboxd.launch.apply import Stage, StepFailed, apply, aside, go_home, leave_last, rehearse
+
+PATIENCE = 0.02  # seconds for which the stagehand is kept from others
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandboxd.kernel import beside
+
+    Network = Sequence[list[object]]
 
 SAMPLE = {"steps": [["bind", "/a", "/a", True]], "fds": [["handed"]]}
 
 
-def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
-    """Build the base, wait for the plan, apply it, say so over the bridge; the exit status."""
+class Lent:
+    """What a stager has that is one of the stagehand's. leave_behind: see there."""
+
+    __slots__ = ("here", "leave_behind")
+
+    def __init__(self, here: beside.Beside, leave_behind: Callable[[], bool]) -> None:
+        self.here = here
+        self.leave_behind = leave_behind
+
+
+def live(line: _socket.socket, bridge: _socket.socket, base: bytes, network: Network = (), lent: Lent | None = None) -> int:
+    """Build the base, wait for the plan, apply it, say so over the bridge; the exit status. network: what pid 1 leaves to us of
+    the base."""
     try:
         stage = Stage()
-        is_awaited = bool(select.select([line], [], [], 0)[0])
         given = plain.decode(base)
-        steps = at_once(stage, line, given) if is_awaited else in_the_park(stage, line, bridge, given)
+        if lent is not None or select.select([line], [], [], 0)[0]:
+            steps = at_once(stage, line, given, network, lent)
+        else:
+            steps = in_the_park(stage, line, bridge, given)
         if steps is None:
             return 0
         apply(stage, "steps", steps)
@@ -39,7 +61,6 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
         walls.share(stage, bridge)
         leave_last(stage, given)
         walls.tell_left(bridge)
-        capabilities.empty()
     except StepFailed as failed:
         talk.send(line, {"failed": failed.which, "index": failed.index, **talk.in_words(failed.__cause__)})
         return 1
@@ -49,18 +70,25 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes) -> int:
     return 0
 
 
-def at_once(stage: Stage, line: _socket.socket, base: list) -> list | None:  # type: ignore[type-arg]
-    """The plan is there: what it shows of the host is picked up where we are. Its steps, once the base stands."""
+def at_once(stage: Stage, line: _socket.socket, base: list, network: Network, lent: Lent | None) -> list | None:  # type: ignore[type-arg]
+    """The plan is there, or will be in a moment: what it shows of the host is picked up below the base, where the host's tree
+    is until the end. Its steps, once the base stands."""
+    stage.host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stage.is_awaited = True
+    stage.here = lent.here if lent is not None else None
+    apply(stage, "base", base)
+    apply(stage, "network", [*network])
+    if lent is not None and not select.select([line], [], [], PATIENCE)[0]:
+        if not lent.leave_behind():
+            return None
+        talk.send(line, {"parked": True})
     frame = talk.receive(line)
     if frame is None:
         return None
     plan, stage.handed = frame
-    stage.host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     apply(stage, "steps", plan["steps"], only_pick=True)
     os.close(stage.host)
     stage.host = -1
-    stage.is_awaited = True
-    apply(stage, "base", base)
     return plan["steps"]  # type: ignore[no-any-return]
 
 

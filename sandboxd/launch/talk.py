@@ -17,9 +17,9 @@ FRAME_LIMIT = 4 << 20
 MAX_FDS = 1024
 CHUNK = 1 << 16
 PARKED = "sandboxd-parked"
-# Namespaces, network, root by name, uid inside and outside, gid inside and outside, length of the control group's path, of the
-# JSON of what pid 1 does ahead; then these two, and the base's JSON.
-ORDER = struct.Struct("<???4IHI")
+# Namespaces, network, root by name, whether somebody waits, uid inside and outside, gid inside and outside, length of the
+# control group's path, of the JSON of what pid 1 does ahead; then these two, and the base's JSON.
+ORDER = struct.Struct("<????4IHI")
 # What the launcher writes to each of a child's sockets once its ids are mapped: whether there are privileges to be given up,
 # who to be, and the length of the JSON that follows.
 START = struct.Struct("<?III")

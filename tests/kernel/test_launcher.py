@@ -26,6 +26,7 @@ from sandboxd.launch.launcher import Order
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
 from sandboxd.launch.source import TITLE
+from sandboxd.launch.stagehand import TITLE as HAND
 from sandboxd.spec import EnvSpec, Network, Service
 from tests.kernel.inits import no_descriptors
 from tests.kernel.inside import ROOT
@@ -47,10 +48,10 @@ async def until(condition: Any) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children, but for what they are cloned from."""
+    """Direct children, but for what they are cloned from and who stages them."""
     try:
         pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() != TITLE]
+        return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() not in (TITLE, HAND)]
     except FileNotFoundError:
         return []
 
@@ -472,11 +473,11 @@ walls.close()
 
 def test_only_our_own_ids_may_be_asked_for() -> None:
     uid, gid = os.getuid(), os.getgid()
-    own = Order(talk.ORDER.pack(True, True, False, 0, uid, gid, gid, 0, 2) + b"[][]")
+    own = Order(talk.ORDER.pack(True, True, False, False, 0, uid, gid, gid, 0, 2) + b"[][]")
     assert (own.uid, own.gid, own.drop, own.network, own.base) == ((0, uid), (gid, gid), False, True, b"[]")
     for root, *ids in ((False, 0, 0, gid, gid), (False, uid, uid, 0, 0), (True, 0, 0, 0, 0), (False, 1, 65534, gid, gid)):
         with pytest.raises(PermissionDenied):
-            Order(talk.ORDER.pack(True, True, root, *ids, 0, 0))
+            Order(talk.ORDER.pack(True, True, root, False, *ids, 0, 0))
 
 
 def test_a_request_that_makes_no_sense_is_answered(tmp_path: Path) -> None:

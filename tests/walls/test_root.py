@@ -176,7 +176,7 @@ def test_who_is_root_outside_does_nothing_that_only_root_may(rootly: Walls) -> N
 def test_the_launcher_refuses_uid_0_unasked() -> None:
     for root, *ids in ((False, 0, 0, 0, 0), (False, 5, 5, 0, 0), (False, NOBODY, NOBODY, 0, 0)):
         with pytest.raises(PermissionDenied):
-            Order(ORDER.pack(True, True, root, *ids, 0, 0))
-    assert Order(ORDER.pack(True, True, True, 0, 0, 0, 0, 0, 0)).drop is True
-    assert Order(ORDER.pack(True, True, False, NOBODY, NOBODY, NOBODY, NOBODY, 0, 0)).drop is True
+            Order(ORDER.pack(True, True, root, False, *ids, 0, 0))
+    assert Order(ORDER.pack(True, True, True, False, 0, 0, 0, 0, 0, 0)).drop is True
+    assert Order(ORDER.pack(True, True, False, False, NOBODY, NOBODY, NOBODY, NOBODY, 0, 0)).drop is True
     assert Profile(uid=(0, 0), gid=(0, 0)).root is False
