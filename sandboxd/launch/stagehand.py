@@ -22,7 +22,7 @@ TITLE = "sandboxd-stager"
 WORD = struct.Struct("=Q")  # of what kinds the namespaces are that are to be joined
 JOINED, IDLE = b"j", b"i"
 LINE = 3
-PATIENCE = 1.0  # seconds; somebody may have stopped it
+PATIENCE = 5.0  # seconds; somebody may have stopped it
 
 
 class Stagehand:

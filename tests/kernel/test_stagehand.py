@@ -44,7 +44,7 @@ for _ in range(50):
 assert os.getcwd() == cwd
 assert not os.path.exists(f"/proc/self/fd/{fds[0]}") and len(os.listdir("/proc/self/fd")) == 4
 try:
-    os.waitpid(-1, os.WNOHANG)
+    os.waitpid(-1, 0)  # they are let go of a moment before they are reaped
 except ChildProcessError:
     print("whole", flush=True)
 if sys.argv[1:]:
@@ -110,5 +110,5 @@ def test_where_it_was_killed_there_is_another(walls: Walls) -> None:
     os.close(process)
     with contextlib.suppress(LaunchFailed):  # the launcher may not have heard of it yet
         walls.inside("found = 1")
-    assert walls.inside("found = 1") == 1
+    assert [walls.inside("found = 1") for _ in range(2)] == [1, 1]  # by the second it has
     assert hands_of(walls) not in ([], [hand])

@@ -49,14 +49,14 @@ def test_orders_of_one_turn_go_together_and_the_first_at_once() -> None:
         with launcher() as (daemon, program):
             shape = usual(None)
             taken: list[object] = []
-            daemon.ask(shape, taken.append)
+            daemon.ask(shape, taken.append, is_awaited=False)
             assert [len(frames) for frames in messages(program)] == [1]  # before the turn is over
             for _ in range(12):
-                daemon.ask(shape, taken.append)
+                daemon.ask(shape, taken.append, is_awaited=False)
             assert [len(frames) for frames in messages(program)] == [1, 2, 4]  # so that it never waits for the rest
             await asyncio.sleep(0)
             assert [len(frames) for frames in messages(program)] == [5]
-            daemon.ask(shape, taken.append)
+            daemon.ask(shape, taken.append, is_awaited=False)
             assert [len(frames) for frames in messages(program)] == [1]  # another turn
             await asyncio.sleep(0)
             assert messages(program) == []
