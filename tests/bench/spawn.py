@@ -20,6 +20,7 @@ from tests.daemons import Daemon
 
 COMMAND = ["/bin/date", "+%s%N"]
 RUNNING, REPLY = "create to running", "create to reply"
+SETTLING = 0.03  # seconds
 
 
 def run(args: argparse.Namespace) -> Iterable[Row]:
@@ -39,11 +40,13 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
             peers["sandlock"] = lambda: sandlock(workspace, COMMAND)
         samples: dict[tuple[str, str], list[float]] = {}
         for _ in range(args.count or 60):
-            for subject, (client, pool) in clients.items():
-                running, reply = create(client, workspace, pool)
+            for subject, (client, _) in clients.items():
+                settle(clients.values())
+                running, reply = create(client, workspace)
                 samples.setdefault((RUNNING, subject), []).append(running)
                 samples.setdefault((REPLY, subject), []).append(reply)
             for subject, start in peers.items():
+                settle(clients.values())
                 begun = time.time_ns()
                 samples.setdefault((RUNNING, subject), []).append((int(start()) - begun) / 1e6)
     # fork+exec is the floor, with no wall at all: shown, but nobody's rival.
@@ -51,13 +54,22 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
     return sorted(rows, key=lambda one: (one.metric != RUNNING, one.peer))
 
 
-def create(client: Any, workspace: Path, pool: int) -> tuple[float, float]:
+def settle(daemons: Iterable[tuple[Any, int]]) -> None:
+    """Until no pool is being filled, and then as long as the kernel takes to end namespaces that were left: both go on behind
+    whoever comes next, on the same cores."""
+    from sandboxd.protocol.messages import Status
+
+    for client, pool in daemons:
+        while client.call(Status()).pool < pool:
+            time.sleep(0.002)
+    time.sleep(SETTLING)
+
+
+def create(client: Any, workspace: Path) -> tuple[float, float]:
     """Milliseconds from the request to the command's clock, and to the reply; the env is gone afterwards."""
-    from sandboxd.protocol.messages import Logs, Remove, Run, Status, Wait
+    from sandboxd.protocol.messages import Logs, Remove, Run, Wait
     from sandboxd.spec import EnvSpec, Service, Workspace
 
-    while client.call(Status()).pool < pool:
-        time.sleep(0.002)
     spec = EnvSpec(services={"main": Service(command=COMMAND)}, workspace=Workspace(path=str(workspace)))
     begun = time.time_ns()
     env = client.call(Run(spec=spec, environ=ENVIRON, wait="started")).env
