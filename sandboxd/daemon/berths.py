@@ -20,6 +20,7 @@ from sandboxd.store.rundir import RunDir
 
 log = logging.getLogger(__name__)
 PAUSE = 0.02
+SPARE = 4  # beyond one for each parked child, which takes 200 times as much: who comes when none is parked finds a place
 LOGS = (0, 1)  # the two files of a service's log
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -42,7 +43,7 @@ class Berths:
 
     def __init__(self, rundir: RunDir, wanted: int, is_crowded: Callable[[], bool] = lambda: False) -> None:
         self._rundir = rundir
-        self._wanted = wanted
+        self._wanted = wanted + SPARE
         self._is_crowded = is_crowded
         self._ready: dict[str, Berth] = {}
         self._taken: dict[str, Berth] = {}
@@ -50,8 +51,8 @@ class Berths:
 
     def resize(self, wanted: int) -> None:
         """Keep that many ready from now on; those that are too many are given up."""
-        self._wanted = wanted
-        for env_id in list(self._ready)[wanted:]:
+        self._wanted = wanted + SPARE
+        for env_id in list(self._ready)[self._wanted:]:
             self._ready.pop(env_id).close()
             self._rundir.remove_prepared(env_id)
         self.fill_soon()

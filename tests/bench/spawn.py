@@ -20,7 +20,6 @@ from tests.daemons import Daemon
 
 COMMAND = ["/bin/date", "+%s%N"]
 RUNNING, REPLY = "create to running", "create to reply"
-SETTLING = 0.03  # seconds
 
 
 def run(args: argparse.Namespace) -> Iterable[Row]:
@@ -55,14 +54,12 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
 
 
 def settle(daemons: Iterable[tuple[Any, int]]) -> None:
-    """Until no pool is being filled, and then as long as the kernel takes to end namespaces that were left: both go on behind
-    whoever comes next, on the same cores."""
+    """Until no pool is being filled, which would go on beside whoever comes next, on the same cores."""
     from sandboxd.protocol.messages import Status
 
     for client, pool in daemons:
         while client.call(Status()).pool < pool:
             time.sleep(0.002)
-    time.sleep(SETTLING)
 
 
 def create(client: Any, workspace: Path) -> tuple[float, float]:
