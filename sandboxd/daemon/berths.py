@@ -52,7 +52,7 @@ class Berths:
     def resize(self, wanted: int) -> None:
         """Keep that many ready from now on; those that are too many are given up."""
         self._wanted = wanted + SPARE
-        for env_id in list(self._ready)[self._wanted:]:
+        for env_id in list(self._ready)[self._wanted :]:
             self._ready.pop(env_id).close()
             self._rundir.remove_prepared(env_id)
         self.fill_soon()

@@ -18,15 +18,22 @@ from sandboxd.launch import guard, init, plain, quick, stager, talk, walls, warm
 from sandboxd.launch.apply import Stage, StepFailed, apply
 from sandboxd.launch.dialer import open_diag
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Work = list[list[object]]
+
 LINE, OTHER, GROUP = 3, 4, 5  # descriptors: the own socket, the bridge or the stager's, the control group of services
 OWN = 2  # sockets of pid 1's
 
 
-def main(given: list[int], group: list[int], is_apart: bool, run_init) -> None:  # type: ignore[no-untyped-def]
+def main(  # type: ignore[no-untyped-def]
+    given: list[int], group: list[int], is_apart: bool, run_init, start: quick.Quick | None = None
+) -> None:
     """Everything from the first instruction after clone3 on; never returns.
 
     given: the sockets of pid 1 and the stager, and of those that are apart, in namespaces, the ends of the bridge between them;
-    where the stagehand is the stager, those of pid 1 alone. group: the control group of services if there is one. The stager
+    where the stagehand is the stager, those of pid 1 alone. group: the control group of services if there is one. start: what
+    was made of the first program's. The stager
     comes first of all: its way is the longer one, and what is written to before a fork is written to twice.
     """
     status = 1
@@ -44,7 +51,7 @@ def main(given: list[int], group: list[int], is_apart: bool, run_init) -> None: 
                 talk.start(_socket.socket(fileno=os.dup(fd)))
             os._exit(guard.main(LINE, OTHER, lambda config, found: run_init(config, found | own)))
         line, bridge = _socket.socket(fileno=LINE), _socket.socket(fileno=OTHER)
-        status = be_init(line, bridge, has_stager, lambda config, found: run_init(config, found | own))
+        status = be_init(line, bridge, has_stager, start, lambda config, found: run_init(config, found | own))
     except BaseException as error:  # the last line of a process that must not return into the launcher's loop
         talk.tell(f"sandboxd child: {error!r}\n")
     finally:
@@ -60,7 +67,9 @@ def place(kept: list[int]) -> None:
     signals.block_child()
 
 
-def be_init(line: _socket.socket, bridge: _socket.socket, has_stager: bool, run_init) -> int:  # type: ignore[no-untyped-def]
+def be_init(  # type: ignore[no-untyped-def]
+    line: _socket.socket, bridge: _socket.socket, has_stager: bool, start: quick.Quick | None, run_init
+) -> int:
     """Wait behind the walls of the base for the config, raise the rest, become init; an exit status otherwise."""
     try:
         ahead = drop(line)
@@ -69,7 +78,7 @@ def be_init(line: _socket.socket, bridge: _socket.socket, has_stager: bool, run_
         stage = Stage()
         stage.bridge = bridge
         network, steps = plain.decode(ahead)
-        start = park(stage, line, network if has_stager else [], steps)
+        park(stage, line, network, steps, start, is_awaited=not has_stager)
         frame = talk.receive(line)
         if frame is None:
             return 0
@@ -112,23 +121,31 @@ def be_init(line: _socket.socket, bridge: _socket.socket, has_stager: bool, run_
     return 0
 
 
-def park(stage: Stage, line: _socket.socket, network: list, ahead: list) -> quick.Quick | None:  # type: ignore[type-arg]
-    """What depends on nothing of the env, and the start of its first program. What somebody waits for comes first."""
+def park(
+    stage: Stage, line: _socket.socket, network: Work, ahead: Work, start: quick.Quick | None, *, is_awaited: bool
+) -> None:
+    """What depends on nothing of the env, and the stdio of its first program. is_awaited: the stagehand sees to the network,
+    and the plan is on its way."""
     os.setsid()
     capabilities.drop_bounding()
     capabilities.no_new_privs()
-    apply(stage, "network", network)
-    tell_network(line)
-    titles.set_title(talk.PARKED)
-    in_time = not select.select([line], [], [], 0)[0]
+    in_time = False
+    if not is_awaited:
+        apply(stage, "network", network)
+        tell_network(line)
+        titles.set_title(talk.PARKED)
+        in_time = not select.select([line], [], [], 0)[0]
     if in_time:
         warm.rehearse()  # before the filter: what that refuses would wait for our own answer
     apply(stage, "ahead", ahead)
     init.settle()
-    start = quick.made()
+    if start is not None:
+        start.open()
+    if is_awaited and not select.select([line], [], [], stager.PATIENCE)[0]:
+        titles.set_title(talk.PARKED)
+        in_time = True
     if in_time:
         talk.send(line, {"parked": True})
-    return start
 
 
 def tell_network(line: _socket.socket) -> None:

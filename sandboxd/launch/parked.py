@@ -75,8 +75,9 @@ class Parked:
         """A frame of the child's."""
         if "netns_cookie" in message:
             self.netns_cookie = int(message["netns_cookie"])
-            if self.diag < 0 and self.init.received:
-                self.diag = self.init.received.pop(0)
+            received = self.init.received or self.stager.received  # of pid 1, or of the stagehand
+            if self.diag < 0 and received:
+                self.diag = received.pop(0)
         if message.get("parked") is True:
             self.pid = int(message.get("pid", self.pid))  # without a pid namespace: below a guard, whose end is the env's
             self.waiting_for -= 1
@@ -102,7 +103,10 @@ class Parked:
     async def launch(self, init: Load) -> Message:
         """Send pid 1 the other half; the answer to it. Nothing of the env runs before."""
         self.init.send(*init)
-        return await self.answer
+        answer = await self.answer
+        if not self.netns_cookie and self.stager.is_open:
+            self.stager.readable()  # where that told of the network, it did so before pid 1 could be launched
+        return answer
 
     def release(self) -> int:
         """It is an env now: its pidfd, which is the caller's."""

@@ -140,6 +140,13 @@ class Stdio:
             return (self.child[0],) * 3
         return self.child[0], self.child[1], self.child[2]
 
+    def move(self, places: tuple[int, ...]) -> None:
+        """Have the program's ends be these descriptors, of which none is open."""
+        for index, place in enumerate(places):
+            os.dup2(self.child[index], place, inheritable=False)
+            os.close(self.child[index])
+            self.child[index] = place
+
     def close_child(self) -> None:
         """The program has its own copies now."""
         child, self.child = self.child, []

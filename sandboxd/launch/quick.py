@@ -1,6 +1,7 @@
-"""The first program of an env by vfork, in half the time of a fork: its stdio and most of its start are made in the park.
+"""The first program of an env by vfork, in half the time of a fork: most of its start is made before there is an env.
 
-Runs inside pid 1; imports `kernel.spawn`. Of all programs only the first can go this way: a sibling could stop the new child
+Made by the source, for all that are cloned from it, each of which uses its own copy of it once; then it runs inside pid 1.
+Imports `kernel.spawn`. Of all programs only the first can go this way: a sibling could stop the new child
 before its exec, SIGSTOP being what no mask holds off, and with it pid 1, which vfork(2) suspends until then. What could fail
 is found out here, or left to the fork, which says why.
 """
@@ -15,6 +16,7 @@ from sandboxd.kernel import spawn
 from sandboxd.launch.program import DEFAULT_PATH, Birth, Program, Stdio
 
 NOTHING = {"argv": ["-"]}
+STDIO = (60, 61, 62)  # where the program's lie: beyond what is open by then, below what a bigger table would take
 
 
 class Quick:
@@ -24,12 +26,17 @@ class Quick:
 
     def __init__(self) -> None:
         self.program: Program | None = None
-        self.stdio = Stdio(Program(NOTHING))
+        self.stdio: Stdio | None = None
         mask = _signal.pthread_sigmask(_signal.SIG_SETMASK, ())  # the program's is ours of now
         try:
-            self.spawn = spawn.Spawn(self.stdio.three())
+            self.spawn = spawn.Spawn(STDIO)
         finally:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+    def open(self) -> None:
+        """Its stdio, in the park. Raises LaunchFailed."""
+        self.stdio = Stdio(Program(NOTHING))
+        self.stdio.move(STDIO)
 
     def takes(self, program: Program, birth: Birth) -> bool:
         """Whether it will start this one, which needs no more than that; else it has to be forked: into a control group, with
@@ -72,7 +79,8 @@ class Quick:
     def close(self) -> None:
         """It is not needed."""
         self.spawn.close()
-        self.stdio.close()
+        if self.stdio is not None:
+            self.stdio.close()
 
 
 def made() -> Quick | None:

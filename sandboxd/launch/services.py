@@ -144,7 +144,7 @@ class Services:
             program = Program(asked)
             quick = self.quickly(program)
             self.come_in()
-            stdio = quick.stdio if quick is not None else Stdio(program)
+            stdio = (quick and quick.stdio) or Stdio(program)
             pid, report = fork(program, stdio, self.birth, quick=quick)
         except SandboxdError as error:
             self.fail(service, error)

@@ -13,7 +13,7 @@ import struct
 from sandboxd.errors import KernelError
 from sandboxd.kernel import fds, namespaces, titles
 from sandboxd.kernel.libc import HINTS
-from sandboxd.launch import child, grouping
+from sandboxd.launch import child, grouping, quick
 
 TITLE = "sandboxd-source"
 WORD = struct.Struct("=QB?")  # flags of clone3, how many sockets, in a control group
@@ -57,6 +57,7 @@ def live(line: int, run_init) -> None:  # type: ignore[no-untyped-def]
     fds.close_range(LINE + 1)
     titles.set_title(TITLE)
     sock = _socket.socket(fileno=LINE)
+    start = quick.made()
     while True:
         word, given = fds.recv(sock, WORD.size)
         if not word:
@@ -71,7 +72,7 @@ def live(line: int, run_init) -> None:  # type: ignore[no-untyped-def]
             sock.send(ANSWER.pack(0, error.errno or 1))
         else:
             if pid == 0:
-                child.main(given[:sockets], given[sockets : sockets + 1], flags != 0, run_init)
+                child.main(given[:sockets], given[sockets : sockets + 1], flags != 0, run_init, start)
             os.close(process)
             sock.send(ANSWER.pack(pid, 0))
         fds.close_all(given)

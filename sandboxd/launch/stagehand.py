@@ -94,6 +94,7 @@ def stage(here: beside.Beside, control: _socket.socket, flags: int, line: int, b
         if base is None or ahead is None:
             return
         network = plain.decode(ahead[3])[0]
+        child.tell_network(own)
 
         def leave_behind() -> bool:
             """Nobody waits after all: a copy of us does, and we go. Whether we are that copy."""

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from sandboxd.launch.apply import Stage
 
-    Status = dict[bytes, bytes]
-    Proof = Callable[[Stage, Status], str]
+    Proof = Callable[[Stage, bytes], str]
 
 # Kernel's name of each namespace -> its number outside; filled in the launcher, which is the outside of all it forks.
 OUTSIDE: dict[str, int] = {}
@@ -134,7 +133,7 @@ def sift(stage: "Stage", program: str, listener: bool) -> None:
 
 def prove(stage: "Stage", walls: list[str]) -> None:
     """Every demanded wall, one after another; raises WallUnavailable for the first that does not hold."""
-    status = read_status() if OF_STATUS.intersection(walls) else {}
+    status = read_status() if OF_STATUS.intersection(walls) else b""
     for wall in walls:
         seen = PROOFS[wall](stage, status)
         if seen:
@@ -142,27 +141,31 @@ def prove(stage: "Stage", walls: list[str]) -> None:
         stage.proven.append(wall)
 
 
-def read_status() -> "Status":
+def read_status() -> bytes:
     """/proc/self/status: what the kernel itself says of our privileges."""
     fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        lines = os.read(fd, 8192).splitlines()
+        return os.read(fd, 8192)
     finally:
         os.close(fd)
-    return dict(line.split(b":\t", 1) for line in lines if b":\t" in line)
+
+
+def field(status: bytes, name: bytes) -> bytes:
+    """One line of that, b"" where there is none. Not all of them taken apart: each object made is memory of pid 1's own."""
+    return status.partition(b"\n" + name + b":\t")[2].partition(b"\n")[0]
 
 
 def own_namespace(wall: str) -> "Proof":
     """A proof that this namespace is not the host's."""
 
-    def proof(_: "Stage", __: "Status") -> str:
+    def proof(_: "Stage", __: bytes) -> str:
         number = namespace(NAMES[wall])
         return "" if number and number != OUTSIDE.get(NAMES[wall]) else "it is the host's own namespace"
 
     return proof
 
 
-def own_view(stage: "Stage", status: "Status") -> str:
+def own_view(stage: "Stage", status: bytes) -> str:
     """A mount namespace of its own, the host's tree let go, and neither root nor system to be written."""
     if stage.host != -1 or stage.handed:
         return "descriptors of the host's tree are still open"
@@ -173,14 +176,14 @@ def own_view(stage: "Stage", status: "Status") -> str:
     return PROOFS["mount namespace"](stage, status)
 
 
-def own_pids(stage: "Stage", status: "Status") -> str:
+def own_pids(stage: "Stage", status: bytes) -> str:
     """A pid namespace of its own, in which the first process is ours."""
-    if status[b"NSpid"].split()[-1:] != [b"%d" % os.getpid()] or not -1 < os.getppid() < 2:
+    if field(status, b"NSpid").split()[-1:] != [b"%d" % os.getpid()] or not -1 < os.getppid() < 2:
         return "there are processes above"
     return PROOFS["pid namespace"](stage, status)
 
 
-def own_proc(_: "Stage", __: "Status") -> str:
+def own_proc(_: "Stage", __: bytes) -> str:
     """A procfs of this pid namespace: it knows us by the pid that we have here."""
     try:
         known = os.readlink("/proc/self")
@@ -189,20 +192,22 @@ def own_proc(_: "Stage", __: "Status") -> str:
     return "" if known == str(os.getpid()) else f"/proc is of another pid namespace ({known})"
 
 
-def no_capabilities(_: "Stage", status: "Status") -> str:
+def no_capabilities(_: "Stage", status: bytes) -> str:
     """All five sets empty, and not dumpable, so that nobody of the same uid takes us over."""
-    held = [name.decode() for name in (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb") if status[name] != EMPTY_SET]
+    held = [
+        name.decode() for name in (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb") if field(status, name) != EMPTY_SET
+    ]
     if held:
         return f"{', '.join(held)} is not empty"
     return "the first process is dumpable" if capabilities.is_dumpable() else ""
 
 
-def no_gain(_: "Stage", status: "Status") -> str:
+def no_gain(_: "Stage", status: bytes) -> str:
     """Read back."""
-    return "" if status.get(b"NoNewPrivs") == b"1" else "no_new_privs is not set"
+    return "" if field(status, b"NoNewPrivs") == b"1" else "no_new_privs is not set"
 
 
-def landlocked(_: "Stage", __: "Status") -> str:
+def landlocked(_: "Stage", __: bytes) -> str:
     """A file that is ours to read, and that no rule allows; without a view of our own, the root."""
     seen = tried(os.open, PROBE, os.O_RDONLY | os.O_CLOEXEC)
     if seen == "ENOENT":
@@ -210,7 +215,7 @@ def landlocked(_: "Stage", __: "Status") -> str:
     return "" if seen == "EACCES" else f"what no rule allows could be read ({seen})"
 
 
-def sifted(_: "Stage", __: "Status") -> str:
+def sifted(_: "Stage", __: bytes) -> str:
     """What only our filter answers. Nothing of which pid 1 would be told: it would wait for itself."""
     try:
         os.getpriority(PRIORITY, 0)

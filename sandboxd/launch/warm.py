@@ -78,10 +78,13 @@ def run_service(init: Init) -> None:
     """A service that logs, without a process."""
     service = init.services.by_name["web"]
     program = Program(PLAN)
-    quick = made()
-    if quick is not None and quick.takes(program, PLAIN):
-        quick.start()  # ENOENT; it reaps what it cloned
-    stdio = quick.stdio if quick is not None else Stdio(program)
+    quick, stdio = made(), None
+    if quick is not None:
+        quick.open()
+        stdio = quick.stdio
+        if quick.takes(program, PLAIN):
+            quick.start()  # ENOENT; it reaps what it cloned
+    stdio = stdio or Stdio(program)
     report, gone = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     init.services.begin(service, program, -2, stdio, report)
     os.close(gone)

@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 from sandboxd.kernel import spawn
+from sandboxd.launch import quick
 from sandboxd.launch.program import PLAIN, Birth, Program
-from sandboxd.launch.quick import made
+from sandboxd.launch.quick import Quick
 
 pytestmark = pytest.mark.skipif(not spawn.is_possible(), reason="this C library or machine lacks makecontext")
 SHOW = "pwd; umask; echo $A; grep -h SigBlk /proc/self/status; ulimit -c"
+
+
+@pytest.fixture(autouse=True)
+def beyond_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test process has more open than pid 1 has."""
+    monkeypatch.setattr(quick, "STDIO", (900, 901, 902))
 
 
 def children() -> set[str]:
@@ -29,17 +36,18 @@ def test_it_starts_where_and_as_it_is_asked_to(tmp_path: Path) -> None:
     later = tmp_path / "later"
     program = Program(asked(argv=["sh", "-c", SHOW], workdir=str(later), umask=0o027, rlimits={"CORE": [0, 0]}))
     try:
-        quick = made()
-        assert quick is not None
+        start = Quick()
+        start.open()
+        assert start.stdio is not None
         try:
-            assert quick.takes(program, PLAIN)
+            assert start.takes(program, PLAIN)
             later.mkdir()  # of the view there was nothing yet when it was made
-            pid = quick.start()
-            quick.stdio.close_child()
-            with open(quick.stdio.ours["stdout"], "rb", closefd=False) as output:
+            pid = start.start()
+            start.stdio.close_child()
+            with open(start.stdio.ours["stdout"], "rb", closefd=False) as output:
                 text = output.read()
         finally:
-            quick.close()
+            start.close()
         assert os.waitpid(pid, 0)[1] == 0
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == {signal.SIGCHLD, *mask}
     finally:
@@ -53,13 +61,13 @@ def test_it_starts_where_and_as_it_is_asked_to(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_started_so_leaves_no_child(more: dict[str, Any]) -> None:
     here, before = os.getcwd(), (set(os.listdir("/proc/self/fd")), children())
-    quick = made()
-    assert quick is not None
+    start = Quick()
+    start.open()
     try:
-        assert quick.takes(Program(asked(**more)), PLAIN)
-        assert quick.start() == 0
+        assert start.takes(Program(asked(**more)), PLAIN)
+        assert start.start() == 0
     finally:
-        quick.close()
+        start.close()
         os.chdir(here)
     assert set(os.listdir("/proc/self/fd")) <= before[0]
     assert children() <= before[1]
@@ -69,11 +77,10 @@ def test_what_cannot_be_started_so_leaves_no_child(more: dict[str, Any]) -> None
     "more", [{"tty": True}, {"stdin": True}, {"confine": [["landlock", 0]]}, {"rlimits": {"NOFILE": [1 << 30, 1 << 30]}}]
 )
 def test_what_has_to_be_forked(more: dict[str, Any]) -> None:
-    quick = made()
-    assert quick is not None
+    start = Quick()
     try:
-        assert not quick.takes(Program(asked(**more)), PLAIN)
-        assert not quick.takes(Program(asked()), Birth(3))
-        assert not quick.takes(Program(asked(argv=["x"] * 1000)), PLAIN)
+        assert not start.takes(Program(asked(**more)), PLAIN)
+        assert not start.takes(Program(asked()), Birth(3))
+        assert not start.takes(Program(asked(argv=["x"] * 1000)), PLAIN)
     finally:
-        quick.close()
+        start.close()
