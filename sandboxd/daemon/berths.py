@@ -43,7 +43,7 @@ class Berths:
 
     def __init__(self, rundir: RunDir, wanted: int, is_crowded: Callable[[], bool] = lambda: False) -> None:
         self._rundir = rundir
-        self._wanted = wanted + SPARE
+        self._wanted = wanted
         self._is_crowded = is_crowded
         self._ready: dict[str, Berth] = {}
         self._taken: dict[str, Berth] = {}
@@ -51,7 +51,7 @@ class Berths:
 
     def resize(self, wanted: int) -> None:
         """Keep that many ready from now on; those that are too many are given up."""
-        self._wanted = wanted + SPARE
+        self._wanted = wanted
         for env_id in list(self._ready)[self._wanted :]:
             self._ready.pop(env_id).close()
             self._rundir.remove_prepared(env_id)

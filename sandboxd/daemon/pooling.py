@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sandboxd.daemon import building
+from sandboxd.daemon.berths import SPARE
 from sandboxd.daemon.making import record_of
 from sandboxd.errors import QuotaExceeded, SandboxdError
 from sandboxd.isolation.plan import LaunchPlan
@@ -110,4 +111,4 @@ class Pooling:
         held = supervisor.launcher.pool
         room = min(held + max(0, spare) // COST, *self.bounds().counts().values())
         supervisor.launcher.resize(count, self._kept(room))
-        supervisor.berths.resize(supervisor.launcher.wanted)
+        supervisor.berths.resize(supervisor.launcher.wanted + SPARE)

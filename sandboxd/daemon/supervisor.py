@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sandboxd.daemon import addresses, receipts, scopes
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.admission import Admission
-from sandboxd.daemon.berths import Berths
+from sandboxd.daemon.berths import SPARE, Berths
 from sandboxd.daemon.building import republish
 from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.clock import Clock
@@ -71,7 +71,7 @@ class Supervisor:
         self.departed: dict[str, EnvRecord] = {}  # removed of late: who waits for one may ask a moment too late
         self.clock = Clock(journal)
         self.kept = Kept(rundir, journal, lambda: len(self.roll.coming) > CROWD)
-        self.berths = Berths(rundir, settings.pool, lambda: self.launcher.launching >= CROWD)
+        self.berths = Berths(rundir, settings.pool + SPARE, lambda: self.launcher.launching >= CROWD)
         self.load = Load()
         self.idling = Idling(self)
         self.scaling = Scaling(self)
