@@ -6,6 +6,7 @@ one small program in all of them, and nobody's pipes or replies in the way. `rep
 
 import argparse
 import os
+import random
 import subprocess
 import tempfile
 import time
@@ -23,7 +24,7 @@ RUNNING, REPLY = "create to running", "create to reply"
 
 
 def run(args: argparse.Namespace) -> Iterable[Row]:
-    """One round of every subject after another, `count` times."""
+    """One round of every subject, in an order of its own, `count` times."""
     with ExitStack() as stack:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         clients = {}
@@ -38,16 +39,19 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
         if has_sandlock():
             peers["sandlock"] = lambda: sandlock(workspace, COMMAND)
         samples: dict[tuple[str, str], list[float]] = {}
+        order = [*clients, *peers]
+        dice = random.Random(0)
         for _ in range(args.count or 60):
-            for subject, (client, _) in clients.items():
+            dice.shuffle(order)  # what one leaves to the kernel to clean up, another meets: not always the same one
+            for subject in order:
                 settle(clients.values())
-                running, reply = create(client, workspace)
-                samples.setdefault((RUNNING, subject), []).append(running)
-                samples.setdefault((REPLY, subject), []).append(reply)
-            for subject, start in peers.items():
-                settle(clients.values())
-                begun = time.time_ns()
-                samples.setdefault((RUNNING, subject), []).append((int(start()) - begun) / 1e6)
+                if subject in clients:
+                    running, reply = create(clients[subject][0], workspace)
+                    samples.setdefault((RUNNING, subject), []).append(running)
+                    samples.setdefault((REPLY, subject), []).append(reply)
+                else:
+                    begun = time.time_ns()
+                    samples.setdefault((RUNNING, subject), []).append((int(peers[subject]()) - begun) / 1e6)
     # fork+exec is the floor, with no wall at all: shown, but nobody's rival.
     rows = [row(metric, who, times, "ms", peer=who in ("bwrap", "sandlock")) for (metric, who), times in samples.items()]
     return sorted(rows, key=lambda one: (one.metric != RUNNING, one.peer))
