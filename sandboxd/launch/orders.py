@@ -7,6 +7,7 @@ and none is kept beyond its turn.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 
 
@@ -25,7 +26,12 @@ class Orders:
             self._loop.call_soon(self._end_turn)
         self._gathered.append(order)
         if len(self._gathered) >= self._gone:
+            is_first = not self._gone
             self._flush()
+            if is_first:
+                # The kernel wakes a reader on the core of who wrote, as one who sleeps at once (WF_SYNC, kernel/sched/fair.c).
+                # But we go on planning for 1 ms, and meanwhile the reader is not moved, to an idle core neither.
+                os.sched_yield()
 
     def _flush(self) -> None:
         gathered, self._gathered = self._gathered, []

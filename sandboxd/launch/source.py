@@ -72,6 +72,7 @@ def live(line: int, run_init) -> None:  # type: ignore[no-untyped-def]
             sock.send(ANSWER.pack(0, error.errno or 1))
         else:
             if pid == 0:
+                os.sched_yield()  # on the same core, that pid 1 is there has to be said before it can go on
                 child.main(given[:sockets], given[sockets : sockets + 1], flags != 0, run_init, start)
             os.close(process)
             sock.send(ANSWER.pack(pid, 0))
