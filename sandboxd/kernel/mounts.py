@@ -56,6 +56,13 @@ def bind(source: str, target: str) -> None:
     check(_mount(os.fsencode(source), os.fsencode(target), None, MS_BIND | MS_REC, None), "mount", f"{source} {target}")
 
 
+def bind_read_only(source: str, target: str) -> None:
+    """One mount, without those below it, read-only and private at another place; for paths that nobody else can write to."""
+    check(_mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None), "mount", f"{source} {target}")
+    attr = MountAttr(attr_set=ATTR_RDONLY, propagation=MS_PRIVATE)
+    check(_mount_setattr(AT_FDCWD, os.fsencode(target), 0, ctypes.byref(attr), ctypes.sizeof(attr)), "mount_setattr", target)
+
+
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
     check(_umount2(os.fsencode(target), flags), "umount2", target)

@@ -22,6 +22,8 @@ from sandboxd.launch.targets import STRICT, find, make
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Sequence
+    from typing import Any
 
     from sandboxd.kernel import beside
 
@@ -65,15 +67,19 @@ class StepFailed(Exception):
         self.index = index
 
 
-def apply(stage: Stage, which: str, steps: list, *, only_pick: bool = False) -> None:  # type: ignore[type-arg]
-    """Each step in turn; StepFailed says which one could not be done. only_pick: no more than to pick up the sources."""
+def apply(
+    stage: Stage, which: str, steps: "Sequence[Sequence[Any]]", *, only_pick: bool = False, only: str = "", but: str = ""
+) -> None:
+    """Each step in turn; StepFailed says which one could not be done. only_pick: no more than to pick up the sources. only: the
+    tag that is ours to do; but: the one that is somebody else's."""
     for index, step in enumerate(steps):
         try:
             tag, *arguments = step
-            if not only_pick:
+            if only_pick:
+                if tag == "bind":
+                    pick(stage, *arguments)
+            elif tag != but and only in ("", tag):
                 APPLY[tag](stage, *arguments)  # type: ignore[operator]
-            elif tag == "bind":
-                pick(stage, *arguments)
         except Exception as error:  # whatever a plan can have wrong: it is said by the step's name
             raise StepFailed(which, index) from error
 
@@ -315,9 +321,7 @@ def mask(stage: Stage, sealed: list[str], kept: list[str], hidden: list[tuple[st
     """Read-only, hidden, or left as it is within what is read-only. /proc is ours yet: nobody else has been here."""
     left = [(path, copy_of(stage, path)) for path in kept]
     for source, path in [*((path, path) for path in sealed), *hidden]:
-        tree = copy_of(stage, source)
-        mounts.mount_setattr(tree, mounts.ATTR_RDONLY, recursive=False, propagation=mounts.MS_PRIVATE, subject=path)
-        attach(stage, tree, path)
+        mounts.bind_read_only(inside(source), inside(path))
     for path, tree in left:
         attach(stage, tree, path)
 

@@ -94,6 +94,8 @@ def be_init(  # type: ignore[no-untyped-def]
     def enter() -> None:
         """Be in the whole view behind all walls."""
         try:
+            if not has_stager and stager.has_listeners(steps):
+                walls.take_ways(stage)
             walls.await_word(stage, walls.WHOLE)
             apply(stage, "walls", plan["walls"])
             walls.forget(stage)
@@ -137,7 +139,7 @@ def park(
         in_time = not select.select([line], [], [], 0)[0]
     if in_time:
         warm.rehearse()  # before the filter: what that refuses would wait for our own answer
-    apply(stage, "ahead", ahead)
+    apply(stage, "ahead", ahead, but="listen" if is_awaited else "")
     init.settle()
     if start is not None:
         start.open()

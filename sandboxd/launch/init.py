@@ -25,7 +25,7 @@ from sandboxd.launch.frames import error_to
 from sandboxd.launch.guard import end_all, signal_all
 from sandboxd.launch.loop import READ, Loop, complain
 from sandboxd.launch.program import Birth, mapped
-from sandboxd.launch.services import Services, start_all
+from sandboxd.launch.services import Services, log_all, start_all
 from sandboxd.launch.sessions import Attachment, Execution, Sessions, send_signal
 
 TYPE_CHECKING = False
@@ -106,19 +106,20 @@ class Init:
     def __init__(self, config: dict[str, Any], fds: dict[str, Any]) -> None:
         self.loop = Loop()
         self.control: Control | None = None
-        # First of all: what is refused from here on waits for its answer.
-        self.denials = Denials(self.loop, config.get("refusals", ""), fds.get("refused", -1), self.tell)
         exits = ExitFile(fds.get("exits", -1))
         self.services = Services(self.loop, exits, int(config.get("log_limit") or LOG_LIMIT), self.tell)
         self.services.birth = Birth(fds.get("group", -1), sift=bool(config.get("sift")))
-        self.sessions = Sessions(self.loop, self.services, self.tell)
         # Before anything runs that could reach for them.
-        ways = fds.get("ways", []) + open_forwards(config.get("forward") or []) + open_paths(config.get("paths") or [])
+        ways = open_forwards(config.get("forward") or []) + open_paths(config.get("paths") or [])
         start_all(self.services, config, fds)
-        self.dialer = Dialer(self.loop, fds["dial"], ways) if fds.get("dial", -1) >= 0 else None
+        # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before; what
+        # is refused to it waits for its answer, and what it writes lies in its pipe.
+        self.denials = Denials(self.loop, config.get("refusals", ""), fds.get("refused", -1), self.tell)
+        log_all(self.services, fds.get("logs", {}))
+        self.sessions = Sessions(self.loop, self.services, self.tell)
+        self.dialer = Dialer(self.loop, fds["dial"], fds.get("ways", []) + ways) if fds.get("dial", -1) >= 0 else None
         for name, given in fds.get("attach", {}).items():
             self.join_at_start(self.services.add(name, None), given, config.get("slow", {}).get(name, "drop"))
-        # From here on nobody waits for the first exec: what it does not need is made only now. SIGCHLD was blocked before.
         self.children = signalfd(set(awaited()))
         self.loop.watch(self.children, READ, self.woken)
         self.loop.after(0, self.reap)  # who ended before

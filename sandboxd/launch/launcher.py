@@ -163,9 +163,9 @@ class Launcher:
                 hand.give(flags, inner[1::2], process)
             if order.namespaces:
                 namespaces.write_maps(pid, uid=order.uid, gid=order.gid)
+            os.write(outer[1], order.start(order.base) + (order.start(order.ahead) if hand is not None else b""))
             if hand is not None:
                 hand.await_joined()
-            os.write(outer[1], order.start(order.base) + (order.start(order.ahead) if hand is not None else b""))
             os.write(outer[0], order.start(order.ahead))
         except BaseException:
             fds.close_all(outer)

@@ -267,11 +267,11 @@ class Services:
 
 def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -> None:
     """Start what the plan says, in order; one that fails is told in `status` and keeps nobody from starting."""
-    for name, logs in fds.get("logs", {}).items():
+    for name in fds.get("logs", {}):
         try:
-            services.add(name, (logs[0], logs[1]))
-        except (OSError, SandboxdError) as error:
-            complain(f"the log of {name}", error)
+            services.add(name, None)
+        except SandboxdError:
+            continue  # `log_all` says so
     services.enter, services.quick = fds.get("enter"), fds.get("quick")
     for name in config.get("start", []):
         service = services.add(name, None)
@@ -285,3 +285,12 @@ def start_all(services: Services, config: dict[str, Any], fds: dict[str, Any]) -
     services.come_in()
     if services.quick is not None:  # nothing was to be started
         services.quick.close()
+
+
+def log_all(services: Services, logs: dict[str, list[int]]) -> None:
+    """Give all of them their log files, before anything that they write is read."""
+    for name, pair in logs.items():
+        try:
+            services.add(name, (pair[0], pair[1]))
+        except (OSError, SandboxdError) as error:
+            complain(f"the log of {name}", error)

@@ -93,7 +93,7 @@ def stage(here: beside.Beside, control: _socket.socket, flags: int, line: int, b
         base, ahead = child.drop(own), talk.start(own)
         if base is None or ahead is None:
             return
-        network = plain.decode(ahead[3])[0]
+        work = plain.decode(ahead[3])
         child.tell_network(own)
 
         def leave_behind() -> bool:
@@ -103,6 +103,6 @@ def stage(here: beside.Beside, control: _socket.socket, flags: int, line: int, b
             os.close(control.fileno())
             return True
 
-        stager.live(own, _socket.socket(fileno=bridge), base, network, stager.Lent(here, leave_behind))
+        stager.live(own, _socket.socket(fileno=bridge), base, work, stager.Lent(here, leave_behind))
     except (OSError, KernelError, ValueError, IndexError) as error:
         talk.send(own, {"failed": "plan", "index": -1, **talk.in_words(error)})

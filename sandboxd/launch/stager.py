@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sandboxd.kernel import beside
 
-    Network = Sequence[list[object]]
+    Work = Sequence[list[list[object]]]
 
 SAMPLE = {"steps": [["bind", "/a", "/a", True]], "fds": [["handed"]]}
 
@@ -43,14 +43,14 @@ class Lent:
         self.leave_behind = leave_behind
 
 
-def live(line: _socket.socket, bridge: _socket.socket, base: bytes, network: Network = (), lent: Lent | None = None) -> int:
-    """Build the base, wait for the plan, apply it, say so over the bridge; the exit status. network: what pid 1 leaves to us of
-    the base."""
+def live(line: _socket.socket, bridge: _socket.socket, base: bytes, work: Work = ([], []), lent: Lent | None = None) -> int:
+    """Build the base, wait for the plan, apply it, say so over the bridge; the exit status. work: pid 1's network, and what it
+    is to do ahead, of which it leaves us what is the network's."""
     try:
         stage = Stage()
         given = plain.decode(base)
         if lent is not None or select.select([line], [], [], 0)[0]:
-            steps = at_once(stage, line, given, network, lent)
+            steps = at_once(stage, line, given, work, lent)
         else:
             steps = in_the_park(stage, line, bridge, given)
         if steps is None:
@@ -58,6 +58,8 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes, network: Net
         apply(stage, "steps", steps)
         if stage.host != -1 or stage.handed or stage.picked:
             raise KernelError(0, "the stager", "has not let go of the host's tree")
+        if has_listeners(work[1]):
+            walls.share_ways(stage, bridge)
         walls.share(stage, bridge)
         leave_last(stage, given)
         walls.tell_left(bridge)
@@ -70,14 +72,15 @@ def live(line: _socket.socket, bridge: _socket.socket, base: bytes, network: Net
     return 0
 
 
-def at_once(stage: Stage, line: _socket.socket, base: list, network: Network, lent: Lent | None) -> list | None:  # type: ignore[type-arg]
+def at_once(stage: Stage, line: _socket.socket, base: list, work: Work, lent: Lent | None) -> list | None:  # type: ignore[type-arg]
     """The plan is there, or will be in a moment: what it shows of the host is picked up below the base, where the host's tree
     is until the end. Its steps, once the base stands."""
     stage.host = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stage.is_awaited = True
     stage.here = lent.here if lent is not None else None
     apply(stage, "base", base)
-    apply(stage, "network", [*network])
+    apply(stage, "network", work[0])
+    apply(stage, "ahead", work[1], only="listen")
     if lent is not None and not select.select([line], [], [], PATIENCE)[0]:
         if not lent.leave_behind():
             return None
@@ -90,6 +93,11 @@ def at_once(stage: Stage, line: _socket.socket, base: list, network: Network, le
     os.close(stage.host)
     stage.host = -1
     return plan["steps"]  # type: ignore[no-any-return]
+
+
+def has_listeners(ahead: Sequence[Sequence[object]]) -> bool:
+    """Whether pid 1 is to listen for what goes out, which the stagehand does for it."""
+    return any(step[0] == "listen" for step in ahead)
 
 
 def in_the_park(stage: Stage, line: _socket.socket, bridge: _socket.socket, base: list) -> list | None:  # type: ignore[type-arg]

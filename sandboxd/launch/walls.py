@@ -25,7 +25,8 @@ OUTSIDE: dict[str, int] = {}
 NAMES = {"user": "user", "mount": "mnt", "pid": "pid", "net": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 PROBE = "/.sandboxd/blank"  # ours and readable for all, beneath no Landlock rule that would allow it
 EMPTY_SET = b"0" * 16
-WHOLE, LEFT = b"v", b"l"  # the stager's words
+WAYS, WHOLE, LEFT = b"w", b"v", b"l"  # the stager's words
+MOST_WAYS = 8
 PRIORITY = 0x53424F58  # isolation/seccomp/policy.py, PROOF
 
 
@@ -70,6 +71,20 @@ def confine(stage: "Stage", flags: int) -> None:
 def share(stage: "Stage", bridge: _socket.socket) -> None:
     """The stager's word to pid 1 that the view is whole, and the ruleset, whose rules name places in it."""
     fds.send(bridge, WHOLE, [stage.ruleset] if stage.ruleset >= 0 else [])
+
+
+def share_ways(stage: "Stage", bridge: _socket.socket) -> None:
+    """The stagehand's listeners for what goes out: pid 1's from here on."""
+    fds.send(bridge, WAYS, [way.fileno() for way in stage.ways])
+
+
+def take_ways(stage: "Stage") -> None:
+    """In pid 1: they are there once the network is, and nobody can have reached for them yet."""
+    if stage.bridge is not None:
+        word, found = fds.recv(stage.bridge, 1, max_fds=MOST_WAYS)
+        if word != WAYS:
+            os._exit(1)
+        stage.ways += [_socket.socket(fileno=fd) for fd in found]
 
 
 def tell_left(bridge: _socket.socket) -> None:
