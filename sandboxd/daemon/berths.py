@@ -83,6 +83,13 @@ class Berths:
             self._rundir.create_env_dir(env_id)
         return berth
 
+    def give_up(self, env_id: str) -> None:
+        """That env will not be launched: if its place is still held, it goes."""
+        berth = self._taken.pop(env_id, None)
+        if berth is not None:
+            berth.close()
+            self._rundir.remove_prepared(env_id)
+
     def fill_soon(self) -> None:
         """Make what is missing, a little later."""
         if self._filling is None and len(self._ready) < self._wanted:

@@ -28,7 +28,9 @@ from sandboxd.launch.probes import look_at
 from sandboxd.launch.repository import repository_of
 from sandboxd.lifecycle import events as ev
 from sandboxd.lifecycle.records import EnvRecord, Identity, Wall
+from sandboxd.lifecycle.states import ENDED
 from sandboxd.lifecycle.view import main_service
+from sandboxd.limits.cpus import rank
 from sandboxd.routing.orders import Published
 from sandboxd.spec import EnvSpec
 
@@ -169,7 +171,10 @@ def cpus_for(supervisor: "Supervisor", record: EnvRecord) -> list[int]:
     """The CPUs it has, or those it is to have where their number is limited."""
     if record.init:
         return record.cpus
-    return supervisor.least_loaded() if record.limits.cpus is not None else []
+    if record.limits.cpus is None:
+        return []
+    held = [actor.record.cpus for actor in supervisor.actors.values() if actor.record.state not in ENDED]
+    return rank(supervisor.host.limits.cpus, held, supervisor.load.busy())  # the least loaded first
 
 
 def told(launched: Built) -> ev.Launched:

@@ -35,7 +35,7 @@ from sandboxd.lifecycle.records import EnvRecord, is_coming
 from sandboxd.lifecycle.roll import Roll
 from sandboxd.lifecycle.states import ENDED, State
 from sandboxd.lifecycle.view import rfc3339
-from sandboxd.limits.cpus import Load, rank
+from sandboxd.limits.cpus import Load
 from sandboxd.observe import journal
 from sandboxd.observe.tally import Tally
 from sandboxd.protocol.messages import Event
@@ -251,7 +251,11 @@ class Supervisor:
         now = self.clock.now()
         record = replace(record, id=self.berths.take_id(), created=now, queued=now)
         starting, effects = step(record, ev.Admitted(), now) if at_once else (record, [ev.Enqueue()])
-        self.kept.create(record.id, msgspec.json.encode(starting))
+        try:
+            self.kept.create(record.id, msgspec.json.encode(starting))
+        except StoreFailed:
+            self.berths.give_up(record.id)
+            raise
         if at_once and (child := next((child for child in self.launcher.parked if child.is_ready), None)) is not None:
             self.coming[record.id] = child.netns_cookie  # most likely; the launch corrects it
         self.announce(record, "created", {"key": record.key} if record.key else {})
@@ -274,11 +278,6 @@ class Supervisor:
         self.routes_changed(record.id, is_coming=is_coming(record))
         self.scaling.note(record)
 
-    def least_loaded(self) -> list[int]:
-        """The CPUs that envs may have, the least loaded first."""
-        held = [actor.record.cpus for actor in self.actors.values() if actor.record.state not in ENDED]
-        return rank(self.host.limits.cpus, held, self.load.busy())
-
     async def discard(self, actor: Actor) -> None:
         """An env is removed, and what it held and left is told."""
         await receipts.around(self, actor, self._forget(actor))
@@ -290,6 +289,7 @@ class Supervisor:
         self.kept.remove(env_id)
         await self.kept.saved()
         self.actors.pop(env_id, None)
+        self.berths.give_up(env_id)
         self.roll.forget(actor.record)
         self.departed[env_id] = actor.record
         if len(self.departed) > DEPARTED:

@@ -61,10 +61,13 @@ def test_what_waits_can_be_stopped_started_and_removed(two):
     with two.client() as client:
         for name in ("a", "b"):
             run(client, SLEEP, name=name)
-        queue_up(client, "c")
+        until(lambda: list((two.dir / "envs").glob(".ready-*")))
+        place = two.dir / "envs" / f".ready-{queue_up(client, 'c').id}"
         assert client.call(m.Stop(target="c")).env.state == "stopped"
         assert client.call(m.Start(target="c", wait="created")).env.state == "queued"
+        assert place.is_dir()  # made ahead, and held for it
         assert client.call(m.Remove(target="c")).receipt.leaked == {}
+        assert not place.exists()
         assert queue_up(client, "d").state == "queued"
 
 

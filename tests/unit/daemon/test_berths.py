@@ -5,10 +5,17 @@ import os
 
 import pytest
 
+from sandboxd.daemon import berths as module
 from sandboxd.daemon.berths import Berths
 from sandboxd.launch.doorway import connect_to
 from sandboxd.settings import Settings
 from sandboxd.store.rundir import prepare
+
+
+@pytest.fixture(autouse=True)
+def no_spare(monkeypatch):
+    """As many as are asked for: these count them."""
+    monkeypatch.setattr(module, "SPARE", 0)
 
 
 @pytest.fixture
@@ -94,6 +101,38 @@ def test_what_is_too_many_is_given_up(rundir):
         assert len(names(rundir)) == 1
         berths.resize(2)
         await filled(berths, rundir, 2)
+        berths.close()
+
+    asyncio.run(main())
+    assert names(rundir) == []
+
+
+def test_the_place_of_an_env_that_is_never_launched_goes_with_it(rundir):
+    async def main():
+        berths = Berths(rundir, 1)
+        await filled(berths, rundir, 1)
+        before = len(os.listdir("/proc/self/fd"))
+        env_id = berths.take_id()
+        berths.resize(0)  # or another would be made meanwhile
+        assert names(rundir) == [f".ready-{env_id}"]
+        berths.give_up(env_id)
+        berths.give_up(env_id)
+        assert names(rundir) == []
+        assert berths.ids() == set()
+        assert len(os.listdir("/proc/self/fd")) == before - 5  # its two sockets, its exits and its two logs
+        berths.close()
+
+    asyncio.run(main())
+
+
+def test_a_few_more_are_kept_than_are_asked_for(rundir, monkeypatch):
+    monkeypatch.setattr(module, "SPARE", 2)
+
+    async def main():
+        berths = Berths(rundir, 1)
+        await filled(berths, rundir, 3)
+        berths.resize(0)
+        assert berths.ready == 2
         berths.close()
 
     asyncio.run(main())
