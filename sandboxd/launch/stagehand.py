@@ -35,6 +35,8 @@ class Stagehand:
         if pid == 0:
             try:
                 live(theirs.detach())
+            except ConnectionError:
+                os._exit(0)  # the launcher has ended while we were busy
             except BaseException as error:  # the last line of a process that must not return into the launcher's loop
                 talk.tell(f"{TITLE}: {error!r}\n")
             finally:

@@ -1,7 +1,9 @@
 """The stagehand (sandboxd.launch.stagehand) and the children that borrow its memory (sandboxd.kernel.beside)."""
 
+import asyncio
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -126,3 +128,31 @@ def test_where_it_was_killed_there_is_another(walls: Walls) -> None:
         walls.inside("found = 1")
     assert [walls.inside("found = 1") for _ in range(2)] == [1, 1]  # by the second it has
     assert hands_of(walls) not in ([], [hand])
+
+
+def test_it_ends_without_a_word_with_a_launcher_that_ends_while_it_works(walls: Walls) -> None:
+    (hand,) = hands_of(walls)
+    process = os.pidfd_open(hand)
+    outside = Path("/proc/self/uid_map").read_text()
+    os.kill(hand, signal.SIGSTOP)
+    try:
+        walls.launcher.expect()
+        walls.runner.run(asyncio.sleep(0))
+        deadline = time.monotonic() + TIMEOUT
+        while all(mapped in ("", outside) for mapped in maps_of_children(walls)):  # they are written after the word to it
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(walls.launcher.pid, signal.SIGKILL)
+    finally:
+        os.kill(hand, signal.SIGCONT)
+    assert select.select([process], [], [], TIMEOUT)[0]
+    os.close(process)  # what it said, if anything, `walls` finds in the log
+
+
+def maps_of_children(walls: Walls) -> list[str]:
+    """The maps of uids of the launcher's children."""
+    pid, found = walls.launcher.pid, []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{child}/uid_map").read_text())
+    return found
