@@ -8,9 +8,11 @@ reason, where the env does not have that wall.
 
 from typing import Any, NamedTuple
 
-# Where a wall is missing: outside, in namespaces with every capability, beside another env's services, or in an env with flags.
+# Where a wall is missing: outside, in namespaces with every capability (or these and a route, which not every host has), beside
+# another env's services, or in an env with flags.
 OUTSIDE = ("outside",)
 CAPABLE = ("capable",)
+ROUTED = ("routed",)
 OTHER = ("other",)
 NO_WALLS = ("--isolation", "none")
 NESTED = ("--nested",)

@@ -1,8 +1,9 @@
 """Tries to get out, one attempt after another, and says of each exactly what happened.
 
-    python3 -I -S probe.py ATTEMPTS.json [capable]
+    python3 -I -S probe.py ATTEMPTS.json [capable|routed]
 
-Runs inside an env; the same file outside one, or with `capable` in namespaces that hold every capability, is the control.
+Runs inside an env; the same file outside one, or with `capable` in namespaces that hold every capability, is the control;
+with `routed` these have a default route besides, so that the host needs none.
 Stdlib only. An attempt is [action, argument, …]; each runs in a child of its own, so that none sees what another did to itself,
 and yields "ok", an errno's name, the name of the signal that ended it, or what it got. Printed: one JSON list, in order.
 """
@@ -188,6 +189,17 @@ def be_told(family, address):
             raise ConnectionResetError(errno.ECONNRESET, "it ended")
 
 
+def announce(group, port):
+    """A packet to a group, one of whose members (we, by lo) hears it: as mDNS does."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+        sock.connect((group, port))
+        member.bind((group, port))
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + struct.pack("=4xi", 1))
+        member.settimeout(PATIENCE / 2)
+        sock.send(b"x")
+        member.recv(1)
+
+
 def make_socket(family, kind, protocol=0):
     """A socket of that kind."""
     socket.socket(getattr(socket, family), kind, protocol).close()
@@ -204,14 +216,15 @@ def listen(family, address):
 
 
 def netlink_change(kind):
-    """Ask rtnetlink to change something; its answer's errno. kind: link (set lo down), addr, route."""
+    """Ask rtnetlink to change something; its answer's errno. kind: link (set lo down), up, addr, route."""
     body = {
         "link": (16, struct.pack("BxHiII", 0, 0, 1, 0, 1)),
+        "up": (16, struct.pack("BxHiII", 0, 0, 1, 1, 1)),
         "addr": (20, struct.pack("BBBBI", 2, 8, 0, 0, 1) + struct.pack("HH4s", 8, 2, bytes((10, 9, 8, 7)))),
         "route": (24, struct.pack("BBBBBBBBI", 2, 0, 0, 0, 254, 3, 0, 1, 0) + struct.pack("HHi", 8, 4, 1)),
     }[kind]
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
-        sock.send(struct.pack("IHHII", 16 + len(body[1]), body[0], 5 if kind == "link" else 0x605, 1, 0) + body[1])
+        sock.send(struct.pack("IHHII", 16 + len(body[1]), body[0], 5 if kind in ("link", "up") else 0x605, 1, 0) + body[1])
         code = struct.unpack_from("i", sock.recv(4096), 16)[0]
     if code:
         raise OSError(-code, kind)
@@ -299,9 +312,9 @@ def mkfifo(path):
 
 DO: dict[str, Callable[..., Any]] = {
     function.__name__: function for function in (
-        be_told, below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read, listen, make,
-        make_socket, mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, prctl, read, remote, replace,
-        seize, setns, syscall, there_and_back, via_descriptor, write, os.chmod, os.chown, os.chroot, os.kill, os.link,
+        announce, be_told, below, connect, descriptor_call, descriptors, exchange, inner_proc, ioctl, limit, link_and_read,
+        listen, make, make_socket, mkfifo, netlink_change, on_child, overlay, own_namespaces, pidfd_call, prctl, read, remote,
+        replace, seize, setns, syscall, there_and_back, via_descriptor, write, os.chmod, os.chown, os.chroot, os.kill, os.link,
         os.mknod, os.setuid, os.truncate, os.utime,
     )
 } | {
@@ -374,8 +387,11 @@ def main(path, *how):
     """All of a file's attempts."""
     with open(path) as file:
         attempts = json.load(file)
-    if how == ("capable",):
+    if how:
         become_capable()
+    if how == ("routed",):
+        netlink_change("up")
+        netlink_change("route")
     print(json.dumps([attempt(action, arguments, own_mounts=bool(how)) for action, *arguments in attempts]))
 
 

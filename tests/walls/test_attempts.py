@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import run_daemon
 from tests.daemons import Daemon
-from tests.walls.attempts import CAPABLE, OTHER, OUTSIDE, Attempt, filled, told
+from tests.walls.attempts import CAPABLE, OTHER, OUTSIDE, ROUTED, Attempt, filled, told
 from tests.walls.envs import PYTHON
 from tests.walls.table_files import FILES
 from tests.walls.table_kernel import KERNEL
@@ -136,7 +136,7 @@ class World:
 
     def answers(self, place: tuple[str, ...], rows: list[list[Any]]) -> list[Any]:
         """What came of those attempts in a place."""
-        is_env = place not in (OUTSIDE, CAPABLE)
+        is_env = place not in (OUTSIDE, CAPABLE, ROUTED)
         known = self.known | {"init": 1 if is_env else self.known["bystander"]}
         cwd = self.other if place == OTHER else self.shop
         (cwd / "attempts.json").write_text(json.dumps(filled(rows, known)))
@@ -150,7 +150,7 @@ class World:
             self.daemon.environ = environ
             done = self.daemon.sandbox("run", "--rm", *flags, "--", *argv, cwd=cwd, timeout=120)
         else:
-            how = ["capable"] if place == CAPABLE else []
+            how = [] if place == OUTSIDE else list(place)
             done = self.daemon.keeper.run([*argv, *how], environ, cwd=cwd, timeout=120)
         assert done.returncode == 0, done.stderr
         found: list[Any] = json.loads(done.stdout.splitlines()[-1])
