@@ -17,18 +17,18 @@ from msgspec.structs import replace
 from sandboxd.daemon import building, linking
 from sandboxd.daemon.actor import Actor
 from sandboxd.daemon.making import user_of
+from sandboxd.daemon.meeting import exits_of
 from sandboxd.daemon.pumping import readable
 from sandboxd.daemon.supervisor import Supervisor
 from sandboxd.errors import NotFound, SandboxdError, StoreFailed
 from sandboxd.kernel import fds, pidfd, titles
 from sandboxd.kernel.fds import ran_out
-from sandboxd.launch.exits import read_exits
 from sandboxd.launch.guard import TITLE as GUARD
 from sandboxd.launch.initlink import InitLink
 from sandboxd.launch.parked import demand
 from sandboxd.lifecycle import events as ev
-from sandboxd.lifecycle.records import RECORD_VERSION, EnvRecord, Versioned, exit_code_of
-from sandboxd.lifecycle.recovery import Ended, lost
+from sandboxd.lifecycle.records import RECORD_VERSION, EnvRecord, Versioned
+from sandboxd.lifecycle.recovery import lost
 from sandboxd.lifecycle.sharing import of_one
 from sandboxd.lifecycle.states import ALIVE, State
 from sandboxd.store.journal import Journal, newer
@@ -232,16 +232,3 @@ async def end_process(pid: int, started: int) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def exits_of(actor: Actor) -> list[Ended]:
-    """The exits that init wrote down while nobody listened, oldest first."""
-    try:
-        exits = read_exits(actor.supervisor.rundir.env_dir(actor.record.id) / "exits")
-    except NotFound:
-        return []
-    except OSError as error:
-        if ran_out(error):
-            raise
-        return []
-    return [Ended(entry.service, entry.pid, exit_code_of(entry.wait_status)) for entry in exits]

@@ -12,10 +12,10 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sandboxd.daemon import building, denials, freezing, limiting, linking, relinking
+from sandboxd.daemon import building, denials, freezing, limiting, linking, meeting, relinking
 from sandboxd.daemon.readiness import Readiness
 from sandboxd.daemon.timers import Timers
-from sandboxd.errors import Internal, LaunchFailed, NotFound, SandboxdError, TimedOut, UsageError
+from sandboxd.errors import Internal, NotFound, SandboxdError, TimedOut, UsageError
 from sandboxd.kernel import pidfd
 from sandboxd.launch.initlink import (
     Closed,
@@ -33,7 +33,6 @@ from sandboxd.lifecycle.notebook import Notebook
 from sandboxd.lifecycle.records import exit_code_of
 from sandboxd.lifecycle.recovery import told
 from sandboxd.specfile import words
-from sandboxd.store.rundir import SCARCE, failed
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -43,11 +42,12 @@ SESSIONS_KEPT = 256
 
 
 class Body:
-    """The live side of one env. `link` is None while no init runs."""
+    """The live side of one env. unmet: the launch after which its init was not spoken with as yet."""
 
     def __init__(self, actor: "Actor") -> None:
         self.actor = actor
-        self.link: InitLink | None = None
+        self._link: InitLink | None = None
+        self.unmet: building.Built | None = None
         self.pidfd = -1
         self.notebook = Notebook(actor.supervisor.tally.count)
         self.readiness = Readiness(actor)
@@ -67,6 +67,17 @@ class Body:
     def last_signal(self) -> signal.Signals:
         """What ends the whole env: without a pid namespace its guard does the killing (launch.guard)."""
         return signal.SIGKILL if self.actor.record.spec.isolation.level == "full" else signal.SIGTERM
+
+    @property
+    def link(self) -> InitLink | None:
+        """To its init; None while none runs. Whoever wants it has it: what was put off is done now."""
+        if self.unmet is not None:
+            meeting.introduce(self)
+        return self._link
+
+    @link.setter
+    def link(self, link: InitLink | None) -> None:
+        self._link = link
 
     async def perform(self, effect: ev.Effect) -> None:
         """Carry out one effect."""
@@ -104,21 +115,12 @@ class Body:
         building.close_all(self.prepared_attach)
 
     async def _launch_failed(self, error: Exception) -> None:
-        error = self._in_words(error)
+        error = building.in_words(self.actor, error)
         if self.pidfd >= 0:
             # init is there but does not answer: it must not stay
             pidfd.send_signal(self.pidfd, self.last_signal)
         await self._end_launch()
         self.actor.post(ev.LaunchFailed(error=(error.code, error.message, error.hint)))
-
-    def _in_words(self, error: Exception) -> SandboxdError:
-        if isinstance(error, SandboxdError):
-            why = self.actor.supervisor.missing.get(str(error.details.get("step")), "")
-            return LaunchFailed(f"{error.message}, and no other can be started: {why}", hint=error.hint) if why else error
-        if isinstance(error, OSError) and error.errno in SCARCE:
-            return failed(error, self.actor.supervisor.rundir.env_dir(self.actor.record.id))
-        log.error("env %s could not be built", self.actor.record.name, exc_info=error)
-        return Internal(f"building the env failed: {error}", hint="the daemon's log tells more")
 
     async def _end_launch(self) -> None:
         await self.let_go()
@@ -136,6 +138,8 @@ class Body:
         """Its pidfd says that init has ended, and with it all of the env."""
         self._drop_pidfd()
         self.actor.supervisor.control.check(self.actor)
+        for event in meeting.missed(self):
+            self.actor.post(event)
         self.actor.post(ev.InitGone())
 
     def _drop_pidfd(self) -> None:
@@ -235,6 +239,7 @@ class Body:
         """Close what the daemon holds; the env itself is not touched."""
         await self.readiness.close()
         self.timers.disarm()
+        self.unmet = None
         if self.link is not None:
             self.link.close()
             self.link = None
@@ -256,7 +261,7 @@ class Body:
         except NotFound:
             return  # init has ended; the pidfd tells
         except (SandboxdError, OSError) as error:
-            refusal = self._in_words(error)
+            refusal = building.in_words(self.actor, error)
             self.actor.post(ev.ServiceRefused(service=name, error=(refusal.code, refusal.message, refusal.hint)))
         else:
             self.actor.post(ev.ServiceStarted(service=name, pid=pid))

@@ -33,6 +33,7 @@ from sandboxd.lifecycle.view import main_service
 from sandboxd.limits.cpus import rank
 from sandboxd.routing.orders import Published
 from sandboxd.spec import EnvSpec
+from sandboxd.store.rundir import SCARCE, failed
 
 if TYPE_CHECKING:
     from sandboxd.daemon.actor import Actor
@@ -344,3 +345,15 @@ def comes_back(error: Exception, missing: Container[str]) -> bool:
         return False
     no_namespace = error.details.get("errno") == errno.ENOSPC and "clone3" in error.message
     return no_namespace or (error.details.get("step") in STARTED_ANEW and error.details["step"] not in missing)
+
+
+def in_words(actor: "Actor", error: Exception) -> SandboxdError:
+    """What kept an env from being built, or a service of it from being started, as an error of ours."""
+    supervisor, record = actor.supervisor, actor.record
+    if isinstance(error, SandboxdError):
+        why = supervisor.missing.get(str(error.details.get("step")), "")
+        return LaunchFailed(f"{error.message}, and no other can be started: {why}", hint=error.hint) if why else error
+    if isinstance(error, OSError) and error.errno in SCARCE:
+        return failed(error, supervisor.rundir.env_dir(record.id))
+    log.error("env %s could not be built", record.name, exc_info=error)
+    return Internal(f"building the env failed: {error}", hint="the daemon's log tells more")

@@ -1,7 +1,8 @@
 """How the daemon and an env's init come together: its pidfd is watched, its socket connected, its greeting heard.
 
 After a launch nobody waits for the greeting: the word of the launch has brought what it would say. It is heard all the same,
-since what happened between the two is in it and in nothing else. Adoption knows nothing, and waits. Imports launch.initlink.
+since what happened between the two is in it and in nothing else; among many launches it is put off (`meeting`). Adoption knows
+nothing, and waits. Imports launch.initlink.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ async def meet(body: "Body", built: "Built") -> None:
         return
     hold(body, built.pidfd)
     body.greeting = built.status
+    if body.actor.supervisor.meetings.put_off(body, built):
+        return
     async with asyncio.timeout(TIMEOUT):
         body.link = await InitLink.open(directory_of(body), body.on_init_event)
     body.readiness.prepare(built.netns_cookie)

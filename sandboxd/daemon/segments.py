@@ -46,7 +46,7 @@ class Segments:
 
     async def _ask(self, env_id: str, pid: int) -> None:
         actor = self.supervisor.actors.get(env_id)
-        if actor is None or actor.body.link is None:
+        if actor is None or actor.body.unmet is not None or actor.body.link is None:
             self._held.pop(env_id, None)  # to be asked at the next look
             return
         try:

@@ -20,6 +20,7 @@ from sandboxd.daemon.cgroups import Control
 from sandboxd.daemon.clock import Clock
 from sandboxd.daemon.demand import Demand
 from sandboxd.daemon.idling import Idling
+from sandboxd.daemon.meeting import Meetings
 from sandboxd.daemon.news import News, Subscription
 from sandboxd.daemon.pooling import Pooling
 from sandboxd.daemon.pushing import Pushing
@@ -76,6 +77,7 @@ class Supervisor:
         self.idling = Idling(self)
         self.scaling = Scaling(self)
         self.roll = Roll()
+        self.meetings = Meetings(lambda: len(self.roll.coming) > CROWD)
         self.admission = Admission(self)
         self.demand = Demand(self)
         self.pooling = Pooling(self)
@@ -386,6 +388,7 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         self.berths.close()
+        self.meetings.close()
         self.control.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.keep_events()

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import resource
+import signal
 import socket
 import ssl
 import subprocess
@@ -174,6 +175,20 @@ def test_many_simultaneous_first_requests_of_one_key_make_one_env(shared_daemon,
     assert len({answer.partition(b"\r\n\r\n")[2].partition(b"\n")[0] for answer in answers}) == 1
     assert [env.key for env in made(client, "one")] == ["host:a"]
     unregister(client, "one")
+
+
+def test_each_env_of_a_crowd_can_be_spoken_with_as_soon_as_it_is_there(shared_daemon, client):
+    """Its init is met later, unless somebody wants something of it; so of sandboxd.daemon.meeting."""
+    register(client, "used", key="path", create=True, rate=0)
+
+    def use(number):
+        with shared_daemon.client() as own:
+            env = own.call(m.Ensure(template="used", key=f"k{number}", wait="started")).env
+            own.call(m.Kill(target=env.id, service="web", signal="USR1"))
+            return own.call(m.Wait(target=env.id, until="stopped", timeout=PATIENCE)).exit_code
+
+    assert at_once(8, use) == [128 + signal.SIGUSR1] * 8
+    unregister(client, "used")
 
 
 def test_every_kind_of_key(shared_daemon, client):
