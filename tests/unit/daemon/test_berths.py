@@ -5,17 +5,10 @@ import os
 
 import pytest
 
-from sandboxd.daemon import berths as module
 from sandboxd.daemon.berths import Berths
 from sandboxd.launch.doorway import connect_to
 from sandboxd.settings import Settings
 from sandboxd.store.rundir import prepare
-
-
-@pytest.fixture(autouse=True)
-def no_spare(monkeypatch):
-    """As many as are asked for: these count them."""
-    monkeypatch.setattr(module, "SPARE", 0)
 
 
 @pytest.fixture
@@ -123,17 +116,3 @@ def test_the_place_of_an_env_that_is_never_launched_goes_with_it(rundir):
         berths.close()
 
     asyncio.run(main())
-
-
-def test_a_few_more_are_kept_than_are_asked_for(rundir, monkeypatch):
-    monkeypatch.setattr(module, "SPARE", 2)
-
-    async def main():
-        berths = Berths(rundir, 1)
-        await filled(berths, rundir, 3)
-        berths.resize(0)
-        assert berths.ready == 2
-        berths.close()
-
-    asyncio.run(main())
-    assert names(rundir) == []
