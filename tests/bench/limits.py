@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -59,7 +60,7 @@ Start = Callable[[list[str]], None]  # runs the hog to its end
 
 def run(args: argparse.Namespace) -> Iterable[Row]:
     """`count` rounds (10)."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    found: dict[tuple[str, int], list[Outcome]] = {}
     with ExitStack() as stack:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         daemon = Daemon(**{name: os.environ[name] for name in GIVEN if name in os.environ})
@@ -76,9 +77,12 @@ def run(args: argparse.Namespace) -> Iterable[Row]:
     for (subject, count), seen in found.items():
         what = "one process" if count == 1 else f"{count} processes"
         is_peer = not subject.startswith("sandboxd")
-        rows.append(row(f"overshoot, {what}", subject, [past / (1 << 20) for past, _ in seen], "MiB", peer=is_peer))
+        held = [one.held / (1 << 20) for one in seen]
+        rows.append(row(f"overshoot, {what}", subject, [max(0.0, size - (LIMIT >> 20)) for size in held], "MiB", peer=is_peer))
+        # Who is never past the limit was stopped at it, or never ran: this tells which.
+        rows.append(row(f"written at the end, {what}", subject, held, "MiB", peer=is_peer))
         if subject != "prlimit":  # which stops nobody
-            rows.append(row(f"time to stop, {what}", subject, [took * 1000 for _, took in seen], "ms", peer=is_peer))
+            rows.append(row(f"time to stop, {what}", subject, [one.took * 1000 for one in seen], "ms", peer=is_peer))
     return sorted(rows, key=lambda one: (one.metric, one.peer))
 
 
@@ -90,8 +94,15 @@ def how(daemon: Daemon) -> str:
         return "cgroup" if "memory" in client.call(Status()).controllers else "sampled"
 
 
-def one(workspace: Path, start: Start, count: int) -> tuple[float, float]:
-    """(bytes past the limit, seconds from the limit to the last sign of life) of one hog."""
+class Outcome(NamedTuple):
+    """What one hog had written at its end, in bytes, and the seconds from the limit to its last sign of life."""
+
+    held: int
+    took: float
+
+
+def one(workspace: Path, start: Start, count: int) -> Outcome:
+    """One hog, to its end."""
     note = workspace / "note"
     note.write_bytes(bytes(NOTE.size * count))
     start(["python3", "-c", HOG, str(note), str(count)])
@@ -99,7 +110,7 @@ def one(workspace: Path, start: Start, count: int) -> tuple[float, float]:
     seen = [NOTE.unpack_from(data, NOTE.size * number) for number in range(count)]
     passed = min((when for _, when, _ in seen if when), default=0.0)
     last = max(when for _, _, when in seen)
-    return max(0.0, sum(size for size, _, _ in seen) - LIMIT), last - passed if passed else 0.0
+    return Outcome(sum(size for size, _, _ in seen), last - passed if passed else 0.0)
 
 
 def in_an_env(daemon: Daemon, workspace: Path, argv: list[str]) -> None:
