@@ -113,7 +113,11 @@ class ControlServer:
         self._listen()
 
     def move(self, sock: socket.socket) -> None:
-        """Serve another listener from now on, in place of one that nobody can reach; who is connected stays so."""
+        """Serve another listener from now on, in place of one that nobody can reach; who is connected stays so.
+
+        Who waits in the queue of the old one is taken in: the kernel resets them when it is closed (unix(7)), and they may
+        have asked already."""
+        self._acceptable(socket.SOMAXCONN)
         self._loop.remove_reader(self._sock.fileno())
         if self._resting:
             self._resting.cancel()
@@ -163,8 +167,8 @@ class ControlServer:
         self._resting = None
         self._loop.add_reader(self._sock.fileno(), self._acceptable)
 
-    def _acceptable(self) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
+    def _acceptable(self, most: int = ACCEPTS_AT_ONCE) -> None:
+        for _ in range(most):
             try:
                 sock, _ = self._sock.accept()
             except BlockingIOError:

@@ -683,6 +683,34 @@ def test_stop_cancels_and_waits(path: Path) -> None:
     under_uvloop(main())
 
 
+def test_who_waits_at_a_listener_that_is_given_up_is_answered(path: Path) -> None:
+    """They connected, and asked, before anybody saw that its name leads nowhere: closing it would reset them."""
+
+    async def main() -> None:
+        toy = Toy()
+        async with serving(path, toy) as server:
+            waiting = [Raw(path) for _ in range(40)]  # more than are accepted in one turn
+            for client in waiting:  # no turn of the loop in between: nobody is accepted yet
+                client.sock.send(b'{"method": "io.sandboxd.Control.List"}\0')
+            assert len(server) == 0
+            os.unlink(path)
+            with socket.socket(socket.AF_UNIX) as other:
+                other.bind(str(path))
+                other.listen()
+                old = server._sock  # the window that `renew` leaves
+                server.move(other)
+                old.close()
+                for client in waiting:
+                    assert "error" not in await client.answer()
+                    client.close()
+                late = Raw(path)
+                await late.ask("List")
+                late.close()
+                await server.stop()
+
+    under_uvloop(main())
+
+
 def test_who_asked_nothing_yet_is_told_that_the_daemon_leaves(path: Path) -> None:
     """Also who was not even accepted; a call that is cut short just ends, since nobody knows how far it came."""
 
