@@ -229,6 +229,49 @@ def test_batches_are_bounded_before_they_are_made(loop: Loop, files: Files, monk
     assert max(sizes) <= logfile.SPREAD_LIMIT + LINE_LIMIT
 
 
+def test_a_flood_has_its_share_of_a_core_and_loses_nothing(loop: Loop, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "SHARE", 0.0)  # any read is too much
+    stream = Stream(loop, files)
+    os.write(stream.writing, b"line\n" * 10_000)
+    rests = 0
+    while rests < 50_000 // pump.CHUNK:
+        assert loop.acts
+        loop.turn(1.0)
+        assert stream.output.rest is not None, "it goes on without a pause"
+        assert not loop.acts
+        rests += 1
+        while stream.output.rest is not None:
+            loop.turn(1.0)
+    stream.feed(b"last\n")
+    assert stream.end() == [(b"F", b"line")] * 10_000 + [(b"F", b"last")]
+
+
+def test_who_reads_along_sets_the_pace(loop: Loop, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "SHARE", 0.0)
+    stream = Stream(loop, files)
+    reading, writing = os.pipe()
+    stream.output.tee(pump.Sink(loop, writing, waits=True, ended=lambda _: None))
+    os.write(stream.writing, b"x" * 50_000)
+    for _ in range(3):
+        loop.turn(1.0)
+        assert stream.output.rest is None
+    assert len(os.read(reading, 1 << 16)) == 3 * pump.CHUNK
+    stream.end()
+    os.close(reading)
+
+
+def test_an_end_while_it_rests(loop: Loop, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump, "SHARE", 0.0)
+    stream = Stream(loop, files)
+    os.write(stream.writing, b"words")
+    loop.turn(1.0)
+    assert stream.output.rest is not None
+    stream.output.drain()  # as when its service has ended
+    assert b"words" in b"".join(text for _, text in stream.end())
+    loop.turn(0.0)  # its timer is no more
+    assert not loop.acts
+
+
 def test_an_unfinished_line_shows_after_a_moment(loop: Loop, files: Files) -> None:
     stream = Stream(loop, files)
     stream.feed(b"done\npassword: ")
