@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from sandboxd.daemon.building import Built
 
 log = logging.getLogger(__name__)
-PAUSE, MOST = 0.02, 1.0  # seconds: between two looks at whether it is quiet, and the longest that one waits for that
+# Seconds: between two looks at whether it is quiet, and the longest that one waits for that. It is less than a request looks by
+# itself for what it waits for (router.knocking): from then on it waits for what init tells us.
+PAUSE, MOST = 0.02, 0.2
 AT_ONCE = 8  # that are connected to in one turn of the loop
 
 

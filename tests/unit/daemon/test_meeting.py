@@ -10,6 +10,7 @@ from sandboxd.daemon import meeting
 from sandboxd.launch.doorway import listen
 from sandboxd.launch.frames import VERSION, encode
 from sandboxd.lifecycle import events as ev
+from sandboxd.router import knocking
 
 
 class Heard:
@@ -90,6 +91,12 @@ def test_each_is_met_once_it_is_quiet_or_has_waited_for_long(tmp_path, monkeypat
         init.start()
         asyncio.run(main(server))
         init.join()
+
+
+def test_it_is_met_before_a_request_gives_up_looking_by_itself():
+    """From then on that one waits for what init tells the daemon."""
+    looks = sum(knocking.PAUSE * knocking.GROWTH**n for n in range(knocking.MOST))
+    assert looks > meeting.MOST + meeting.PAUSE
 
 
 def test_an_init_that_nobody_can_connect_to_is_ended_unless_it_has_ended(tmp_path):
