@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STARTED_ANEW = ("launcher", "router")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
@@ -352,7 +353,12 @@ def in_words(actor: "Actor", error: Exception) -> SandboxdError:
     supervisor, record = actor.supervisor, actor.record
     if isinstance(error, SandboxdError):
         why = supervisor.missing.get(str(error.details.get("step")), "")
-        return LaunchFailed(f"{error.message}, and no other can be started: {why}", hint=error.hint) if why else error
+        if why:
+            return LaunchFailed(f"{error.message}, and no other can be started: {why}", hint=error.hint)
+        if error.details.get("errno") in FULL and not error.hint:  # of what is made in its home, as the places that things go
+            what = OSError(error.details["errno"], error.message)
+            return LaunchFailed(error.message, hint=failed(what, supervisor.rundir.env_dir(record.id)).hint, **error.details)
+        return error
     if isinstance(error, OSError) and error.errno in SCARCE:
         return failed(error, supervisor.rundir.env_dir(record.id))
     log.error("env %s could not be built", record.name, exc_info=error)
