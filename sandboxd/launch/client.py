@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sandboxd.errors import KernelError, LaunchFailed, SandboxdError
 from sandboxd.isolation.facts import HostFacts
-from sandboxd.isolation.parking import halves, parts
+from sandboxd.isolation.parking import parts
 from sandboxd.isolation.plan import LaunchPlan, default_profile, default_walls
 from sandboxd.isolation.view import base_steps
 from sandboxd.kernel import fds, pidfd
@@ -26,9 +26,21 @@ from sandboxd.launch.groups import Groups
 from sandboxd.launch.initevents import as_init_status
 from sandboxd.launch.interpreter import interpreter
 from sandboxd.launch.line import Line, Message, framed
+from sandboxd.launch.making import Take, made_for
 from sandboxd.launch.orders import Orders
-from sandboxd.launch.parcel import InitFds, hand_over, init_half, stager_half
-from sandboxd.launch.parked import Launched, Parked, Shape, demand, failure_of, gone, missing, shape_of, surplus, unreceived
+from sandboxd.launch.parcel import InitFds, described, hand_over, init_half, stager_half
+from sandboxd.launch.parked import (
+    Launched,
+    Parked,
+    Shape,
+    demand,
+    failure_of,
+    gone,
+    missing,
+    shape_of,
+    surplus,
+    unreceived,
+)
 from sandboxd.launch.probes import look_at_layout
 from sandboxd.launch.talk import ORDER
 
@@ -40,7 +52,6 @@ START_TIMEOUT, LAUNCH_TIMEOUT = 60.0, 30.0
 # what compiling leaves behind, so what was compiled is kept; -I would look for it beside the source, which may not be ours.
 LEAN = ("-I", "-S", "-OO", "-X", "no_debug_ranges", "-X")
 CACHE = "pycache"
-Take = Callable[[Parked | SandboxdError], None]
 # Seconds after a launch: to make the next parked child takes a core for some milliseconds, and so does the env's own start
 # (measured on 2 cores: 3 ms later to exec when both are done at once).
 QUIET = 0.1
@@ -135,28 +146,28 @@ class Launcher:
     ) -> Launched:
         """Make that env: a parked child applies the plan and becomes its init. Raises LaunchFailed; nothing half-made stays.
 
-        given: opens what its init gets, called while the view is being built already, with the cookie of its network, or 0.
+        given: opens what its init gets, called while a child is cloned or its view built, with the cookie of its network, or 0.
         limit: is given the path of its control group, to limit it before anything of the env runs; what it raises ends it all.
         """
         self.notice_mounts()
         taken = parts(plan.steps, parked=plan.profile.namespaces)
         shape = shape_of(plan.profile, plan.base, taken.ahead)
-        child: Parked | None = None
+        child, own = None, None
         trees: list[int] = []
         self.launching += 1
         try:
             trees += hand_over(plan)
+            staged = stager_half(taken.view, trees)
             async with asyncio.timeout(LAUNCH_TIMEOUT):
-                child = self.take(shape) or await self.park(shape)
-                child.begin(stager_half(taken.view, trees))
+                child = self.take(shape)
+                if child is None:
+                    child, own = await made_for(lambda take: self.park(shape, take), lambda: init_half(plan, taken, given(0)))
+                child.begin(staged)
                 if limit is not None and child.group:
                     limit(child.group)
-                answer = await child.launch(init_half(plan, taken, given(child.netns_cookie)))
+                answer = await child.launch(own or init_half(plan, taken, given(child.netns_cookie)))
             if answer.get("launched") is not True:
-                base, network = halves(plan.base)
-                lists = {"base": base, "network": network, "steps": taken.view, "init": taken.own, "walls": taken.confined}
-                described = [step.describe() for step in {**taken._asdict(), **lists}.get(str(answer.get("failed")), [])]
-                raise failure_of(f"env {plan.name}", described, answer)
+                raise failure_of(f"env {plan.name}", described(plan, taken, answer), answer)
             proven = frozenset(map(str, answer.get("walls", ())))
             demand(plan, proven)
             # What may fail (EMFILE, what is no status) is done before it is nobody's to kill.
@@ -281,30 +292,13 @@ class Launcher:
         self.parked.remove(child)
         child.kill()
 
-    async def park(self, shape: Shape) -> Parked:
-        """A child made for this caller; whether it can build its base, its answer to the plan will tell."""
-        waiting: asyncio.Future[Parked] = self.loop.create_future()
-
-        def take(made: Parked | SandboxdError) -> None:
-            if isinstance(made, SandboxdError):
-                if not waiting.done():
-                    waiting.set_exception(made)
-            elif waiting.done():  # the caller was cancelled meanwhile
-                made.kill()
-            else:
-                waiting.set_result(made)
-
+    def park(self, shape: Shape, take: Take) -> None:
+        """Have one made for who waits, or given to him that the pool asked for."""
         coming = next((n for n, asked in enumerate(self.asked) if asked[:2] == (shape, self.adopt)), -1)
         if coming < 0:
             self.ask(shape, take, is_awaited=True)
         else:
             self.asked[coming] = (shape, take, self.asked[coming][2])
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
-                waiting.result().kill()
-            raise
 
     def notice_mounts(self) -> bool:
         """Give up the pool when the host's mounts changed: a parked child's view is older."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import msgspec
 
 from sandboxd.errors import LaunchFailed
-from sandboxd.isolation.parking import Parts
+from sandboxd.isolation.parking import Parts, halves
 from sandboxd.isolation.plan import LaunchPlan
 from sandboxd.isolation.steps import AnyStep
 from sandboxd.kernel import fds, mounts
+from sandboxd.launch.line import Message
 from sandboxd.launch.parked import Load
 
 
@@ -50,6 +51,13 @@ def init_half(plan: LaunchPlan, own: Parts, given: InitFds) -> Load:
         "fds": [name for name, _ in listed],
     }
     return msgspec.json.encode(init), [fd for _, fd in listed]
+
+
+def described(plan: LaunchPlan, own: Parts, answer: Message) -> list[str]:
+    """The steps in words, of which one failed by that answer."""
+    base, network = halves(plan.base)
+    lists = {"base": base, "network": network, "steps": own.view, "init": own.own, "walls": own.confined}
+    return [step.describe() for step in {**own._asdict(), **lists}.get(str(answer.get("failed")), [])]
 
 
 def hand_over(plan: LaunchPlan) -> list[int]:
