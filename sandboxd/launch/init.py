@@ -30,6 +30,7 @@ from sandboxd.launch.sessions import Attachment, Execution, Sessions, send_signa
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from sandboxd.launch.frames import Message
@@ -47,7 +48,7 @@ def run(config: dict[str, Any], fds: dict[str, Any]) -> NoReturn:
     try:
         if not fds.get("settled"):
             settle()
-        init_of(config, fds).serve()
+        init_of(config, fds).serve(fds.get("launched"))
     except BaseException as error:
         complain("ending", error)
     os._exit(1)
@@ -127,12 +128,14 @@ class Init:
         self.names = {"id": config.get("id"), "name": config.get("name")}
         self.control = Control(self.loop, fds["control"], self.hello, self.do)
         self.loop.after(TRIM_AFTER, trim)  # the plan and what it took to start
-        if "launched" in fds:
-            self.services.hear_all()  # of the first one's exec: to vfork is to wait for it
-            fds["launched"](self.all_there_is())
 
-    def serve(self) -> NoReturn:
-        """Serve for ever."""
+    def serve(self, launched: Callable[[Message], None] | None) -> NoReturn:
+        """Serve for ever. launched: is told first that all runs, when nothing else is left to be done: whoever hears it takes a
+        core, which may be that of the first program."""
+        if launched is not None:
+            self.services.hear_all()  # of the first one's exec: to vfork is to wait for it
+            self.loop.turn(0)
+            launched(self.all_there_is())
         while True:
             self.loop.turn()
 

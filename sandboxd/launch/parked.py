@@ -104,6 +104,7 @@ class Parked:
         """Send pid 1 the other half; the answer to it. Nothing of the env runs before."""
         self.init.send(*init)
         answer = await self.answer
+        os.sched_yield()  # the kernel may have woken us on the core of the program that we hear of: that one goes first
         if not self.netns_cookie and self.stager.is_open:
             self.stager.readable()  # where that told of the network, it did so before pid 1 could be launched
         return answer

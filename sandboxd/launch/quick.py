@@ -69,7 +69,9 @@ class Quick:
         before = os.umask(program.umask)
         try:
             os.chdir(os.fsencode(program.workdir))
-            return self.spawn.start(path)
+            pid = self.spawn.start(path)
+            os.sched_yield()  # woken by its exec, we would go on before it where it is on the same core
+            return pid
         except OSError:
             return 0
         finally:

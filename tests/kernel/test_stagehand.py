@@ -23,12 +23,13 @@ BORROW = """
 import os, signal, sys
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 from sandboxd.kernel.beside import Beside
-here, seen, cwd = Beside(), [], os.getcwd()
+here, seen, cwd, cores = Beside(), [], os.getcwd(), os.sched_getaffinity(0)
 def refuse():
     raise ValueError("no")
 def deeper(levels):
     return 1 + deeper(levels - 1) if levels else os.getppid()
 def act():
+    assert os.sched_getaffinity(0) == cores  # it began on ours, and may go where we may
     os.chdir("/")
     fds.append(os.open("/", os.O_RDONLY))
     here.run(lambda: seen.append(deeper(500)), 1)
@@ -44,7 +45,7 @@ for _ in range(50):
         assert str(error) == "no"
     else:
         raise AssertionError
-assert os.getcwd() == cwd
+assert os.getcwd() == cwd and os.sched_getaffinity(0) == cores
 assert not os.path.exists(f"/proc/self/fd/{fds[0]}") and len(os.listdir("/proc/self/fd")) == 4
 try:
     os.waitpid(-1, 0)  # they are let go of a moment before they are reaped
