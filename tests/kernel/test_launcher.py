@@ -23,6 +23,7 @@ from sandboxd.launch import line, parked, talk
 from sandboxd.launch.apply import APPLY
 from sandboxd.launch.client import CACHE, Launcher
 from sandboxd.launch.launcher import Order
+from sandboxd.launch.making import made_for
 from sandboxd.launch.parcel import InitFds
 from sandboxd.launch.probes import look_at, probe_host
 from sandboxd.launch.source import TITLE
@@ -344,7 +345,7 @@ def test_a_child_that_cannot_be_held_is_a_refusal_and_the_launcher_goes_on(tmp_p
         plan = walls.planned(["/bin/true"])
         shape = parked.shape_of(plan.profile, plan.base, [])
         with no_descriptors(), pytest.raises(LaunchFailed, match=os.strerror(errno.EMFILE)):
-            runner.run(launcher.park(shape))
+            runner.run(made_for(lambda take: launcher.park(shape, take), lambda: (b"", [])))
         runner.run(until(lambda: not children_of(launcher.pid)))  # it ends by itself
         walls.launch(plan).close()
         assert deaths == []
