@@ -111,20 +111,8 @@ class Output:
     """One stream of a service: read, passed to the sinks, cut into records, written to the log."""
 
     __slots__ = (
-        "began",
-        "fd",
-        "flush",
-        "log",
-        "loop",
-        "open_line",
-        "paused",
-        "rest",
-        "sinks",
-        "stamp",
-        "stream",
-        "tail",
-        "took",
-    )
+        "began", "fd", "flush", "log", "loop", "open_line", "paused", "rest", "sinks", "stamp", "stream", "tail", "took",
+    )  # fmt: skip
 
     def __init__(self, loop: Loop, fd: int, stream: str, log: LogFiles | None) -> None:
         self.loop = loop

@@ -5,6 +5,7 @@ process of the whole machine by its size and oom_score_adj, which anybody may ra
 inherit (proc_pid_oom_score_adj(5)). Pid 1 is left where it is: to lower a score takes CAP_SYS_RESOURCE.
 """
 
+import os
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
@@ -26,9 +27,13 @@ def sacrifice(init_pid: int, tree: Mapping[int, Stat], known: AbstractSet[int]) 
 def raise_score(pid: int) -> None:
     """Of one process, unless it has a higher one; of what ended, or is not ours to touch, nothing."""
     try:
-        with open(f"/proc/{pid}/oom_score_adj", "r+", encoding="ascii") as file:
-            if int(file.read()) < SCORE:
-                file.seek(0)
-                file.write(str(SCORE))
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if int(os.read(fd, 16)) < SCORE:
+            os.pwrite(fd, b"%d" % SCORE, 0)
     except (OSError, ValueError):
         return
+    finally:
+        os.close(fd)
